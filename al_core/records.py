@@ -1,0 +1,292 @@
+"""The records that travel between the parts: one Arrow schema each, and the manifests as frozen models.
+
+The same columns exist in every store (Delta Lake on one machine, Azure Data Explorer in the cloud).
+Tables are built here and nowhere else, so that a column has one meaning.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from al_core.uncertainty import uncertainty_scores
+
+UTC_MICROSECONDS = pa.timestamp("us", tz="UTC")
+
+PREDICTIONS = pa.schema(
+    [
+        ("prediction_id", pa.string()),  # uuid7: sorts by time
+        ("image_id", pa.string()),  # hex of the 128-bit hash of the file's bytes
+        ("image_key", pa.int64()),  # its first 60 bits: a narrow column to compare and to draw random order from
+        ("image_uri", pa.string()),
+        ("image_hash", pa.string()),  # near-duplicate hash, hex of 128 bits; null when the image was not seen
+        ("model_name", pa.string()),
+        ("model_version", pa.int64()),
+        ("predicted_label", pa.string()),
+        ("confidence", pa.float32()),  # largest probability
+        ("margin", pa.float32()),  # largest minus second largest probability
+        ("entropy", pa.float32()),  # in nats
+        ("probs", pa.list_(pa.float32())),  # in the order of the model's classes
+        ("embedding", pa.list_(pa.float32())),  # null unless the service logs embeddings
+        ("source", pa.string()),  # online | batch | simulation
+        ("latency_ms", pa.float32()),  # time the answer took; null in batch
+        ("logged_at", UTC_MICROSECONDS),
+    ]
+)
+
+SELECTIONS = pa.schema(
+    [
+        ("round", pa.int64()),
+        ("image_id", pa.string()),
+        ("image_uri", pa.string()),
+        ("image_hash", pa.string()),
+        ("rank", pa.int64()),  # 0 is the image the strategy wants most
+        ("reason", pa.string()),  # strategy | control | seed
+        ("strategy", pa.string()),
+        ("score", pa.float64()),  # what the strategy ordered by; null for random draws
+        ("cluster", pa.int64()),  # of strategies that cluster; null otherwise
+        ("propensity", pa.float64()),  # probability of being drawn; known for control and seed, else null
+        ("prediction_id", pa.string()),  # the prediction the choice was made on; null for seeds
+        ("model_version", pa.int64()),  # null for seeds
+        ("seed", pa.int64()),
+        ("selected_at", UTC_MICROSECONDS),
+    ]
+)
+
+LABELS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("label", pa.string()),
+        ("annotator", pa.string()),
+        ("labeled_at", UTC_MICROSECONDS),
+        ("export_id", pa.string()),
+        ("round", pa.int64()),
+        ("confidence", pa.float64()),  # of the annotator, where the tool reports one
+        ("annotation_seconds", pa.float64()),  # what the label cost, where the tool reports it
+    ]
+)
+
+EXPORTS = pa.schema(
+    [
+        ("export_id", pa.string()),  # hash of the labels in it: the same labels under another name are the same export
+        ("path", pa.string()),
+        ("etag", pa.string()),
+        ("status", pa.string()),  # merged | nothing_new | quarantined
+        ("reason", pa.string()),
+        ("round", pa.int64()),
+        ("labels", pa.int64()),  # labels read
+        ("new_labels", pa.int64()),
+        ("set_aside", pa.int64()),  # rows that could not be used and lie in quarantine with their reason
+        ("recorded_at", UTC_MICROSECONDS),
+    ]
+)
+
+REJECTED_IMAGES = pa.schema(
+    [
+        ("name", pa.string()),
+        ("reason", pa.string()),
+        ("source", pa.string()),
+        ("rejected_at", UTC_MICROSECONDS),
+    ]
+)
+
+DEPLOYMENTS = pa.schema(
+    [
+        ("deployment_id", pa.string()),  # uuid7
+        ("endpoint", pa.string()),
+        ("model_name", pa.string()),
+        ("model_version", pa.int64()),
+        ("previous_version", pa.int64()),
+        ("outcome", pa.string()),  # promoted | rolled_back
+        ("reason", pa.string()),
+        ("round", pa.int64()),
+        ("run_id", pa.string()),  # the Dagster run
+        ("deployed_at", UTC_MICROSECONDS),
+    ]
+)
+
+LEDGERS: dict[str, pa.Schema] = {
+    "selections": SELECTIONS,
+    "labels": LABELS,
+    "exports": EXPORTS,
+    "rejected_images": REJECTED_IMAGES,
+    "deployments": DEPLOYMENTS,
+}
+
+Source = Literal["online", "batch", "simulation"]
+Reason = Literal["strategy", "control", "seed"]
+
+
+def utc_now() -> datetime:
+    """The current time, aware, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+def image_keys(image_ids: Sequence[str]) -> np.ndarray:
+    """The first 60 bits of each image id, shape (N,), int64, never negative.
+
+    Content ids are hashes, so the keys are uniform: any window of them is a random sample of the images.
+    """
+    return np.fromiter((int(image_id[:15], 16) for image_id in image_ids), np.int64, len(image_ids))
+
+
+def new_ids(count: int) -> list[str]:
+    """`count` fresh version-7 UUIDs (RFC 9562): unique, and sorted by time of creation."""
+    milliseconds = time.time_ns() // 1_000_000
+    raw = np.frombuffer(os.urandom(16 * count), np.uint8).reshape(count, 16).copy()
+    raw[:, :6] = np.frombuffer(milliseconds.to_bytes(6, "big"), np.uint8)
+    raw[:, 6] = (raw[:, 6] & 0x0F) | 0x70
+    raw[:, 8] = (raw[:, 8] & 0x3F) | 0x80
+    text = raw.tobytes().hex()
+    ids = []
+    for start in range(0, 32 * count, 32):
+        h = text[start : start + 32]
+        ids.append(f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}")
+    return sorted(ids)
+
+
+def prediction_table(
+    *,
+    image_ids: Sequence[str],
+    image_uris: Sequence[str],
+    image_hashes: Sequence[str | None],
+    model_name: str,
+    model_version: int,
+    classes: Sequence[str],
+    probs: np.ndarray,
+    source: Source,
+    embeddings: np.ndarray | None = None,
+    latency_ms: Sequence[float | None] | None = None,
+    logged_at: datetime | None = None,
+) -> pa.Table:
+    """Rows of `PREDICTIONS` for `probs` of shape (N, C); the uncertainty scores are computed here, once.
+
+    Raises:
+        ValueError: `probs` has another width than `classes`, or a row is no probability distribution.
+    """
+    probs = np.asarray(probs, np.float32)
+    if probs.ndim != 2 or probs.shape[1] != len(classes):
+        raise ValueError(
+            f"probabilities of shape {probs.shape} do not fit model {model_name} v{model_version}, "
+            f"which has {len(classes)} classes: expected (N, {len(classes)})"
+        )
+    count = len(probs)
+    scores = uncertainty_scores(probs)
+    labels = np.asarray(classes, object)[probs.argmax(axis=1)] if count else np.empty(0, object)
+    stamp = pa.array([logged_at or utc_now()] * count, UTC_MICROSECONDS)
+    return pa.table(
+        {
+            "prediction_id": pa.array(new_ids(count), pa.string()),
+            "image_id": pa.array(image_ids, pa.string()),
+            "image_key": pa.array(image_keys(image_ids)),
+            "image_uri": pa.array(image_uris, pa.string()),
+            "image_hash": pa.array(image_hashes, pa.string()),
+            "model_name": pa.array([model_name] * count, pa.string()),
+            "model_version": pa.array([model_version] * count, pa.int64()),
+            "predicted_label": pa.array(labels, pa.string()),
+            "confidence": pa.array(scores.confidence.astype(np.float32)),
+            "margin": pa.array(scores.margin.astype(np.float32)),
+            "entropy": pa.array(scores.entropy.astype(np.float32)),
+            "probs": _lists(probs),
+            "embedding": pa.nulls(count, pa.list_(pa.float32())) if embeddings is None else _lists(embeddings),
+            "source": pa.array([source] * count, pa.string()),
+            "latency_ms": pa.array(latency_ms if latency_ms is not None else [None] * count, pa.float32()),
+            "logged_at": stamp,
+        },
+        schema=PREDICTIONS,
+    )
+
+
+def table_of(schema: pa.Schema, rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """`rows` as an Arrow table of `schema`; a column a row does not name is null, an unknown one is refused."""
+    unknown = {name for row in rows for name in row} - set(schema.names)
+    if unknown:
+        raise ValueError(f"unknown column(s) {sorted(unknown)}; expected some of {schema.names}")
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def _lists(matrix: np.ndarray) -> pa.Array:
+    """A (N, k) matrix as an Arrow list<float32> column without a Python object per value."""
+    matrix = np.ascontiguousarray(matrix, np.float32)
+    offsets = np.arange(0, matrix.size + 1, matrix.shape[1], dtype=np.int32) if len(matrix) else np.zeros(1, np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(matrix.ravel()))
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Preprocessing(_Frozen):
+    """How an image becomes the model's input: resized to `size` x `size`, scaled to 0-1, then normalised."""
+
+    size: int
+    channels: Literal[1, 3]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Interval(_Frozen):
+    """A point estimate and the ends of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class GateVerdict(_Frozen):
+    """What the promotion gate decided, and on what."""
+
+    passed: bool
+    reason: str  # one sentence for people
+    champion_version: int | None  # None: the first model has nobody to beat
+    difference: Interval | None  # challenger's accuracy minus champion's, paired over the same images
+    tolerance: float
+    images: int  # in the holdout
+    holdout: str  # content hash of the holdout both were judged on
+
+
+class ModelManifest(_Frozen):
+    """What is known of one model version; stored beside its weights and enough to rebuild and to trace it."""
+
+    name: str
+    version: int
+    architecture: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    temperature: float = 1.0
+    parent_version: int | None = None
+    dataset_version: str
+    round: int | None = None
+    training_key: str  # hash of dataset, parent, settings and code: the same key is the same training
+    training_settings: dict[str, Any] = Field(default_factory=dict)
+    training_log: dict[str, Any] = Field(default_factory=dict)  # epochs, losses, seconds, device
+    code_version: str
+    labels: int  # training labels
+    metrics: dict[str, Interval] = Field(default_factory=dict)  # on the holdout
+    gate: GateVerdict | None = None
+    run_id: str | None = None
+    created_at: datetime
+    weights_sha256: str
+
+
+class DatasetManifest(_Frozen):
+    """One version of the labeled dataset; its rows lie beside it as JSONL, one file per split."""
+
+    version: str  # hash of the rows: the same labels give the same version
+    sequence: int  # 1, 2, 3 ... in the order of creation
+    parent: str | None
+    round: int
+    classes: tuple[str, ...]
+    counts: dict[str, int]  # per split: train, validation, holdout, excluded
+    holdout: str  # hash of the holdout's rows
+    created_at: datetime

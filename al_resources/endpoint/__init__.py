@@ -1,0 +1,59 @@
+"""The endpoint: what answers requests, as named deployments (blue, green) that share the traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+
+class EndpointState(BaseModel):
+    """Which model version stands behind which deployment, and how the traffic is split (percent, sum 100)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model_name: str
+    deployments: dict[str, int] = {}  # name -> model version
+    traffic: dict[str, int] = {}  # name -> percent
+    revision: int = 0
+
+    @property
+    def champion(self) -> str | None:
+        """The deployment with most traffic, if any has some."""
+        live = {name: share for name, share in self.traffic.items() if share > 0 and name in self.deployments}
+        return max(live, key=lambda name: live[name]) if live else None
+
+    @property
+    def serving_version(self) -> int | None:
+        """The model version that most requests see."""
+        return self.deployments[self.champion] if self.champion else None
+
+
+class Endpoint(Protocol):
+    """What every endpoint can do; the rollout itself is in `rollout.py`, the same for all of them."""
+
+    def state(self) -> EndpointState:
+        """How the endpoint stands now."""
+
+    def create(self, deployment: str, model_version: int) -> None:
+        """Bring up a deployment without traffic; returns when it is ready. Raises `DeploymentFailed`."""
+
+    def score(self, deployment: str, image: bytes) -> dict[str, list]:
+        """Send one image to that deployment, whatever its traffic: {"labels": [...], "probs": [...], ...}."""
+
+    def set_traffic(self, traffic: dict[str, int]) -> None:
+        """Split the traffic; returns when it is in force."""
+
+    def health(self, deployment: str) -> list[str]:
+        """What is wrong with it since it came up; empty when nothing is."""
+
+    def remove(self, deployment: str) -> None:
+        """Take a deployment without traffic away."""
+
+    def logs(self, deployment: str) -> Sequence[str]:
+        """The tail of its log."""
+
+
+class DeploymentFailed(Exception):
+    """A deployment did not come up or misbehaved; the message says why."""

@@ -1,0 +1,54 @@
+"""The prediction log: every answer of every model, appended by many, searched by selection."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import pyarrow as pa
+
+from al_core.strategies.base import Order
+
+
+@dataclass(frozen=True)
+class Watermark:
+    """How far the log has come. `token` is stable while nothing is appended, compaction included."""
+
+    rows: int
+    last_logged_at: datetime | None
+    token: str
+
+
+class PredictionStore(Protocol):
+    """What every prediction store can do."""
+
+    def append(self, predictions: pa.Table) -> None:
+        """Add rows of `PREDICTIONS`; safe to call from many processes at once; all rows or an error."""
+
+    def watermark(self, model_name: str | None = None, model_version: int | None = None) -> Watermark:
+        """How many rows there are (of that model and version, where named), and how recent the newest is."""
+
+    def eligible(
+        self, model_name: str, model_version: int, order: Order, limit: int, columns: Sequence[str],
+        exclude: Collection[str] = (),
+    ) -> pa.Table:
+        """The first `limit` eligible images in `order`: newest prediction per image of that model version,
+        never selected, never labeled (both looked up in the ledgers), and not in `exclude`.
+
+        Returns `columns` of `PREDICTIONS` plus `image_id` and the order's column, sorted by that order;
+        fewer rows where fewer are eligible.
+        """
+
+    def count_eligible(self, model_name: str, model_version: int) -> int:
+        """How many distinct images `eligible` could return."""
+
+    def rows_of(self, image_ids: Collection[str], columns: Sequence[str] | None = None) -> pa.Table:
+        """Every prediction of these images, newest first."""
+
+    def scan(self, columns: Sequence[str], *, since: datetime | None = None) -> Iterator[pa.RecordBatch]:
+        """The log in batches of bounded size."""
+
+    def compact(self) -> dict[str, int]:
+        """Merge small files, sorted for selection; says what it did. Readers and writers go on undisturbed."""
