@@ -1,0 +1,132 @@
+"""What has to be true of the assets. The two blocking checks keep a leaking dataset and a worse model back."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from al_assets import views
+from al_assets.deployment import challenger_of_round, deployment
+from al_assets.labeled_dataset import labeled_dataset
+from al_assets.model_checkpoint import CHALLENGER_EVALUATION, CHAMPION_EVALUATION, evaluation_of, model_checkpoint
+from al_assets.prediction_log import prediction_log
+from al_assets.rounds import ROUNDS
+from al_assets.selected_candidates import selected_candidates
+from al_resources.platform import Platform
+
+MINIMUM_HOLDOUT = 100  # below it, one standard error of an accuracy of 0.9 is more than 3 points
+
+
+@dg.asset_check(asset=prediction_log, description="Half of the recent images or more could be read.")
+def images_are_readable(platform: dg.ResourceParam[Platform]) -> dg.AssetCheckResult:
+    """Warn where a sender floods the service with files that are no images."""
+    rejected = platform.ledgers.read("rejected_images").height
+    logged = platform.predictions.watermark().rows
+    return dg.AssetCheckResult(
+        passed=rejected <= logged,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"rejected images": rejected, "predictions": logged},
+    )
+
+
+@dg.asset_check(asset=selected_candidates, partitions_def=ROUNDS, description="No image is chosen in two rounds.")
+def chosen_once(
+    context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+) -> dg.AssetCheckResult:
+    """People must not be asked twice."""
+    round_ = int(context.partition_key)
+    selections = platform.ledgers.read("selections")
+    batch = selections.filter(round=round_)
+    again = batch.join(selections.remove(round=round_), on="image_id", how="semi")
+    return dg.AssetCheckResult(
+        passed=again.is_empty() and batch["image_id"].is_unique().all(),
+        metadata={"images": batch.height, "chosen before": again.height},
+    )
+
+
+@dg.asset_check(
+    asset=labeled_dataset,
+    partitions_def=ROUNDS,
+    blocking=True,
+    description="No holdout image, nor a near-duplicate of one, is in the training data.",
+)
+def holdout_is_untouched(
+    context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+) -> dg.AssetCheckResult:
+    """Every number of the loop rests on this."""
+    from al_core.dataset import leaks
+
+    dataset = platform.datasets.of_round(int(context.partition_key))
+    found = leaks(dataset.rows, platform.settings.selection.near_duplicate_distance)
+    return dg.AssetCheckResult(
+        passed=not found,
+        metadata={"leaks": dg.MetadataValue.json(found[:20]), "dataset version": dataset.manifest.version},
+    )
+
+
+@dg.asset_check(asset=labeled_dataset, partitions_def=ROUNDS, description="The holdout is large enough to judge by.")
+def holdout_is_large_enough(
+    context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+) -> dg.AssetCheckResult:
+    """Small holdouts are no error, but people should know how wide the intervals are."""
+    images = platform.datasets.of_round(int(context.partition_key)).manifest.counts.get("holdout", 0)
+    return dg.AssetCheckResult(
+        passed=images >= MINIMUM_HOLDOUT,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"holdout images": images, "wanted": MINIMUM_HOLDOUT},
+    )
+
+
+@dg.asset_check(
+    asset=model_checkpoint,
+    partitions_def=ROUNDS,
+    blocking=True,
+    description="The challenger is not worse than the champion on the holdout.",
+)
+def challenger_passes_gate(
+    context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+) -> dg.AssetCheckResult:
+    """The promotion gate, judged again on the stored answers of both models."""
+    from al_core.gate import verify
+
+    manifest = challenger_of_round(platform, int(context.partition_key))
+    if manifest.gate is None:
+        return dg.AssetCheckResult(passed=False, description=f"v{manifest.version} was never judged")
+    verdict = verify(
+        manifest.gate,
+        evaluation_of(platform, manifest, CHALLENGER_EVALUATION),
+        evaluation_of(platform, manifest, CHAMPION_EVALUATION),
+        confidence=platform.settings.gate.confidence,
+    )
+    return dg.AssetCheckResult(
+        passed=verdict.passed,
+        description=verdict.reason,
+        metadata={
+            "model version": manifest.version,
+            "champion": views.optional_int(verdict.champion_version),
+            "difference": str(verdict.difference or "no champion"),
+            "holdout images": verdict.images,
+        },
+    )
+
+
+@dg.asset_check(asset=deployment, partitions_def=ROUNDS, description="The endpoint serves what was deployed.")
+def endpoint_serves_it(
+    context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+) -> dg.AssetCheckResult:
+    """Ask the endpoint, not the ledger."""
+    state = platform.endpoint.state()
+    wanted = challenger_of_round(platform, int(context.partition_key)).version
+    return dg.AssetCheckResult(
+        passed=state.serving_version == wanted,
+        metadata={"serving": views.optional_int(state.serving_version), "deployed": wanted},
+    )
+
+
+CHECKS = [
+    images_are_readable,
+    chosen_once,
+    holdout_is_untouched,
+    holdout_is_large_enough,
+    challenger_passes_gate,
+    endpoint_serves_it,
+]

@@ -1,0 +1,36 @@
+"""Everything Dagster loads, assembled in one place."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from al_assets.checks import CHECKS
+from al_assets.deployment import deployment
+from al_assets.jobs import selection_job, training_deployment_job
+from al_assets.labeled_dataset import labeled_dataset
+from al_assets.model_checkpoint import model_checkpoint
+from al_assets.prediction_log import prediction_log
+from al_assets.resources import PlatformResource
+from al_assets.selected_candidates import selected_candidates
+from al_resources.platform import Platform
+from al_resources.settings import load_settings
+from sensors.labeling_exports import build_labeling_export_sensor
+from sensors.run_failures import run_failure_sensor
+from sensors.selection_schedule import build_selection_schedule
+
+
+def build_definitions(platform: Platform | None = None) -> dg.Definitions:
+    """The code location; a test passes its own platform, everybody else gets the one that `al.toml` describes."""
+    settings = platform.settings if platform else load_settings()
+    return dg.Definitions(
+        assets=[prediction_log, selected_candidates, labeled_dataset, model_checkpoint, deployment],
+        asset_checks=CHECKS,
+        jobs=[selection_job, training_deployment_job],
+        schedules=[build_selection_schedule(settings)],
+        sensors=[build_labeling_export_sensor(settings), run_failure_sensor],
+        resources={"platform": platform or PlatformResource()},
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_definitions()

@@ -1,0 +1,120 @@
+"""`deployment`: the challenger takes the traffic, if the gate still lets it pass, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from al_assets import views
+from al_assets.model_checkpoint import CHALLENGER_EVALUATION, CHAMPION_EVALUATION, evaluation_of, model_checkpoint
+from al_assets.rounds import ROUNDS
+from al_resources.platform import Platform
+
+if TYPE_CHECKING:
+    from al_core.records import ModelManifest
+    from al_resources.endpoint.rollout import RolloutResult
+
+
+@dg.asset(
+    deps=[model_checkpoint],
+    partitions_def=ROUNDS,
+    group_name="serve",
+    kinds={"python"},
+    owners=["team:active-learning"],
+    pool="training_deployment",
+    code_version="1",
+)
+def deployment(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:
+    """Green up, smoke-tested, traffic in steps, watched; back to the champion at the first trouble.
+
+    The gate is verified here again: Dagster's blocking checks hold inside one run only.
+    """
+    round_ = int(context.partition_key)
+    manifest = challenger_of_round(platform, round_)
+    verify_gate(platform, manifest)
+    result = deploy(platform, manifest, run_id=context.run_id, log=context.log.info)
+    if result.outcome == "rolled_back":
+        raise dg.Failure(f"v{manifest.version} was rolled back: {result.reason}", allow_retries=False)
+    state = platform.endpoint.state()
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(f"{manifest.name}-v{manifest.version}"),
+        metadata={
+            "model version": manifest.version,
+            "previous version": views.optional_int(result.previous_version),
+            "outcome": result.outcome,
+            "gate": manifest.gate.reason if manifest.gate else "not judged",
+            "traffic": dg.MetadataValue.json(state.traffic),
+            "deployments": dg.MetadataValue.json(state.deployments),
+            "rollout": dg.MetadataValue.md("\n".join(f"1. {step}" for step in result.steps) or "nothing to do"),
+        },
+    )
+
+
+def challenger_of_round(platform: Platform, round_: int) -> ModelManifest:
+    """The newest model version that was trained for this round."""
+    made = [platform.registry.manifest(version) for version in platform.registry.versions()]
+    of_round = [manifest for manifest in made if manifest.round == round_]
+    if not of_round:
+        raise dg.Failure(f"round {round_} has no model version; materialize model_checkpoint first", allow_retries=False)
+    return of_round[-1]
+
+
+def verify_gate(platform: Platform, manifest: ModelManifest) -> None:
+    """Judge the stored answers again; what passed against an older champion does not pass now.
+
+    Raises:
+        dagster.Failure: the model must not be deployed, and why.
+    """
+    from al_core.gate import verify
+
+    serving = platform.endpoint.state().serving_version
+    if serving == manifest.version:
+        return  # it serves already: nothing is about to change
+    if manifest.gate is None or manifest.gate.champion_version != serving:
+        judged = "nobody" if manifest.gate is None else f"v{manifest.gate.champion_version}"
+        raise dg.Failure(
+            f"v{manifest.version} was compared with {judged}, but v{serving} serves now; materialize model_checkpoint again",
+            allow_retries=False,
+        )
+    verdict = verify(
+        manifest.gate,
+        evaluation_of(platform, manifest, CHALLENGER_EVALUATION),
+        evaluation_of(platform, manifest, CHAMPION_EVALUATION),
+        confidence=platform.settings.gate.confidence,
+    )
+    if not verdict.passed:
+        raise dg.Failure(f"v{manifest.version} is not deployed: {verdict.reason}", allow_retries=False)
+
+
+def deploy(platform: Platform, manifest: ModelManifest, *, run_id: str, log: Callable[[str], None]) -> RolloutResult:
+    """Roll the version out and write down what came of it; one that serves already is left alone."""
+    from al_core.records import DEPLOYMENTS, new_ids, table_of, utc_now
+    from al_resources.endpoint.rollout import roll_out
+
+    settings = platform.settings.deployment
+    holdout = platform.datasets.of_version(manifest.dataset_version).images("holdout")[: settings.smoke_images]
+    result = roll_out(
+        platform.endpoint,
+        manifest.version,
+        smoke_images=[(platform.images.read(image.uri), image.label) for image in holdout],
+        steps=settings.traffic_steps,
+        watch_seconds=settings.watch_seconds,
+        log=log,
+    )
+    if result.outcome != "already_serving":
+        row = {
+            "deployment_id": new_ids(1)[0],
+            "endpoint": settings.endpoint,
+            "model_name": manifest.name,
+            "model_version": manifest.version,
+            "previous_version": result.previous_version,
+            "outcome": result.outcome,
+            "reason": result.reason,
+            "round": manifest.round,
+            "run_id": run_id,
+            "deployed_at": utc_now(),
+        }
+        platform.ledgers.insert_new("deployments", table_of(DEPLOYMENTS, [row]), on=["deployment_id"])
+    return result

@@ -1,0 +1,23 @@
+"""The platform as a Dagster resource."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import dagster as dg
+
+from al_resources.platform import Platform
+from al_resources.settings import load_settings
+
+
+@lru_cache(maxsize=1)
+def this_process_platform() -> Platform:
+    """One platform per process: opening the stores again for every step and tick would be waste."""
+    return Platform(load_settings())
+
+
+class PlatformResource(dg.ConfigurableResourceFactory[Platform]):
+    """Every port, as `al.toml` and the `AL_*` environment set them up."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> Platform:  # noqa: D102
+        return this_process_platform()

@@ -1,0 +1,113 @@
+"""What people look at in the UI: pictures, curves and small tables as Dagster metadata."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from al_core.evaluation import Evaluation
+    from al_resources.platform import Platform
+
+SHEET_IMAGES = 60  # the inline sheet stays under the UI's comfort of 200 KB; the stored one has them all
+
+
+def optional_int(value: int | None) -> dg.MetadataValue:
+    """A number where there is one, a word where there is none."""
+    return dg.MetadataValue.text("none") if value is None else dg.MetadataValue.int(int(value))
+
+
+def table(frame: pl.DataFrame) -> dg.MetadataValue:
+    """A small frame as a table in the UI."""
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in frame.to_dicts()])
+
+
+def picture(png: bytes, caption: str) -> dg.MetadataValue:
+    """A PNG that the UI shows behind [Show Markdown]."""
+    return dg.MetadataValue.md(f"![{caption}](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def contact_sheet(platform: Platform, round_: int, chosen: pl.DataFrame) -> dg.MetadataValue:
+    """The chosen images with score and reason; a sheet with all of them lies beside the staged round."""
+    png = contact_sheet_png(platform, chosen.head(SHEET_IMAGES))
+    platform.blobs.write(f"reports/{round_:04d}/contact_sheet.png", png)
+    return picture(png, f"the {min(chosen.height, SHEET_IMAGES)} most wanted of {chosen.height} images")
+
+
+def contact_sheet_png(platform: Platform, chosen: pl.DataFrame) -> bytes:
+    """A grid of thumbnails, the most wanted first."""
+    from al_core.images import contact_sheet as draw
+
+    items = []
+    for row in chosen.iter_rows(named=True):
+        score = "" if row["score"] is None else f"{row['score']:.3f}"
+        items.append((platform.images.read(row["image_uri"]), (f"#{row['rank']} {score}", row["reason"])))
+    return draw(items)
+
+
+def score_summary(chosen: pl.DataFrame) -> pl.DataFrame:
+    """Smallest, mean and largest score per reason."""
+    import polars as pl
+
+    return (
+        chosen.group_by("reason")
+        .agg(pl.col("score").min().alias("smallest"), pl.col("score").mean().alias("mean"), pl.col("score").max().alias("largest"))
+        .sort("reason")
+    )
+
+
+def log_summary(platform: Platform, version: int) -> dict[str, dg.MetadataValue]:
+    """Class mix and confidence of the serving version, from narrow columns, batch by batch."""
+    import numpy as np
+    import polars as pl
+
+    classes: dict[str, int] = {}
+    histogram = np.zeros(20, np.int64)
+    for batch in platform.predictions.scan(["predicted_label", "confidence", "model_version"]):
+        rows = pl.DataFrame(batch).filter(model_version=version)
+        for label, count in rows["predicted_label"].value_counts().iter_rows():
+            classes[label] = classes.get(label, 0) + count
+        histogram += np.histogram(rows["confidence"].to_numpy(), bins=20, range=(0, 1))[0]
+    mix = pl.DataFrame({"predicted": list(classes), "images": list(classes.values())}).sort("predicted")
+    return {
+        "class mix": table(mix),
+        "confidence": picture(_bars([f"{edge / 20:.2f}" for edge in range(20)], histogram, "confidence"), "confidence"),
+    }
+
+
+def class_balance(rows: pl.DataFrame) -> dg.MetadataValue:
+    """Images per class and split."""
+    return table(rows.pivot("split", index="label", values="image_id", aggregate_function="len").fill_null(0).sort("label"))
+
+
+def learning_curve(platform: Platform) -> dg.MetadataValue:
+    """Holdout accuracy with its interval over the labels, version by version."""
+    return picture(learning_curve_png(platform), "accuracy on the holdout over training labels")
+
+
+def learning_curve_png(platform: Platform) -> bytes:
+    """Every judged version as a point; the champions' line is the curve people get."""
+    from al_assets.charts import learning_curve as draw
+
+    made = [platform.registry.manifest(version) for version in platform.registry.versions()]
+    return draw([manifest for manifest in made if "accuracy" in manifest.metrics])
+
+
+def confusion_matrix(evaluation: Evaluation | None) -> dg.MetadataValue:
+    """True classes down, predicted ones across."""
+    from al_assets.charts import confusion_matrix as draw
+
+    if evaluation is None:
+        return dg.MetadataValue.text("not judged")
+    return picture(draw(evaluation), "confusion matrix on the holdout")
+
+
+def _bars(names: Sequence[str], values: Any, title: str) -> bytes:
+    from al_assets.charts import bars as draw
+
+    return draw(names, values, title)

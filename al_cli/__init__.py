@@ -1,0 +1,1 @@
+"""The `al` command; thin over everything else."""

@@ -1,0 +1,251 @@
+"""A Dagster instance of one's own: its home, its processes, and a small GraphQL client for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+LOCATION = "active_learning"
+REPOSITORY = "__repository__"
+
+DAGSTER_YAML = """\
+# One machine: SQLite below this folder, runs queued by the daemon.
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+run_coordinator:
+  module: dagster.core.run_coordinator
+  class: QueuedRunCoordinator
+  config:
+    dequeue_interval_seconds: 1
+concurrency:
+  pools:
+    granularity: run
+    default_limit: 1          # one selection and one training at a time; pools are named on the assets
+  runs:
+    max_concurrent_runs: 4
+run_monitoring:
+  enabled: true               # a killed worker's run is noticed ...
+  start_timeout_seconds: 180
+run_retries:
+  enabled: true               # ... and started again; a refused challenger is not
+  max_retries: 2
+  retry_on_asset_or_op_failure: false
+"""
+
+WORKSPACE_YAML = f"""\
+load_from:
+  - python_module:
+      module_name: al_assets.definitions
+      location_name: {LOCATION}
+"""
+
+
+class DagsterError(Exception):
+    """Dagster answered with an error, or did not come up."""
+
+
+def write_dagster_home(folder: Path) -> None:
+    """dagster.yaml and workspace.yaml in `folder`; files that are there already are left alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (("dagster.yaml", DAGSTER_YAML), ("workspace.yaml", WORKSPACE_YAML)):
+        if not (folder / name).exists():
+            (folder / name).write_text(text)
+
+
+def free_port(preferred: int) -> int:
+    """The preferred port on loopback, or another one where it is taken."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise DagsterError("no free port on 127.0.0.1")
+
+
+@contextmanager
+def process(arguments: list[str], log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A child process with its own group, stopped with everything it started when the block ends."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+            start_new_session=True,
+        )
+    try:
+        yield child
+    finally:
+        stop(child)
+
+
+def stop(child: subprocess.Popen[bytes], patience: float = 20.0) -> None:
+    """Ask the whole group to end, and insist after `patience` seconds."""
+    for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(child.pid, how)
+        except ProcessLookupError:
+            break
+        try:
+            child.wait(patience if how != signal.SIGKILL else 5)
+            break
+        except subprocess.TimeoutExpired:
+            patience = 5
+
+
+@contextmanager
+def dagster_dev(home: Path, config: Path, port: int) -> Iterator[Dagster]:
+    """Webserver, daemon and code location on one instance, up and answering."""
+    arguments = ["dagster", "dev", "-w", str(home / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
+    log = home / "logs" / "dagster.log"
+    with process(arguments, log, DAGSTER_HOME=str(home), AL_CONFIG=str(config)) as child:
+        dagster = Dagster(f"http://127.0.0.1:{port}")
+        try:
+            dagster.wait_until_up(child, log)
+            yield dagster
+        finally:
+            dagster.close()
+
+
+class Dagster:
+    """What the demo and the tests ask of a running instance, over its public GraphQL API."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._client = httpx.Client(timeout=60)
+
+    def close(self) -> None:
+        """Release the connections."""
+        self._client.close()
+
+    def wait_until_up(self, child: subprocess.Popen[bytes], log: Path, timeout: float = 180) -> None:
+        """Return when the code location is loaded and the daemons are healthy."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if child.poll() is not None:
+                raise DagsterError(f"Dagster stopped at once, exit code {child.returncode}; see {log}")
+            try:
+                if self._is_up():
+                    return
+            except (httpx.HTTPError, KeyError, TypeError):
+                pass  # not there yet
+            time.sleep(0.3)
+        raise DagsterError(f"Dagster did not come up within {timeout:.0f} s; see {log}")
+
+    def _is_up(self) -> bool:
+        answer = self.query(
+            "{ workspaceOrError { __typename ... on Workspace { locationEntries { locationOrLoadError "
+            "{ __typename ... on PythonError { message } } } } } instance { daemonHealth { allDaemonStatuses "
+            "{ daemonType required healthy } } } }"
+        )
+        entries = answer["workspaceOrError"]["locationEntries"]
+        loaded = [entry["locationOrLoadError"] for entry in entries]
+        for location in loaded:
+            if location and location["__typename"] == "PythonError":
+                raise DagsterError(f"the code location does not load: {location['message']}")
+        daemons = answer["instance"]["daemonHealth"]["allDaemonStatuses"]
+        healthy = all(daemon["healthy"] for daemon in daemons if daemon["required"])
+        return bool(loaded) and all(loaded) and healthy
+
+    def query(self, text: str, **variables: Any) -> dict[str, Any]:
+        """One GraphQL operation. Raises `DagsterError` where it is answered with errors."""
+        answer = self._client.post(f"{self.url}/graphql", json={"query": text, "variables": variables}).json()
+        if answer.get("errors"):
+            raise DagsterError(str(answer["errors"]))
+        return answer["data"]
+
+    def start_sensor(self, name: str) -> None:
+        """Switch a sensor on."""
+        selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "sensorName": name}
+        answer = self.query(
+            "mutation($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename ... on PythonError { message } } }",
+            s=selector,
+        )["startSensor"]
+        if answer["__typename"] != "Sensor":
+            raise DagsterError(f"sensor {name} did not start: {answer}")
+
+    def start_schedule(self, name: str) -> None:
+        """Switch a schedule on."""
+        selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "scheduleName": name}
+        answer = self.query(
+            "mutation($s: ScheduleSelector!) { startSchedule(scheduleSelector: $s) { __typename ... on PythonError { message } } }",
+            s=selector,
+        )["startSchedule"]
+        if answer["__typename"] != "ScheduleStateResult":
+            raise DagsterError(f"schedule {name} did not start: {answer}")
+
+    def tick_schedule(self, name: str, job: str) -> tuple[list[str], str]:
+        """Evaluate the schedule now and submit exactly what it requests: (run ids, reason where it skipped)."""
+        selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "scheduleName": name}
+        tick = self.query(
+            """mutation($s: ScheduleSelector!, $t: Float) { scheduleDryRun(selectorData: $s, timestamp: $t) {
+              __typename ... on PythonError { message }
+              ... on DryRunInstigationTick { evaluationResult { skipReason error { message }
+                runRequests { runKey runConfigYaml jobName tags { key value } } } } } }""",
+            s=selector,
+            t=time.time(),
+        )["scheduleDryRun"]
+        if tick["__typename"] != "DryRunInstigationTick":
+            raise DagsterError(f"schedule {name}: {tick}")
+        result = tick["evaluationResult"]
+        if result["error"]:
+            raise DagsterError(f"schedule {name}: {result['error']['message']}")
+        requests = result["runRequests"] or []
+        return [self._launch(job, request) for request in requests], result["skipReason"] or ""
+
+    def _launch(self, job: str, request: dict[str, Any]) -> str:
+        tags = {tag["key"]: tag["value"] for tag in request["tags"]}
+        if request["runKey"]:
+            tags["dagster/run_key"] = request["runKey"]
+        answer = self.query(
+            """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
+              __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+              ... on RunConfigValidationInvalid { errors { message } } } }""",
+            p={
+                "selector": {
+                    "repositoryLocationName": LOCATION,
+                    "repositoryName": REPOSITORY,
+                    "jobName": request["jobName"] or job,
+                },
+                "runConfigData": request["runConfigYaml"],
+                "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
+            },
+        )["launchRun"]
+        if answer["__typename"] != "LaunchRunSuccess":
+            raise DagsterError(f"run of {job} was not launched: {answer}")
+        return str(answer["run"]["runId"])
+
+    def runs(self, **tags: str) -> list[dict[str, Any]]:
+        """Runs with all of these tags, newest first; a `/` in a tag is written `__` here."""
+        wanted = [{"key": key.replace("__", "/"), "value": value} for key, value in tags.items()]
+        return self.query(
+            """query($f: RunsFilter!) { runsOrError(filter: $f) { ... on Runs { results {
+              runId status jobName creationTime startTime endTime tags { key value }
+              stepStats { stepKey startTime endTime status } } } } }""",
+            f={"tags": wanted},
+        )["runsOrError"]["results"]
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """One run, as `runs` tells it."""
+        return self.query(
+            """query($id: ID!) { runOrError(runId: $id) { ... on Run {
+              runId status jobName creationTime startTime endTime tags { key value }
+              stepStats { stepKey startTime endTime status } } } }""",
+            id=run_id,
+        )["runOrError"]

@@ -1,0 +1,312 @@
+"""`al demo`: the whole loop on handwritten digits, on a live Dagster instance.
+
+The demo does what the outside world does - it sends traffic and answers as the people who label - and watches.
+Selection, training, the gate and deployment are requested by the real schedule and the real sensor and run by
+the instance's daemon. Cron has a resolution of a minute, so the demo asks for the schedule's tick by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import numpy as np
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from al_cli.console import console, print_json
+from al_cli.dagster_process import Dagster, DagsterError, dagster_dev, free_port, process, write_dagster_home
+from al_cli.digits import store_digits
+from al_cli.oracle import answer_waiting
+from al_cli.status import rounds_table
+from al_resources.platform import Platform
+from al_resources.settings import CONFIG_VARIABLE, load_settings
+
+MARKER = ".al-demo"  # in folders that a demo made, and only those does the next demo replace
+DEMO_TOML = """\
+# Written by `al demo`.
+home = "data"
+
+[model]
+name = "digits"
+
+[labeling]
+project = "oracle"
+oracle_labels = "{home}/data/oracle/labels.json"
+classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
+
+[selection]
+strategy = "{strategy}"
+budget = {budget}
+initial_budget = 330
+control_share = 0.1
+cron = "* * * * *"
+min_new_predictions = 50
+
+[holdout]
+share = 0.9                 # of the random images: about 300 of 330, so the intervals are worth reading
+validation_share = 0.1
+
+[training]
+architecture = "small_cnn"
+image_size = 16
+channels = 1
+
+[deployment]
+endpoint = "digits"
+watch_seconds = 0.5
+
+[serving]
+port = {serving_port}
+flush_seconds = 0.5
+
+[sensors]
+export_interval_seconds = 1
+"""
+
+
+@click.command()
+@click.option("--home", type=click.Path(file_okay=False, path_type=Path), default="demo", show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Rounds after the seed round.")
+@click.option("--budget", type=click.IntRange(4), default=40, show_default=True, help="Labels per round.")
+@click.option("--traffic", type=click.IntRange(50), default=500, show_default=True, help="Images scored per round.")
+@click.option("--strategy", default="margin", show_default=True, help="Query strategy.")
+@click.option("--port", default=3000, show_default=True, help="Of the Dagster UI; another one where it is taken.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def demo(home: Path, rounds: int, budget: int, traffic: int, strategy: str, port: int, as_json: bool) -> None:
+    """Watch a model learn from the right labels: the whole loop on handwritten digits.
+
+    Traffic goes through the HTTP scoring service, predictions are logged, the schedule selects, an oracle
+    labels, the sensor sees the export, the dataset grows, the challenger is trained, gated and deployed.
+    Everything stays in HOME; open it afterwards with `al ui`.
+    """
+    from al_core.strategies.registry import get_strategy
+
+    try:
+        get_strategy(strategy)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--strategy") from error
+    home = home.resolve()
+    console.quiet = as_json
+    _fresh_folder(home)
+    config = home / "al.toml"
+    config.write_text(
+        DEMO_TOML.format(home=home.as_posix(), strategy=strategy, budget=budget, serving_port=free_port(8808))
+    )
+    os.environ[CONFIG_VARIABLE] = str(config)
+    platform = Platform(load_settings())
+    started = time.monotonic()
+    try:
+        timings = Demo(home, platform, rounds, traffic, free_port(port)).run()
+    except DagsterError as error:
+        raise click.ClickException(str(error)) from error
+    _report(home, platform, timings, time.monotonic() - started, as_json)
+
+
+def _fresh_folder(home: Path) -> None:
+    if home.exists() and any(home.iterdir()):
+        if not (home / MARKER).exists():
+            raise click.ClickException(f"{home} holds something else than a demo; name another folder with --home")
+        shutil.rmtree(home)
+    write_dagster_home(home)
+    (home / MARKER).touch()
+
+
+@dataclass
+class Timing:
+    """Seconds of one round by part."""
+
+    round: int
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a part."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.parts[name] = self.parts.get(name, 0.0) + time.monotonic() - begun
+
+    @property
+    def overhead(self) -> float:
+        """What is neither scoring nor training."""
+        return sum(seconds for name, seconds in self.parts.items() if name not in ("scoring", "training"))
+
+
+@dataclass
+class Demo:
+    """One demo on one instance."""
+
+    home: Path
+    platform: Platform
+    rounds: int
+    traffic: int
+    port: int
+
+    def run(self) -> list[Timing]:
+        """All rounds; returns where the time of each went."""
+        with console.status("writing 1 797 digits into the image store"):
+            self.digits = store_digits(self.platform)
+        config = self.home / "al.toml"
+        timings = []
+        with ExitStack() as stack:
+            service = ["al_cli.main", "serve"]
+            self.service = stack.enter_context(
+                process(service, self.home / "logs" / "serve.log", AL_CONFIG=str(config))
+            )
+            with console.status("starting Dagster: webserver, daemon, code location"):
+                dagster = stack.enter_context(dagster_dev(self.home, config, self.port))
+            dagster.start_sensor("labeling_export_sensor")
+            console.print(f"Dagster UI while the demo runs: [link]{dagster.url}[/]")
+            with _progress() as progress:
+                for round_ in range(self.rounds + 1):
+                    timings.append(self._round(dagster, progress, round_))
+        return timings
+
+    def _round(self, dagster: Dagster, progress: Progress, round_: int) -> Timing:
+        timing = Timing(round_)
+        bar = progress.add_task(f"round {round_}", total=5, step="")
+
+        def step(text: str) -> None:
+            progress.update(bar, advance=1 if text != "traffic" else 0, step=text)
+
+        if round_ > 0:
+            step("traffic")
+            with timing.part("scoring"):
+                self._send_traffic(round_)
+        step("selection")
+        run = self._select(dagster, timing)
+        step("labeling")
+        with timing.part("labeling"):
+            answer_waiting(self.platform)
+        step("training, gate, deployment")
+        run = self._train_and_deploy(dagster, timing, round_)
+        step("done")
+        outcome = "deployed" if run["status"] == "SUCCESS" else "[red]refused by the gate[/]"
+        progress.update(bar, advance=1, step=f"{outcome}  {self._accuracy()}")
+        return timing
+
+    def _send_traffic(self, round_: int) -> None:
+        """Score a random sample of all images over HTTP and wait until the log has them."""
+        sample = np.random.default_rng(round_).permutation(len(self.digits))[: self.traffic]
+        before = self.platform.predictions.watermark().rows
+        url = f"{self.platform.settings.serving.url}/score"
+        with httpx.Client(timeout=30) as client:
+            for index in sample:
+                client.post(url, content=self.digits[index][1]).raise_for_status()
+        _wait("the prediction log", lambda: self.platform.predictions.watermark().rows >= before + len(sample))
+
+    def _select(self, dagster: Dagster, timing: Timing) -> dict[str, Any]:
+        with timing.part("schedule tick"):
+            runs, reason = dagster.tick_schedule("selection_schedule", "selection")
+        if not runs:
+            raise DagsterError(f"the schedule did not open a round: {reason}")
+        run = _wait("the selection run", lambda: _finished(dagster.run(runs[0])))
+        _add_run_times(timing, run, training_step=None)
+        if run["status"] != "SUCCESS":
+            raise DagsterError(f"selection failed: {dagster.url}/runs/{run['runId']}")
+        return run
+
+    def _train_and_deploy(self, dagster: Dagster, timing: Timing, round_: int) -> dict[str, Any]:
+        """The sensor sees the export by itself; wait for the run that it requests."""
+        tags = {"dagster__sensor_name": "labeling_export_sensor", "dagster__partition": f"{round_:04d}"}
+        with timing.part("sensor tick"):
+            _wait("the sensor", lambda: dagster.runs(**tags))
+        run = _wait("the training run", lambda: _finished(dagster.runs(**tags)[0]))
+        _add_run_times(timing, run, training_step="model_checkpoint")
+        self._stop_unless_refused(dagster, run, round_)
+        return run
+
+    def _stop_unless_refused(self, dagster: Dagster, run: dict[str, Any], round_: int) -> None:
+        """A refused challenger is a result; any other failure ends the demo."""
+        if run["status"] == "SUCCESS":
+            return
+        versions = self.platform.registry.versions()
+        newest = self.platform.registry.manifest(versions[-1]) if versions else None
+        if newest is None or newest.round != round_ or newest.gate is None or newest.gate.passed:
+            raise DagsterError(f"round {round_} failed: {dagster.url}/runs/{run['runId']}; see {self.home}/logs")
+
+    def _accuracy(self) -> str:
+        version = self.platform.registry.versions()[-1]
+        return f"v{version}: accuracy {self.platform.registry.manifest(version).metrics['accuracy']}"
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(),
+        TextColumn("{task.fields[step]}"), console=console,
+    )  # fmt: skip
+
+
+def _finished(run: dict[str, Any]) -> dict[str, Any] | None:
+    return run if run["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
+
+
+def _wait(what: str, ready: Callable[[], Any], timeout: float = 300.0) -> Any:
+    """What `ready` returns as soon as it is true."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if answer := ready():
+            return answer
+        time.sleep(0.2)
+    raise DagsterError(f"{what} took longer than {timeout:.0f} s")
+
+
+def _add_run_times(timing: Timing, run: dict[str, Any], training_step: str | None) -> None:
+    """A run's time by part: waiting in the queue, starting a process, steps, training."""
+    steps = {step["stepKey"]: (step["endTime"] or 0) - (step["startTime"] or 0) for step in run["stepStats"]}
+    first = min((step["startTime"] for step in run["stepStats"] if step["startTime"]), default=run["endTime"])
+    parts = {
+        "queue and start": first - run["creationTime"],
+        "training": steps.get(training_step, 0.0) if training_step else 0.0,
+        "steps": sum(seconds for key, seconds in steps.items() if key != training_step),
+        "run end": run["endTime"] - first - sum(steps.values()),
+    }
+    for name, seconds in parts.items():
+        timing.parts[name] = timing.parts.get(name, 0.0) + max(seconds, 0.0)
+
+
+def _report(home: Path, platform: Platform, timings: list[Timing], seconds: float, as_json: bool) -> None:
+    from al_assets.views import learning_curve_png
+    from al_resources.progress import progress
+
+    facts = progress(platform)
+    curve = home / "learning_curve.png"
+    curve.write_bytes(learning_curve_png(platform))
+    if as_json:
+        parts = [{"round": t.round, "overhead": round(t.overhead, 2), **_rounded(t.parts)} for t in timings]
+        print_json(facts | {"seconds": round(seconds, 1), "timings": parts, "learning_curve": str(curve)})
+        return
+    console.print(rounds_table(facts["rounds"]))
+    console.print(_timing_table(timings))
+    where = os.path.relpath(home)
+    console.print(
+        f"{seconds:.0f} s in all. The learning curve: {os.path.relpath(curve)}\n\nWhat to type next:\n"
+        f"  al ui --home {where}                            the same instance in the Dagster UI, the loop goes on\n"
+        f"  al --config {where}/al.toml status              how it stands\n"
+        f"  al --config {where}/al.toml trace latest        what the last deployment is made of"
+    )
+
+
+def _rounded(parts: dict[str, float]) -> dict[str, float]:
+    return {name: round(seconds, 2) for name, seconds in parts.items()}
+
+
+def _timing_table(timings: list[Timing]) -> Table:
+    names = list(dict.fromkeys(name for timing in timings for name in timing.parts))
+    table = Table(title="seconds per round", title_justify="left", header_style="bold")
+    for column in ("round", *names, "neither scoring nor training"):
+        table.add_column(column, justify="right")
+    for timing in timings:
+        seconds = [f"{timing.parts.get(name, 0):.1f}" for name in names]
+        table.add_row(str(timing.round), *seconds, f"[bold]{timing.overhead:.1f}[/]")
+    return table

@@ -1,0 +1,39 @@
+"""The built-in data: scikit-learn's 1 797 handwritten digits as PNG files, and their labels for the oracle."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+
+from al_resources.platform import Platform
+
+
+def digit_pngs() -> list[tuple[bytes, str]]:
+    """Every digit as (PNG, label). Source: sklearn.datasets.load_digits, UCI Optical Recognition of Digits."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pairs = []
+    for pixels, target in zip(digits.images, digits.target, strict=True):
+        buffer = io.BytesIO()
+        Image.fromarray((pixels * (255 / 16)).astype(np.uint8)).save(buffer, format="PNG")
+        pairs.append((buffer.getvalue(), str(target)))
+    return pairs
+
+
+def store_digits(platform: Platform) -> list[tuple[str, bytes]]:
+    """Put the digits into the image store and their labels where the oracle looks; returns (id, PNG) of each."""
+    truth = {}
+    stored = []
+    for png, label in digit_pngs():
+        image = platform.images.put(png)
+        truth[image.image_id] = label
+        stored.append((image.image_id, png))
+    file = Path(platform.settings.labeling.oracle_labels)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(truth))
+    return stored

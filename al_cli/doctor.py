@@ -1,0 +1,102 @@
+"""`al doctor`: is everything there, and which settings are in force?"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform as machine
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from al_cli.console import console, json_option, print_json
+from al_resources.settings import Settings, config_file, load_settings, setting_sources
+
+PACKAGES = ("dagster", "dagster-webserver", "torch", "torchvision", "polars", "deltalake", "pandas")
+AZURE_PACKAGES = ("azure-ai-ml", "azure-kusto-data", "azure-kusto-ingest", "dagster-azure", "adlfs")
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Check the installation and print every setting with its source.
+
+    Exit code 1 where something that the profile needs is missing.
+    """
+    settings = load_settings()
+    checks = run_checks(settings)
+    rows = setting_sources(settings)
+    if as_json:
+        print_json(
+            {
+                "checks": checks,
+                "settings": [{"key": key, "value": value, "source": source} for key, value, source in rows],
+            }
+        )
+    else:
+        _print(checks, rows)
+    if not all(check["ok"] for check in checks):
+        raise SystemExit(1)
+
+
+def run_checks(settings: Settings) -> list[dict[str, Any]]:
+    """Each check as {name, ok, detail}."""
+    wanted = PACKAGES + (AZURE_PACKAGES if settings.profile == "azure" else ())
+    return [
+        _check("python", True, machine.python_version()),
+        *(_package(name) for name in wanted),
+        _check("settings file", True, str(config_file()) if config_file().is_file() else "none, defaults apply"),
+        _home(settings.home),
+        _dagster_home(),
+        _oracle(settings),
+    ]
+
+
+def _check(name: str, ok: bool, detail: str) -> dict[str, Any]:
+    return {"name": name, "ok": ok, "detail": detail}
+
+
+def _package(name: str) -> dict[str, Any]:
+    try:
+        return _check(name, True, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        extra = "[azure]" if name in AZURE_PACKAGES else ""
+        return _check(name, False, f"not installed; pip install 'active-learning-platform{extra}'")
+
+
+def _home(home: Path) -> dict[str, Any]:
+    nearest = next(folder for folder in (home, *home.parents) if folder.exists())
+    if not os.access(nearest, os.W_OK):
+        return _check("home", False, f"{nearest} is not writable; set home or AL_HOME to a folder of yours")
+    free = shutil.disk_usage(nearest).free
+    return _check("home", free > 1 << 30, f"{home}, {free / (1 << 30):.1f} GiB free")
+
+
+def _dagster_home() -> dict[str, Any]:
+    folder = os.environ.get("DAGSTER_HOME")
+    if not folder:
+        return _check("DAGSTER_HOME", True, "not set; `al ui` sets it, `dagster dev` keeps nothing without it")
+    found = (Path(folder) / "dagster.yaml").is_file()
+    return _check("DAGSTER_HOME", found, folder if found else f"{folder} has no dagster.yaml; `al init` writes one")
+
+
+def _oracle(settings: Settings) -> dict[str, Any]:
+    if settings.labeling.project != "oracle":
+        return _check("labeling", True, f"{settings.labeling.project}: exports go to labeling/exports")
+    file = Path(settings.labeling.oracle_labels)
+    found = file.is_file()
+    return _check("labeling", found, f"oracle, {file}" if found else f"labeling.oracle_labels = {file}: no such file")
+
+
+def _print(checks: list[dict[str, Any]], rows: list[tuple[str, Any, str]]) -> None:
+    for check in checks:
+        console.print(f"{'[green]ok[/]  ' if check['ok'] else '[red]no[/]  '}{check['name']:18} {check['detail']}")
+    table = Table(header_style="bold")
+    for column in ("setting", "value", "source"):
+        table.add_column(column)
+    for key, value, source in rows:
+        table.add_row(key, str(value), source if source == "default" else f"[bold]{source}[/]")
+    console.print(table)

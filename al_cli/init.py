@@ -1,0 +1,50 @@
+"""`al init`: the three files a project of one's own begins with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from al_cli.console import console
+from al_cli.dagster_process import write_dagster_home
+
+AL_TOML = """\
+# Everything that can be set, with its value in force: `al doctor`
+home = "data"               # images, tables, models; relative to this file
+
+[model]
+name = "classifier"
+
+[labeling]
+classes = [{classes}]              # empty: whatever people answer
+
+[selection]
+strategy = "margin"
+budget = 50                 # images per round
+initial_budget = 200        # images of the first round, drawn at random
+control_share = 0.1         # of every round is drawn at random: unbiased truth
+
+[training]
+architecture = "small_cnn"  # or any torchvision classifier: resnet18, vit_b_16, ...
+image_size = 32
+"""
+
+
+@click.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=".")
+@click.option("--class", "classes", multiple=True, help="A class people choose from; repeat for each.")
+def init(folder: Path, classes: tuple[str, ...]) -> None:
+    """Write al.toml, dagster.yaml and workspace.yaml into FOLDER. Files that are there already are left alone."""
+    import json
+
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "al.toml"
+    if not file.exists():
+        file.write_text(AL_TOML.format(classes=", ".join(json.dumps(name) for name in classes)))
+    write_dagster_home(folder)
+    console.print(
+        f"{file} is ready. Next:\n"
+        f"  al --config {file} ingest YOUR_IMAGES\n"
+        f"  al ui --home {folder}          then switch on selection_schedule and labeling_export_sensor"
+    )

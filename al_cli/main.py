@@ -1,0 +1,76 @@
+"""The `al` command: a group that imports a command's module only when that command is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from al_resources.settings import CONFIG_VARIABLE, SettingsError
+
+# command -> (module, one line of help shown without importing it)
+COMMANDS = {
+    "demo": ("al_cli.demo", "Watch a model learn from the right labels: the whole loop on handwritten digits."),
+    "ui": ("al_cli.ui", "Open the Dagster UI on an instance and keep its loop alive."),
+    "init": ("al_cli.init", "Write al.toml, dagster.yaml and workspace.yaml for a project of your own."),
+    "ingest": ("al_cli.ingest", "Add a folder of images to the image store."),
+    "serve": ("al_cli.serve", "Run the scoring service: POST /score."),
+    "score": ("al_cli.score", "Score a folder of images in batch, into the same log."),
+    "oracle": ("al_cli.oracle", "Let known labels answer what waits for people."),
+    "status": ("al_cli.status", "How the loop stands: rounds, labels, models, what waits."),
+    "trace": ("al_cli.trace", "Where an image, a model version or a deployment comes from and what became of it."),
+    "doctor": ("al_cli.doctor", "Check the installation and print every setting with its source."),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name and imports one when it is needed: `al --help` must not load torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: D102
+        if cmd_name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Settings file; otherwise $AL_CONFIG, otherwise al.toml in this directory.",
+)
+@click.version_option(package_name="active-learning-platform")
+def cli(config: Path | None) -> None:
+    """Active learning for images: score, select, label, train, gate, deploy, repeat.
+
+    New here? Type `al demo`.
+    """
+    if config is not None:
+        os.environ[CONFIG_VARIABLE] = str(config.resolve())
+
+
+def main() -> None:
+    """Entry point: errors of the user's making are one line, not a traceback."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except SettingsError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""`al oracle`: known labels in place of people."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from al_cli.console import console, open_platform
+from al_resources.platform import Platform
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Go on answering new rounds until stopped.")
+@click.option("--every", default=2.0, show_default=True, help="Seconds between two looks.")
+def oracle(watch: bool, every: float) -> None:
+    """Answer every staged round from labeling.oracle_labels, as an export like a labeling tool writes it."""
+    platform = open_platform()
+    if platform.settings.labeling.project != "oracle":
+        raise click.ClickException(
+            f"labeling.project is {platform.settings.labeling.project!r}; set it to 'oracle' and "
+            "labeling.oracle_labels to a JSON file {image id: label}"
+        )
+    while True:
+        for path in answer_waiting(platform):
+            console.print(f"answered: {path}")
+        if not watch:
+            return
+        time.sleep(every)
+
+
+def answer_waiting(platform: Platform) -> list[str]:
+    """Exports for all staged rounds that have none yet; returns their paths."""
+    from al_resources.labeling.oracle import OracleLabeling
+
+    assert isinstance(platform.labeling, OracleLabeling)
+    return platform.labeling.answer_all()

@@ -1,0 +1,61 @@
+"""`al status`: how the loop stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.table import Table
+
+from al_cli.console import console, json_option, open_platform, print_json
+
+
+@click.command()
+@json_option
+def status(as_json: bool) -> None:
+    """How the loop stands: rounds, labels, models, and what waits for whom."""
+    from al_resources.progress import progress
+
+    facts = progress(open_platform())
+    if as_json:
+        print_json(facts)
+        return
+    champion = "none yet" if facts["champion"] is None else f"v{facts['champion']}"
+    console.print(f"[bold]champion[/] {champion}   traffic {facts['traffic'] or 'none'}")
+    console.print(
+        f"{facts['images']} images, {facts['predictions']} predictions, {facts['eligible_images']} eligible, "
+        f"{facts['labels']} labeled, {facts['waiting_for_labels']} waiting for a label"
+    )
+    if facts["rejected_images"]:
+        console.print(f"{facts['rejected_images']} files were rejected: they are no readable images")
+    for export in facts["quarantined"]:
+        console.print(f"[red]quarantined[/] {export['path']}: {export['reason']}")
+    console.print(rounds_table(facts["rounds"]))
+
+
+def rounds_table(rows: list[dict[str, Any]]) -> Table:
+    """The rounds as the demo and `al status` show them."""
+    table = Table(title="rounds", title_justify="left", header_style="bold")
+    for column, justify in (
+        ("round", "right"),
+        ("strategy", "left"),
+        ("labeled", "right"),
+        ("training labels", "right"),
+        ("model", "right"),
+        ("accuracy on the holdout", "left"),
+        ("outcome", "left"),
+    ):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for row in rows:
+        accuracy = row["accuracy"]
+        colour = {"promoted": "green", "refused": "red"}.get(row["outcome"], "yellow")
+        table.add_row(
+            str(row["round"]),
+            row["strategy"] or "",
+            f"{row['labeled']}/{row['selected']}",
+            "" if row["training_labels"] is None else str(row["training_labels"]),
+            "" if row["model_version"] is None else f"v{row['model_version']}",
+            "" if accuracy is None else f"{accuracy['value']:.3f} [{accuracy["low"]:.3f}, {accuracy["high"]:.3f}]",
+            f"[{colour}]{row['outcome']}[/]",
+        )
+    return table

@@ -1,0 +1,88 @@
+"""The schedule that opens the next round of selection, unless there is a reason to wait."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from al_assets.rounds import ROUNDS, open_rounds, round_key
+from al_resources.settings import Settings
+
+if TYPE_CHECKING:
+    from al_resources.platform import Platform
+
+SELECTION_JOB = "selection"
+
+
+def build_selection_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """The schedule, ticking as `selection.cron` says."""
+
+    @dg.schedule(
+        name="selection_schedule",
+        job_name=SELECTION_JOB,
+        cron_schedule=settings.selection.cron,
+        execution_timezone="UTC",
+        description="Opens the next round: which images are worth a person's time now?",
+    )
+    def selection_schedule(
+        context: dg.ScheduleEvaluationContext, platform: dg.ResourceParam[object]
+    ) -> dg.RunRequest | dg.SkipReason:
+        return next_round(context, platform)  # type: ignore[arg-type]
+
+    return selection_schedule
+
+
+def next_round(context: dg.ScheduleEvaluationContext, platform: Platform) -> dg.RunRequest | dg.SkipReason:
+    """A request for the next round, or the reason to wait."""
+    rounds = open_rounds(context.instance)
+    unfinished = rounds[-1] if rounds and platform.ledgers.read("selections", round=rounds[-1]).is_empty() else None
+    if unfinished is not None and (running := _active_run(context.instance, unfinished)):
+        return dg.SkipReason(f"round {unfinished} is being selected by run {running}")
+    if reason := _reason_to_wait(platform):
+        return dg.SkipReason(reason)
+    if unfinished is not None:  # opened, but its run failed or was never submitted: ask again, under a new key
+        number, attempt = unfinished, f"-{context.scheduled_execution_time:%Y%m%dT%H%M%S}"
+    else:
+        number, attempt = (rounds[-1] + 1 if rounds else 0), ""
+        context.instance.add_dynamic_partitions(str(ROUNDS.name), [round_key(number)])
+    return dg.RunRequest(
+        run_key=f"round-{round_key(number)}{attempt}", partition_key=round_key(number), tags={"al/round": str(number)}
+    )
+
+
+def _reason_to_wait(platform: Platform) -> str | None:
+    limits = platform.settings.selection
+    waiting = platform.unlabeled_candidates()
+    if waiting > limits.max_unlabeled:
+        return f"{waiting} candidates wait for a label, more than selection.max_unlabeled = {limits.max_unlabeled}"
+    version = platform.endpoint.state().serving_version
+    if version is None:
+        if waiting:
+            return f"no model yet: the seed round's {waiting} images wait for their labels"
+        if not platform.ledgers.read("labels").is_empty():
+            return "no model yet: the seed labels are there, the first model is still to be trained"
+        if platform.images.is_empty():
+            return "there are no images yet; add some with `al ingest FOLDER`"
+        return None
+    eligible = platform.predictions.count_eligible(platform.settings.model.name, version)
+    if eligible < limits.min_new_predictions:
+        return (
+            f"{eligible} images that model v{version} scored are neither selected nor labeled; "
+            f"a round starts at selection.min_new_predictions = {limits.min_new_predictions}"
+        )
+    return None
+
+
+def _active_run(instance: dg.DagsterInstance, round_: int) -> str | None:
+    """The id of a run that is selecting this round right now."""
+    active = [
+        dg.DagsterRunStatus.QUEUED,
+        dg.DagsterRunStatus.NOT_STARTED,
+        dg.DagsterRunStatus.STARTING,
+        dg.DagsterRunStatus.STARTED,
+    ]
+    runs = instance.get_runs(
+        dg.RunsFilter(job_name=SELECTION_JOB, statuses=active, tags={"dagster/partition": round_key(round_)}), limit=1
+    )
+    return runs[0].run_id if runs else None
