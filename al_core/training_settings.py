@@ -8,26 +8,47 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class TrainingSettings(BaseModel):
-    """How a model is trained. The same for every query strategy, or a comparison of strategies means nothing."""
+    """How a model is trained: the same for every query strategy, or comparing strategies means nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    trainer: str = Field("al_core.training:TorchTrainer", description="dotted path `module:attribute` of the trainer")
-    architecture: str = Field("small_cnn", description="small_cnn, or any torchvision classifier: resnet18, vit_b_16, ...")
-    weights: str = Field("none", description="starting weights of a torchvision model: none, default (torchvision's download), or a local file")
+    trainer: str = Field(
+        "al_core.training:TorchTrainer", description="dotted path `module:attribute` of the trainer"
+    )
+    architecture: str = Field(
+        "small_cnn", description="small_cnn, or any torchvision classifier: resnet18, vit_b_16, ..."
+    )
+    weights: str = Field(
+        "none",
+        description="of a torchvision model at the start: none, default (torchvision's download), or a local file",
+    )
     frozen: bool = Field(False, description="train the head only, the encoder stays as it is")
     image_size: int = Field(32, ge=8, le=1024, description="images are resized to this many pixels square")
     channels: Literal[1, 3] = Field(3, description="1 for grey images, 3 for colour")
     epochs: int = Field(60, ge=1, description="at most this many passes over the labels")
-    patience: int = Field(15, ge=1, description="stop after this many epochs without a better validation loss")
-    batch_size: int = Field(32, ge=2)
+    patience: int = Field(
+        15, ge=1, description="stop after this many epochs without a better validation loss"
+    )
+    batch_size: int = Field(32, ge=2, description="images per step")
     learning_rate: float = Field(1e-3, gt=0, description="of a model trained from the start")
-    incremental_learning_rate: float = Field(5e-4, gt=0, description="of a model that goes on from the champion")
-    weight_decay: float = Field(1e-2, ge=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    augment: Literal["none", "shift", "shift_flip"] = Field("shift", description="random moves and mirror images while training")
-    warm_start: bool = Field(True, description="go on from the champion's weights; false trains from the start each round")
-    shrink: float = Field(1.0, gt=0, le=1, description="shrink-and-perturb: the champion's weights are multiplied by this first")
-    perturb: float = Field(0.0, ge=0, description="shrink-and-perturb: this share of freshly initialised weights is added")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto")
-    seed: int = 0
+    incremental_learning_rate: float = Field(
+        5e-4, gt=0, description="of a model that goes on from the champion"
+    )
+    weight_decay: float = Field(1e-2, ge=0, description="of AdamW")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    augment: Literal["none", "shift", "shift_flip"] = Field(
+        "shift", description="random moves and mirror images while training"
+    )
+    warm_start: bool = Field(
+        True, description="go on from the champion's weights; false trains from the start each round"
+    )
+    shrink: float = Field(
+        1.0, gt=0, le=1, description="shrink-and-perturb: the champion's weights are multiplied by this first"
+    )
+    perturb: float = Field(
+        0.0, ge=0, description="shrink-and-perturb: this share of freshly initialised weights is added"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto takes the GPU where there is one"
+    )
+    seed: int = Field(0, ge=0, description="of initialisation, order and augmentation")

@@ -82,9 +82,9 @@ class SelectionSettings(_Section):
         4,
         ge=-1,
         le=128,
-        description="hashes (128 bits) that differ in at most so many bits are one picture; -1 switches the check off",
+        description="hashes (of 128 bits) that differ in so few bits are one picture; -1: no check",
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of every random choice; each round adds its number")
     cron: str = Field("*/10 * * * *", description="when the schedule opens a round")
     min_new_predictions: int = Field(100, ge=0, description="no round before so many eligible images wait")
     max_unlabeled: int = Field(
@@ -113,7 +113,7 @@ class GateSettings(_Section):
 class DeploymentSettings(_Section):
     """How a model version takes the traffic."""
 
-    endpoint: str = Field("classifier", pattern=r"^[a-z][a-z0-9-]{2,31}$")
+    endpoint: str = Field("classifier", pattern=r"^[a-z][a-z0-9-]{2,31}$", description="its name")
     traffic_steps: tuple[int, ...] = Field((10, 50, 100), description="percent of the traffic, step by step")
     watch_seconds: float = Field(2.0, ge=0, description="how long each step is watched")
     smoke_images: int = Field(
@@ -124,11 +124,13 @@ class DeploymentSettings(_Section):
 class ServingSettings(_Section):
     """The scoring service and its collector."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(8808, ge=0, le=65535)
+    host: str = Field("127.0.0.1", description="where the service listens; loopback unless you say otherwise")
+    port: int = Field(8808, ge=1, le=65535, description="of the scoring service")
     log_embeddings: bool = Field(False, description="log the penultimate layer with every prediction")
-    max_image_bytes: int = Field(20_000_000, ge=1)
-    max_image_pixels: int = Field(50_000_000, ge=1)
+    max_image_bytes: int = Field(20_000_000, ge=1, description="larger requests are refused")
+    max_image_pixels: int = Field(
+        50_000_000, ge=1, description="images with more pixels are refused before decoding"
+    )
     flush_rows: int = Field(500, ge=1, description="the collector writes after so many predictions ...")
     flush_seconds: float = Field(2.0, gt=0, description="... or after so long, whichever is first")
     queue_rows: int = Field(
@@ -139,8 +141,8 @@ class ServingSettings(_Section):
 class SensorSettings(_Section):
     """How often the sensors look, and how much they take at once."""
 
-    export_interval_seconds: int = Field(30, ge=1)
-    exports_per_tick: int = Field(20, ge=1)
+    export_interval_seconds: int = Field(30, ge=1, description="seconds between two looks for exports")
+    exports_per_tick: int = Field(20, ge=1, description="more wait for the next tick")
 
 
 CONFIG_VARIABLE = "AL_CONFIG"
@@ -269,10 +271,15 @@ def _is_known_variable(name: str) -> bool:
     )
 
 
+def _known_names() -> list[str]:
+    """Sections and leaves: a typo can be in either."""
+    return [*Settings.model_fields, *(path for path, _ in setting_keys())]
+
+
 def _explain(problem: ErrorDetails) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"{key} is no setting{_nearest(key, [path for path, _ in setting_keys()])}"
+        return f"{key} is no setting{_nearest(key, _known_names())}"
     return f"{key} = {problem['input']!r}: {problem['msg']}"
 
 

@@ -1,0 +1,104 @@
+"""One way to configure: al.toml, overridden by the environment, refused with the key and the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from al_resources.settings import SettingsError, load_settings, setting_keys, setting_sources
+
+
+@pytest.fixture
+def al_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A settings file in force; empty until a test writes it."""
+    file = tmp_path / "al.toml"
+    file.write_text("")
+    monkeypatch.setenv("AL_CONFIG", str(file))
+    return file
+
+
+def test_the_file_overrides_the_default(al_toml: Path) -> None:
+    al_toml.write_text("[selection]\nbudget = 7\n")
+    assert load_settings().selection.budget == 7
+    assert load_settings().selection.control_share == 0.1
+
+
+def test_the_environment_overrides_the_file(al_toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    al_toml.write_text('[selection]\nbudget = 7\nstrategy = "entropy"\n')
+    monkeypatch.setenv("AL_SELECTION__BUDGET", "9")
+    settings = load_settings()
+    assert (settings.selection.budget, settings.selection.strategy) == (9, "entropy")
+
+
+def test_home_is_relative_to_the_file_and_not_to_the_working_directory(
+    al_toml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    al_toml.write_text('home = "data"\n')
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_settings().home == tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("text", "bad", "hint"),
+    [
+        ("[selection]\nbudgte = 7\n", "selection.budgte", "selection.budget"),
+        ("[selecton]\nbudget = 7\n", "selecton", "did you mean selection?"),
+        ("homee = 'x'\n", "homee", "home"),
+        ("[training]\nlerning_rate = 0.1\n", "training.lerning_rate", "training.learning_rate"),
+    ],
+)
+def test_a_typo_in_the_file_is_named_with_the_nearest_valid_key(al_toml: Path, text: str, bad: str, hint: str) -> None:
+    al_toml.write_text(text)
+    with pytest.raises(SettingsError) as error:
+        load_settings()
+    assert bad in str(error.value)
+    assert hint in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"), [("AL_SELECTION__BUDGTE", "AL_SELECTION__BUDGET"), ("AL_PROFIL", "AL_PROFILE")]
+)
+def test_a_typo_in_the_environment_is_named_too(
+    al_toml: Path, monkeypatch: pytest.MonkeyPatch, variable: str, hint: str
+) -> None:
+    monkeypatch.setenv(variable, "x")
+    with pytest.raises(SettingsError, match=hint):
+        load_settings()
+
+
+def test_a_value_that_does_not_fit_is_named_with_what_was_expected(al_toml: Path) -> None:
+    al_toml.write_text("[selection]\nbudget = 0\ncontrol_share = 2\n")
+    with pytest.raises(SettingsError) as error:
+        load_settings()
+    assert "selection.budget = 0" in str(error.value)
+    assert "greater than or equal to 1" in str(error.value)
+    assert "selection.control_share = 2" in str(error.value)
+
+
+def test_broken_toml_names_the_file(al_toml: Path) -> None:
+    al_toml.write_text("[selection\n")
+    with pytest.raises(SettingsError, match=r"al\.toml is not valid TOML"):
+        load_settings()
+
+
+def test_a_missing_file_that_was_asked_for_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AL_CONFIG", str(tmp_path / "nowhere.toml"))
+    with pytest.raises(SettingsError, match="there is no such file"):
+        load_settings()
+
+
+def test_every_setting_is_listed_with_its_source(al_toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    al_toml.write_text("[gate]\ntolerance = 0.01\n")
+    monkeypatch.setenv("AL_SELECTION__BUDGET", "9")
+    rows = {key: (value, source) for key, value, source in setting_sources(load_settings())}
+    assert set(rows) == {key for key, _ in setting_keys()}
+    assert rows["gate.tolerance"] == (0.01, str(al_toml))
+    assert rows["selection.budget"] == (9, "environment AL_SELECTION__BUDGET")
+    assert rows["selection.seed"] == (0, "default")
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    undocumented = [key for key, info in setting_keys() if not info.description]
+    assert undocumented == []
