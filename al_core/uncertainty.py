@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class UncertaintyScores:
-    """Three views of the same uncertainty, each of shape (N,)."""
+    """Three views of the same uncertainty, each of shape (N,) and of the type of the probabilities."""
 
     confidence: np.ndarray  # largest probability
     margin: np.ndarray  # largest minus second largest; 1 with a single class
@@ -20,5 +21,102 @@ class UncertaintyScores:
 
 
 def uncertainty_scores(probs: np.ndarray) -> UncertaintyScores:
-    """All three scores of `probs`, shape (N, C)."""
-    raise NotImplementedError
+    """All three scores of `probs`, shape (N, C), in one pass of bounded memory.
+
+    Raises:
+        ValueError: `probs` is no matrix of numbers, or a row is no probability distribution: it holds NaN,
+            infinity or a negative value, or its sum differs from 1 by more than `SUM_TOLERANCE`.
+    """
+    probs = _matrix(probs)
+    scores = UncertaintyScores(*(np.empty(len(probs), probs.dtype) for _ in range(3)))
+    for rows, block in _checked_blocks(probs):
+        scores.confidence[rows] = block.max(axis=1)
+        scores.margin[rows] = _margin(block)
+        scores.entropy[rows] = _entropy(block)
+    return scores
+
+
+def least_confidence(probs: np.ndarray) -> np.ndarray:
+    """1 - largest probability, shape (N,), between 0 and 1 - 1/C; the larger, the less certain.
+
+    Raises as `uncertainty_scores`. Source: Lewis & Gale (1994), "A sequential algorithm for training text
+    classifiers".
+    """
+    return _by_block(probs, lambda block: 1 - block.max(axis=1))
+
+
+def margin(probs: np.ndarray) -> np.ndarray:
+    """Largest minus second largest probability, shape (N,), between 0 and 1; the smaller, the less certain.
+
+    Raises as `uncertainty_scores`. Source: Scheffer, Decomain & Wrobel (2001), "Active hidden Markov models
+    for information extraction".
+    """
+    return _by_block(probs, _margin)
+
+
+def entropy(probs: np.ndarray) -> np.ndarray:
+    """Shannon entropy in nats, shape (N,), between 0 and ln C; the larger, the less certain.
+
+    Raises as `uncertainty_scores`. Source: Shannon (1948), "A mathematical theory of communication".
+    """
+    return _by_block(probs, _entropy)
+
+
+def _by_block(probs: np.ndarray, score: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    probs = _matrix(probs)
+    scores = np.empty(len(probs), probs.dtype)
+    for rows, block in _checked_blocks(probs):
+        scores[rows] = score(block)
+    return scores
+
+
+def _matrix(probs: np.ndarray) -> np.ndarray:
+    probs = np.asarray(probs)
+    if probs.ndim != 2 or probs.dtype.kind not in "fiub":
+        raise ValueError(
+            f"probabilities of shape {probs.shape} and type {probs.dtype}; expected numbers of shape (N, C)"
+        )
+    return probs if probs.dtype in (np.float32, np.float64) else probs.astype(np.float64)
+
+
+def _checked_blocks(probs: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    step = max(1, CHUNK_VALUES // max(1, probs.shape[1]))
+    for start in range(0, len(probs), step):
+        block = probs[start : start + step]
+        # NaN and infinity fail the comparison of the sum, so two reductions find every kind of bad row
+        with np.errstate(invalid="ignore"):  # infinities of both signs in a row add up to NaN
+            good = (np.abs(block.sum(axis=1) - 1) <= SUM_TOLERANCE) & (block.min(axis=1, initial=0) >= 0)
+        if not good.all():
+            raise ValueError(_what_is_wrong(probs, start + int(good.argmin())))
+        yield slice(start, start + len(block)), block
+
+
+def _what_is_wrong(probs: np.ndarray, row: int) -> str:
+    values = probs[row]
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if len(bad):
+        found = f"{values[bad[0]]} for class {bad[0]}"
+    else:
+        found = f"probabilities that sum to {values.sum():.6g}"
+    return (
+        f"row {row} holds {found}; expected finite, non-negative probabilities that sum to 1 within "
+        f"{SUM_TOLERANCE} (are these logits? apply softmax first)"
+    )
+
+
+def _margin(block: np.ndarray) -> np.ndarray:
+    if block.shape[1] == 1:
+        return np.ones(len(block), block.dtype)
+    rest = block.copy()
+    best = rest.argmax(axis=1)
+    rows = np.arange(len(rest))
+    top = rest[rows, best]
+    rest[rows, best] = -1
+    return top - rest.max(axis=1)  # two passes over the maximum; sorting a row would cost C log C
+
+
+def _entropy(block: np.ndarray) -> np.ndarray:
+    # ln is taken of the smallest normal number where p = 0: finite, so that 0 ln 0 comes out as 0
+    logs = np.log(np.maximum(block, np.finfo(block.dtype).tiny))
+    logs *= block
+    return np.maximum(-logs.sum(axis=1), 0)

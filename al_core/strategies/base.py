@@ -15,15 +15,16 @@ from typing import ClassVar, Literal
 import numpy as np
 
 Need = Literal["probs", "embedding", "labels"]
+KEY_SPACE = 1 << 60  # image keys are 60 bits, see `al_core.records.image_keys`
 
 
 @dataclass(frozen=True)
 class Order:
     """An order of the prediction log that a store can produce by itself.
 
-    `column` is one of confidence, margin, entropy, or "random": images in the order of their key, beginning at
-    a pivot drawn from `seed`. Keys are content hashes, so that order is a uniform shuffle. Ties of a score are
-    broken by image id, ascending.
+    `column` is one of confidence, margin, entropy, or "random": images in the order of their key, beginning
+    at a pivot drawn from `seed`. Keys are content hashes, so that order is a uniform shuffle. Ties of a score
+    are broken by image id, ascending.
     """
 
     column: Literal["confidence", "margin", "entropy", "random"]
@@ -33,7 +34,7 @@ class Order:
     @property
     def pivot(self) -> int:
         """Where the random order begins: 60 bits drawn from the seed."""
-        return int(np.random.default_rng(self.seed).integers(0, 1 << 60))
+        return int(np.random.default_rng(self.seed).integers(0, KEY_SPACE))
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class QueryStrategy(ABC):
     needs: ClassVar[frozenset[Need]] = frozenset()
     reference: ClassVar[str] = ""  # paper or document
     cost: ClassVar[str] = ""  # time and memory, in N, C, d, k, L
+    # by which of the log's orders the pool is cut down where it does not fit in memory
+    prefilter: ClassVar[Literal["confidence", "margin", "entropy", "random"]] = "random"
 
     def order(self, seed: int) -> Order | None:
         """The store's own order that answers this strategy alone, or None where arrays are needed."""
@@ -82,3 +85,18 @@ class QueryStrategy(ABC):
         Raises:
             ValueError: the budget is negative, or something the strategy needs is missing from the pool.
         """
+
+    def check(self, pool: Pool, budget: int) -> int:
+        """How many images to choose: `min(budget, len(pool))`. Raises `ValueError` as `query` does."""
+        if budget < 0:
+            raise ValueError(f"budget {budget} is negative; expected the number of images to choose")
+        given = {"probs": pool.probs, "embedding": pool.embeddings, "labels": pool.labeled_embeddings}
+        for need in sorted(self.needs):
+            array = given[need]
+            if array is None:
+                raise ValueError(f"strategy {self.name} needs {need}, which this pool does not hold")
+            if need != "labels" and len(array) != len(pool):
+                raise ValueError(
+                    f"{len(array)} rows of {need} for {len(pool)} images; expected one per image"
+                )
+        return min(budget, len(pool))

@@ -1,0 +1,327 @@
+"""Selection: from a budget to a batch, with the provenance of every chosen image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from al_core.images import BadImage, NearDuplicates
+from al_core.records import PREDICTIONS, SELECTIONS, table_of, utc_now
+from al_core.strategies.base import Order, Pool, QueryStrategy
+
+POOL_LIMIT = 50_000  # candidates whose arrays are loaded for a strategy that needs them
+_PROVENANCE = ("image_uri", "image_hash", "prediction_id")
+_SLACK = 16  # candidates fetched beyond the need, so that a few near-duplicates cost no second query
+
+
+class CandidateSource(Protocol):
+    """The prediction store as selection sees it: bound to one model and version."""
+
+    def eligible(
+        self, order: Order, limit: int, columns: Sequence[str], exclude: Collection[str] = ()
+    ) -> pa.Table:
+        """The first `limit` eligible images in `order`, see `PredictionStore.eligible`."""
+
+    def count_eligible(self) -> int:
+        """How many distinct images `eligible` could return."""
+
+
+@dataclass(frozen=True)
+class NearDuplicate:
+    """A candidate left out because the batch holds nearly the same picture."""
+
+    image_id: str
+    resembles: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One round's batch.
+
+    `table` has the columns of `SELECTIONS`. The strategy's images come first, the one it wants most at rank
+    0, the control slice after them: that keeps ranks comparable between rounds, and nothing in the rows
+    depends on who labels in which order. `size < budget` where there was no more to choose from.
+    """
+
+    table: pa.Table
+    budget: int
+    eligible: int  # images there were to choose from
+    control: int  # images of the random slice in the batch
+    near_duplicates: tuple[NearDuplicate, ...] = ()
+    unusable: dict[str, str] = field(default_factory=dict)  # image id -> why it could not be considered
+    details: dict[str, float] = field(default_factory=dict)  # what the strategy has to say
+
+    @property
+    def size(self) -> int:
+        """Images in the batch."""
+        return self.table.num_rows
+
+    @property
+    def shortfall(self) -> str | None:
+        """Why there are fewer images than the budget asked for, as a sentence; None when there are not."""
+        if self.size == self.budget:
+            return None
+        parts = [f"{self.eligible} images were eligible"]
+        if self.near_duplicates:
+            parts.append(f"{len(self.near_duplicates)} of them are near-duplicates of chosen ones")
+        if self.unusable:
+            parts.append(f"{len(self.unusable)} could not be used")
+        return f"{self.size} of {self.budget} images chosen: " + ", ".join(parts)
+
+    @property
+    def facts(self) -> dict[str, str | int | float]:
+        """What a person wants to know of the choice, besides the table."""
+        facts: dict[str, str | int | float] = {
+            "budget": self.budget,
+            "eligible images": self.eligible,
+            "control slice": self.control,
+            "near-duplicates left out": len(self.near_duplicates),
+        }
+        if self.unusable:
+            facts["unusable images"] = len(self.unusable)
+        if self.shortfall:
+            facts["shortfall"] = self.shortfall
+        return facts | self.details
+
+
+def select_batch(
+    source: CandidateSource,
+    *,
+    strategy: QueryStrategy,
+    budget: int,
+    control_share: float,
+    near_duplicate_distance: int,
+    seed: int,
+    round_: int,
+    model_version: int,
+    pool_limit: int = POOL_LIMIT,
+) -> Selection:
+    """Choose up to `budget` eligible images: a random control slice, then the strategy's from the rest.
+
+    The control slice, `control_share` of the budget (at least one image of a budget above 1), is drawn
+    uniformly from all eligible images, so that its labels are unbiased truth; its propensity is slice /
+    eligible images. No two images of the batch have hashes within `near_duplicate_distance` bits; an image
+    left out for that is replaced by the next best one, in the control slice too. Images without a hash
+    are never near-duplicates.
+
+    A strategy with an `order` is answered by the store. Any other gets the first `pool_limit` images of its
+    `prefilter` order as arrays. The same seed on the same log chooses the same images.
+
+    Raises:
+        ValueError: budget or share are out of range, or the strategy refuses the pool.
+    """
+    _check_request(budget, control_share)
+    control_seed, strategy_seed = _seeds(seed, 2)
+    candidates = _Candidates(source, near_duplicate_distance)
+    eligible = source.count_eligible()
+    size = min(budget, eligible)
+
+    share = _control_size(size, control_share)
+    control = candidates.draw(Order("random", seed=control_seed), share)
+    order, count = strategy.order(strategy_seed), size - control.num_rows
+    if order is not None:
+        chosen = candidates.draw(order, count)
+        rows = _rows(chosen, None if order.column == "random" else chosen.column(order.column).to_numpy())
+        details: dict[str, float] = {}
+    else:
+        rows, details = _query(candidates, strategy, strategy_seed, count, max(pool_limit, count))
+
+    common = {"round": round_, "model_version": model_version, "seed": seed, "selected_at": utc_now()}
+    batch = [{**row, "reason": "strategy", "strategy": strategy.name} for row in rows]
+    batch += [
+        {**row, "reason": "control", "strategy": "random", "propensity": share / eligible}
+        for row in _rows(control)
+    ]
+    return Selection(
+        table=_ranked(batch, common),
+        budget=budget,
+        eligible=eligible,
+        control=control.num_rows,
+        near_duplicates=tuple(candidates.duplicates.left_out),
+        unusable=candidates.unusable,
+        details=details,
+    )
+
+
+def select_seed_batch(
+    images: Mapping[str, str],
+    *,
+    hash_of: Callable[[str], str | None],
+    budget: int,
+    near_duplicate_distance: int,
+    seed: int,
+    round_: int,
+) -> Selection:
+    """The first round, before there is a model: images drawn uniformly from `images` (image id -> uri).
+
+    `hash_of` gives an image's near-duplicate hash and is asked only for images that are drawn; one it raises
+    `BadImage` for is left out, with the reason in `unusable`. The order of `images` does not matter.
+    """
+    _check_request(budget, 0)
+    ids = sorted(images)
+    duplicates = _DuplicateFilter(near_duplicate_distance)
+    unusable: dict[str, str] = {}
+    rows: list[dict[str, Any]] = []
+    common = {"round": round_, "seed": seed, "selected_at": utc_now()}
+    for position in np.random.default_rng(seed).permutation(len(ids)):
+        if len(rows) == budget:
+            break
+        image_id = ids[position]
+        try:
+            image_hash = hash_of(image_id)
+        except BadImage as error:
+            unusable[image_id] = error.reason
+            continue
+        if duplicates.admits(image_id, image_hash):
+            rows.append({"image_id": image_id, "image_uri": images[image_id], "image_hash": image_hash})
+    facts = {"reason": "seed", "strategy": "random", "propensity": min(budget, len(ids)) / max(1, len(ids))}
+    return Selection(
+        table=_ranked([row | facts for row in rows], common),
+        budget=budget,
+        eligible=len(ids),
+        control=0,
+        near_duplicates=tuple(duplicates.left_out),
+        unusable=unusable,
+    )
+
+
+class _DuplicateFilter:
+    """Lets an image into the batch unless nearly the same picture is in it already."""
+
+    def __init__(self, distance: int) -> None:
+        self._batch = NearDuplicates(distance)
+        self.left_out: list[NearDuplicate] = []
+
+    def admits(self, image_id: str, image_hash: str | None) -> bool:
+        if image_hash is None:
+            return True
+        resembles = self._batch.find(image_hash)
+        if resembles is not None:
+            self.left_out.append(NearDuplicate(image_id, resembles))
+            return False
+        self._batch.add(image_id, image_hash)
+        return True
+
+
+class _Candidates:
+    """The eligible images, drawn order by order; no image and nothing near a drawn one comes twice."""
+
+    def __init__(self, source: CandidateSource, near_duplicate_distance: int) -> None:
+        self._source = source
+        self._looked_at: list[str] = []
+        self.duplicates = _DuplicateFilter(near_duplicate_distance)
+        self.unusable: dict[str, str] = {}
+
+    def draw(self, order: Order, count: int, arrays: Sequence[str] = ()) -> pa.Table:
+        """The next `count` images in `order`, with provenance, the order's column and `arrays`.
+
+        Fetched in growing steps: near-duplicates cost another step, and nobody pays for images that cannot
+        win.
+        """
+        columns = [*_PROVENANCE, *arrays]
+        scored = [] if order.column == "random" else [order.column]
+        schema = pa.schema([PREDICTIONS.field(name) for name in ("image_id", *columns, *scored)])
+        parts = [schema.empty_table()]
+        limit = count + max(_SLACK, count // 10)
+        while count > 0:
+            table = self._source.eligible(order, limit, columns, exclude=self._looked_at)
+            table = table.select(schema.names).cast(schema)
+            drawn = list(islice(self._admitted(table, arrays), count))
+            parts.append(table.take(pa.array(drawn, pa.int64())) if len(drawn) < table.num_rows else table)
+            count -= len(drawn)
+            if table.num_rows < limit:
+                break
+            limit *= 2
+        return pa.concat_tables(parts)
+
+    def _admitted(self, table: pa.Table, arrays: Sequence[str]) -> Iterator[int]:
+        """Positions of the rows that hold their arrays and resemble nothing drawn before."""
+        ids, hashes = table.column("image_id").to_pylist(), table.column("image_hash").to_pylist()
+        lacking = {name: table.column(name).is_null().to_numpy() for name in arrays}
+        for position, (image_id, image_hash) in enumerate(zip(ids, hashes, strict=True)):
+            self._looked_at.append(image_id)
+            absent = [name for name, rows in lacking.items() if rows[position]]
+            if absent:
+                self.unusable[image_id] = f"no {' and '.join(absent)} logged"
+            elif self.duplicates.admits(image_id, image_hash):
+                yield position
+
+
+def _query(
+    candidates: _Candidates, strategy: QueryStrategy, seed: int, count: int, pool_limit: int
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Two stages: the store's cheap order finds a pool, the strategy chooses from the pool's arrays.
+
+    The pool is freed of near-duplicates before the strategy sees it, so its batch stays whole.
+    """
+    arrays = [column for column in ("probs", "embedding") if column in strategy.needs]
+    prefilter = Order(strategy.prefilter, descending=strategy.prefilter == "entropy", seed=seed)
+    table = candidates.draw(prefilter, pool_limit if count else 0, arrays)
+    if candidates.unusable and not table.num_rows:
+        raise ValueError(
+            f"strategy {strategy.name} needs {' and '.join(arrays)}, which none of the eligible images has "
+            f"logged ({len(candidates.unusable)} looked at); switch serving.log_embeddings on and score them "
+            "again, or choose another strategy"
+        )
+    table = table.sort_by("image_id")
+    pool = Pool(
+        image_ids=np.array(table.column("image_id").to_pylist(), str),
+        probs=_matrix(table, "probs") if "probs" in arrays else None,
+        embeddings=_matrix(table, "embedding") if "embedding" in arrays else None,
+    )
+    picks = strategy.query(pool, count, seed)
+    return _rows(table.take(picks.indices), picks.scores, picks.clusters), picks.details
+
+
+def _matrix(table: pa.Table, name: str) -> np.ndarray:
+    """A list column as (N, k) float32.
+
+    Raises:
+        ValueError: its lists differ in length.
+    """
+    lists = table.column(name).combine_chunks()
+    lengths = lists.value_lengths().unique().to_pylist()
+    if len(lengths) > 1:
+        raise ValueError(
+            f"{name} of {sorted(lengths)} values in one pool; expected the same number for every image"
+        )
+    values = lists.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(lists), lengths[0] if lengths else 0)
+
+
+def _rows(
+    table: pa.Table, scores: np.ndarray | None = None, clusters: np.ndarray | None = None
+) -> list[dict[str, Any]]:
+    rows = table.select(["image_id", *_PROVENANCE]).to_pylist()
+    for position, row in enumerate(rows):
+        if scores is not None and np.isfinite(scores[position]):
+            row["score"] = float(scores[position])
+        if clusters is not None:
+            row["cluster"] = int(clusters[position])
+    return rows
+
+
+def _ranked(rows: Sequence[dict[str, Any]], common: dict[str, Any]) -> pa.Table:
+    return table_of(SELECTIONS, [{**row, **common, "rank": rank} for rank, row in enumerate(rows)])
+
+
+def _seeds(seed: int, count: int) -> list[int]:
+    """Independent seeds, so that the control slice says nothing about what a random strategy picks."""
+    return [int(word) for word in np.random.SeedSequence(seed).generate_state(count)]
+
+
+def _control_size(count: int, share: float) -> int:
+    at_least = 1 if share > 0 and count > 1 else 0
+    return max(at_least, round(count * share))
+
+
+def _check_request(budget: int, control_share: float) -> None:
+    if budget < 0:
+        raise ValueError(f"budget {budget} is negative; expected the number of images to choose")
+    if not 0 <= control_share <= 1:
+        raise ValueError(f"control share {control_share}; expected a share of the budget between 0 and 1")

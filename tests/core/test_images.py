@@ -1,0 +1,264 @@
+"""Images: what is read and how, what is refused and why, what counts as the same picture."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFilter
+from pools import random_hashes
+
+from al_core.images import (
+    BadImage,
+    NearDuplicates,
+    SheetItem,
+    contact_sheet,
+    content_id,
+    decode_image,
+    hamming_distance,
+    image_suffix,
+    near_duplicate_hash,
+)
+
+FORMATS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
+
+
+def encoded(image: Image.Image, format_: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format_, **options)
+    return buffer.getvalue()
+
+
+def photo(width: int = 64, height: int = 48, seed: int = 0) -> Image.Image:
+    """Smooth blobs of colour, as photographs have them."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def pixel(image: Image.Image) -> tuple[int, ...]:
+    return tuple(np.atleast_1d(np.asarray(image)[0, 0]).tolist())
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize(("channels", "mode"), [(3, "RGB"), (1, "L")])
+def test_every_format_is_read_in_the_channels_asked_for(format_: str, channels: int, mode: str) -> None:
+    image = decode_image(encoded(photo(), format_), channels=channels)  # type: ignore[arg-type]
+    assert (image.mode, image.size) == (mode, (64, 48))
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_the_extension_follows_from_the_bytes(format_: str) -> None:
+    assert image_suffix(encoded(photo(), format_)) == FORMATS[format_]
+
+
+def test_a_turned_photograph_is_set_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode_image(encoded(photo(64, 48), "JPEG", exif=exif)).size == (48, 64)
+
+
+@pytest.mark.parametrize("format_", ["PNG", "TIFF"])
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (257 * 100, 100), (65535, 255), (300, 1)])
+def test_sixteen_bits_are_scaled_and_not_cut_off(format_: str, value: int, expected: int) -> None:
+    image = decode_image(encoded(Image.fromarray(np.full((4, 4), value, np.uint16)), format_), channels=1)
+    assert pixel(image) == (expected,)
+
+
+def test_thirty_two_bits_have_no_defined_white_and_are_refused() -> None:
+    with pytest.raises(BadImage, match=r"^scan.tif: 32-bit grey .*convert the image to 8 or 16 bits"):
+        decode_image(encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), name="scan.tif")
+
+
+def test_cmyk_becomes_rgb() -> None:
+    assert pixel(decode_image(encoded(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "TIFF"))) == (255, 255, 255)
+    assert decode_image(encoded(photo().convert("CMYK"), "JPEG")).mode == "RGB"
+
+
+def test_a_palette_is_resolved() -> None:
+    assert pixel(decode_image(encoded(Image.new("RGB", (4, 4), (255, 0, 0)).quantize(4)))) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_what_is_transparent_shows_white(mode: str) -> None:
+    clear = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
+    image = clear.quantize(4) if mode == "PA" else clear.convert(mode)
+    assert pixel(decode_image(encoded(image))) == (255, 255, 255)
+    assert pixel(decode_image(encoded(image), channels=1)) == (255,)
+
+
+def test_black_and_white_becomes_grey() -> None:
+    assert pixel(decode_image(encoded(Image.new("1", (4, 4), 1)), channels=1)) == (255,)
+
+
+@pytest.mark.parametrize("format_", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_an_animation_the_first_frame_counts(format_: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    options = {"lossless": True} if format_ == "WEBP" else {}
+    data = encoded(frames[0], format_, save_all=True, append_images=frames[1:], **options)
+    assert pixel(decode_image(data)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_truncated_file_is_refused_by_name(format_: str) -> None:
+    data = encoded(photo(), format_)
+    with pytest.raises(BadImage, match=r"^half\.bin: broken .*send the complete file again") as error:
+        decode_image(data[: len(data) // 2], name="half.bin")
+    assert error.value.name == "half.bin"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"%PDF-1.7", "no image: it begins with b'%PDF-1.7'; expected one of"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "no image"),
+    ],
+)
+def test_what_is_no_image_is_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(BadImage, match=f"^notes.txt: {reason}"):
+        decode_image(data, name="notes.txt")
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """The header of a huge picture, without its pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(("width", "height"), [(10_000, 10_000), (12_000, 12_000), (60_000, 60_000)])
+def test_a_decompression_bomb_is_refused_before_a_pixel_is_decoded(width: int, height: int) -> None:
+    with pytest.raises(BadImage, match=r"^bomb\.png: .*pixels.*scale"):
+        decode_image(png_of_size(width, height), name="bomb.png")
+
+
+def test_the_limit_on_pixels_is_exact() -> None:
+    assert decode_image(encoded(photo(64, 48)), max_pixels=64 * 48)
+    with pytest.raises(BadImage, match="64 x 48 = 3,072 pixels, at most 3,071 are accepted"):
+        decode_image(encoded(photo(64, 48)), max_pixels=64 * 48 - 1)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    format_=st.sampled_from(sorted(FORMATS)),
+    changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8),
+    cut=st.floats(0, 1),
+)
+def test_any_damage_is_either_survived_or_refused(
+    format_: str, changes: list[tuple[float, int]], cut: float
+) -> None:
+    data = bytearray(encoded(photo(), format_))
+    for place, value in changes:
+        data[int(place * (len(data) - 1))] = value
+    with contextlib.suppress(BadImage):
+        assert decode_image(bytes(data[: max(1, int(cut * 2 * len(data)))])).mode == "RGB"
+
+
+def test_the_content_id_is_that_of_the_bytes() -> None:
+    assert content_id(b"") == "cae66941d9efbd404e4d88758ea67670"  # BLAKE2b-128 of nothing
+    assert content_id(b"a") != content_id(b"b")
+
+
+def test_close_pictures_have_close_hashes_and_others_have_not() -> None:
+    original = photo(256, 192)
+    versions = [
+        original.resize((128, 96)),
+        decode_image(encoded(original, "JPEG", quality=60)),
+        original.point(lambda value: min(255, int(value * 1.1))),
+        original.filter(ImageFilter.GaussianBlur(1)),
+    ]
+    reference = near_duplicate_hash(original)
+    assert all(hamming_distance(reference, near_duplicate_hash(version)) <= 8 for version in versions)
+    others = [near_duplicate_hash(photo(256, 192, seed)) for seed in range(1, 20)]
+    assert min(hamming_distance(reference, other) for other in others) > 20
+
+
+def test_a_hash_is_thirty_two_hex_digits_and_colour_does_not_change_its_length() -> None:
+    assert near_duplicate_hash(Image.new("RGB", (3, 3))) == "0" * 32
+    assert len(near_duplicate_hash(photo())) == 32
+    assert near_duplicate_hash(photo()) == near_duplicate_hash(photo().convert("L"))
+
+
+def test_a_hash_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="'abc' has 3 hex digits; expected 32"):
+        hamming_distance("abc", "0" * 32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(distance=st.sampled_from([-1, 0, 1, 4, 8, 12, 13, 30, 128]), seed=st.integers(0, 10_000))
+def test_the_index_finds_what_a_comparison_with_all_finds(distance: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    hashes = random_hashes(5, seed)
+    for _ in range(80):
+        value = int(hashes[rng.integers(len(hashes))], 16)
+        for bit in rng.integers(0, 128, rng.integers(0, 12)):
+            value ^= 1 << int(bit)
+        hashes.append(f"{value:032x}")
+    index = NearDuplicates(distance)
+    for position, image_hash in enumerate(hashes):
+        near = [str(row) for row in range(position) if hamming_distance(hashes[row], image_hash) <= distance]
+        assert index.find(image_hash) == (near[0] if near else None)
+        index.add(str(position), image_hash)
+    assert len(index) == len(hashes)
+
+
+def test_a_large_index_compares_few_pairs() -> None:
+    index, hashes = NearDuplicates(4), random_hashes(20_000)
+    for position, image_hash in enumerate(hashes):
+        index.add(str(position), image_hash)
+    assert max(len(rows) for bucket in index._buckets for rows in bucket.values()) < 10
+    flipped = f"{int(hashes[777], 16) ^ 0b1111:032x}"
+    assert index.find(flipped) == "777"
+
+
+def sheet(images: list[Image.Image], **options: object) -> Image.Image:
+    items = [SheetItem(image, ("margin 0.031", "control")) for image in images]
+    return Image.open(io.BytesIO(contact_sheet(items, **options)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["noise", "photo", "tiny"])
+def test_a_contact_sheet_of_sixty_stays_under_150_kb(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    images = {
+        "noise": [Image.fromarray(rng.integers(0, 256, (120, 90, 3), np.uint8)) for _ in range(60)],
+        "photo": [photo(320, 200, seed) for seed in range(60)],
+        "tiny": [Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)) for _ in range(60)],
+    }[kind]
+    items = [SheetItem(image, ("margin 0.031", "strategy")) for image in images]
+    assert len(contact_sheet(items)) <= 150_000
+
+
+def test_a_contact_sheet_has_rows_and_columns() -> None:
+    one, many = sheet([photo()] * 3, columns=10), sheet([photo()] * 25, columns=10)
+    assert one.width < many.width
+    assert many.height > 2 * one.height
+
+
+def test_tiny_images_are_enlarged_without_smoothing() -> None:
+    shown = sheet([Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8))], edge=64)
+    inside = np.asarray(shown.convert("L"))[8:68, 8:68]
+    assert set(np.unique(inside)) == {0, 255}
+
+
+def test_captions_of_any_script_and_length_fit() -> None:
+    contact_sheet([SheetItem(photo(), ("猫" * 50, "x" * 500)), SheetItem(photo(), ())])
+
+
+def test_an_empty_contact_sheet_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one image"):
+        contact_sheet([])

@@ -1,0 +1,355 @@
+"""From a budget to a batch: who may be chosen, who is, and what is written down about it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pools import MemorySource, image_ids, random_hashes, random_probs
+
+from al_core.images import BadImage, hamming_distance
+from al_core.records import SELECTIONS
+from al_core.selection import Selection, select_batch, select_seed_batch
+from al_core.strategies.base import Need, Picks, Pool, QueryStrategy
+from al_core.strategies.registry import get_strategy
+
+PROVENANCE = ("round", "image_id", "image_uri", "rank", "reason", "strategy", "seed", "selected_at")
+
+
+class FarthestFromOrigin(QueryStrategy):
+    """A strategy that needs arrays: the longest embeddings first."""
+
+    name = "farthest_from_origin"
+    needs: ClassVar[frozenset[Need]] = frozenset({"embedding", "probs"})
+    prefilter = "margin"
+
+    def query(self, pool: Pool, budget: int, seed: int) -> Picks:
+        assert pool.embeddings is not None
+        assert pool.image_ids.tolist() == sorted(pool.image_ids.tolist())
+        length = np.linalg.norm(pool.embeddings, axis=1)
+        indices = np.argsort(-length, kind="stable")[: self.check(pool, budget)]
+        return Picks(
+            indices,
+            length[indices].astype(np.float64),
+            clusters=indices % 2,
+            details={"pool": float(len(pool))},
+        )
+
+
+def select(source: MemorySource, **changes: object) -> Selection:
+    request: dict = {
+        "strategy": get_strategy("margin"),
+        "budget": 10,
+        "control_share": 0.1,
+        "near_duplicate_distance": 4,
+        "seed": 7,
+        "round_": 2,
+        "model_version": 3,
+    }
+    if isinstance(changes.get("strategy"), str):
+        changes["strategy"] = get_strategy(str(changes["strategy"]))
+    return select_batch(source, **(request | changes))
+
+
+def chosen(selection: Selection, reason: str | None = None) -> list[str]:
+    rows = selection.table.to_pylist()
+    return [row["image_id"] for row in rows if reason in (None, row["reason"])]
+
+
+def with_duplicates(count: int, groups: int, seed: int) -> list[str | None]:
+    """Hashes of `groups` pictures, one bit flipped here and there; every seventh image has none."""
+    rng = np.random.default_rng(seed)
+    centres = rng.integers(0, 256, (groups, 16), np.uint8)
+    hashes: list[str | None] = []
+    for number in range(count):
+        row = centres[rng.integers(groups)].copy()
+        row[rng.integers(16)] ^= np.uint8(1 << int(rng.integers(8)))
+        hashes.append(None if number % 7 == 3 else row.tobytes().hex())
+    return hashes
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    size=st.integers(0, 60),
+    budget=st.integers(0, 70),
+    share=st.sampled_from([0, 0.1, 0.5, 1]),
+    groups=st.integers(1, 80),
+    seed=st.integers(0, 1000),
+    name=st.sampled_from(["margin", "least_confidence", "entropy", "random", "arrays"]),
+)
+def test_every_batch_keeps_the_laws(  # noqa: PLR0917
+    size: int, budget: int, share: float, groups: int, seed: int, name: str
+) -> None:
+    probs = random_probs(size, 3, seed)
+    hashes = with_duplicates(size, groups, seed)
+    taken = image_ids(size)[::5]
+    source = MemorySource.of(probs, hashes=hashes, embeddings=probs, taken=taken)
+    strategy = FarthestFromOrigin() if name == "arrays" else get_strategy(name)
+    selection = select(source, strategy=strategy, budget=budget, control_share=share, seed=seed)
+    again = select(source, strategy=strategy, budget=budget, control_share=share, seed=seed)
+    rows, ids = selection.table.to_pylist(), chosen(selection)
+
+    assert selection.table.drop(["selected_at"]) == again.table.drop(["selected_at"])
+    assert selection.table.schema == SELECTIONS
+    assert set(ids) <= set(source.ids), "never an image that is selected or labeled already"
+    assert len(set(ids)) == len(ids) <= budget
+    assert [row["rank"] for row in rows] == list(range(len(rows)))
+    for row in rows:
+        assert all(row[name] is not None for name in (*PROVENANCE, "prediction_id", "model_version"))
+    kept = [row["image_hash"] for row in rows if row["image_hash"]]
+    assert all(
+        hamming_distance(one, other) > 4 for position, one in enumerate(kept) for other in kept[:position]
+    )
+    # whoever was passed over resembles somebody: a batch below the budget has used up the whole pool
+    by_id = dict(zip(image_ids(size), hashes, strict=True))
+    if len(ids) < budget:
+        for image_id in set(source.ids) - set(ids):
+            assert by_id[image_id]
+            assert any(hamming_distance(by_id[image_id], other) <= 4 for other in kept)
+        assert selection.shortfall
+    else:
+        assert selection.shortfall is None
+
+
+@pytest.mark.parametrize(
+    ("budget", "share", "control"),
+    [
+        (10, 0.1, 1),
+        (50, 0.1, 5),
+        (2, 0.01, 1),
+        (1, 0.1, 0),
+        (1, 1, 1),
+        (10, 0, 0),
+        (10, 1, 10),
+        (15, 0.25, 4),
+    ],
+)
+def test_the_control_slice_has_its_share_and_at_least_one_image(
+    budget: int, share: float, control: int
+) -> None:
+    selection = select(MemorySource.of(random_probs(100, 3)), budget=budget, control_share=share)
+    assert selection.control == len(chosen(selection, "control")) == control
+    assert len(chosen(selection, "strategy")) == budget - control
+
+
+def test_control_images_carry_their_propensity_and_no_score() -> None:
+    rows = select(MemorySource.of(random_probs(200, 3)), budget=20).table.to_pylist()
+    for row in rows:
+        if row["reason"] == "control":
+            assert (row["propensity"], row["score"], row["strategy"]) == (2 / 200, None, "random")
+        else:
+            assert (row["propensity"], row["strategy"]) == (None, "margin")
+            assert row["score"] is not None
+
+
+def test_the_control_slice_is_uniform_over_all_eligible_images() -> None:
+    """Over fresh images, as in `test_random_draws_every_image_equally_often`: the slice knows no margin."""
+    count, rounds = 20, 300
+    drawn = np.zeros(count)
+    for seed in range(rounds):
+        probs = random_probs(count, 3, seed)
+        source = MemorySource.of(probs, salt=seed)
+        by_margin = source._log.sort("margin")["image_id"].to_list()
+        for image_id in chosen(select(source, control_share=0.2, seed=seed), "control"):
+            drawn[by_margin.index(image_id)] += 1
+    expected = rounds * 2 / count
+    assert ((drawn - expected) ** 2 / expected).sum() < 43.8  # chi-square, 19 degrees of freedom, p = 0.001
+
+
+def test_the_strategy_chooses_from_what_the_control_slice_left() -> None:
+    source = MemorySource.of(random_probs(100, 3))
+    selection = select(source, budget=20, control_share=0.5)
+    control = set(chosen(selection, "control"))
+    best = [
+        image_id for image_id in source._log.sort("margin", "image_id")["image_id"] if image_id not in control
+    ]
+    assert chosen(selection, "strategy") == best[:10]
+
+
+def test_the_strategy_comes_first_in_its_own_order_and_the_control_slice_after_it() -> None:
+    selection = select(MemorySource.of(random_probs(100, 3)), budget=20)
+    reasons = selection.table.column("reason").to_pylist()
+    assert reasons == ["strategy"] * 18 + ["control"] * 2
+    scores = selection.table.column("score").to_pylist()[:18]
+    assert scores == sorted(scores)
+
+
+def test_a_random_strategy_is_no_continuation_of_the_control_slice() -> None:
+    source = MemorySource.of(random_probs(500, 3))
+    selection = select(source, strategy="random", budget=10, control_share=0.5)
+    control, picked = chosen(selection, "control"), chosen(selection, "strategy")
+    after_control = source.ids.index(control[-1]) + 1
+    assert picked[0] != source.ids[after_control % len(source.ids)]
+
+
+def test_a_near_duplicate_is_replaced_by_the_next_best_and_named_with_whom_it_resembles() -> None:
+    probs = np.array([[0.5, 0.5], [0.51, 0.49], [0.6, 0.4], [0.9, 0.1]], np.float32)
+    hashes = ["00" * 16, "00" * 15 + "0f", "ff" * 16, "0f" * 16]
+    selection = select(MemorySource.of(probs, hashes=hashes), budget=2, control_share=0)
+    ids = image_ids(4)
+    assert chosen(selection) == [ids[0], ids[2]]
+    assert [(one.image_id, one.resembles) for one in selection.near_duplicates] == [(ids[1], ids[0])]
+
+
+def test_one_bit_more_than_the_distance_is_another_picture() -> None:
+    probs = np.array([[0.5, 0.5], [0.51, 0.49]], np.float32)
+    source = MemorySource.of(probs, hashes=["00" * 16, "00" * 15 + "1f"])
+    assert select(source, budget=2, control_share=0).size == 2
+    assert select(source, budget=2, control_share=0, near_duplicate_distance=5).size == 1
+
+
+def test_the_check_for_near_duplicates_can_be_switched_off() -> None:
+    source = MemorySource.of(random_probs(5, 3), hashes=["00" * 16] * 5)
+    assert select(source, near_duplicate_distance=-1).size == 5
+    assert select(source, near_duplicate_distance=0).size == 1
+
+
+def test_a_log_full_of_near_duplicates_is_searched_until_the_budget_is_met() -> None:
+    hashes = ["00" * 16] * 900 + random_hashes(100)
+    probs = np.sort(random_probs(1000, 2), axis=0)
+    source = MemorySource.of(probs / probs.sum(axis=1, keepdims=True), hashes=hashes)
+    selection = select(source, budget=30, control_share=0)
+    assert selection.size == 30
+    assert len(source.calls) < 10, "in growing steps, not one by one"
+
+
+def test_only_candidates_that_can_win_are_fetched() -> None:
+    source = MemorySource.of(random_probs(5000, 3), hashes=random_hashes(5000))
+    select(source, budget=50)
+    assert sum(limit for _, limit in source.calls) < 120
+
+
+def test_fewer_eligible_images_than_the_budget_are_all_taken_and_it_is_said() -> None:
+    selection = select(MemorySource.of(random_probs(6, 3)), budget=10, control_share=0.5)
+    assert (selection.size, selection.control) == (6, 3)
+    assert selection.shortfall == "6 of 10 images chosen: 6 images were eligible"
+    assert selection.facts["shortfall"] == selection.shortfall
+
+
+def test_no_eligible_image_gives_an_empty_batch() -> None:
+    selection = select(MemorySource.of(random_probs(0, 3)))
+    assert (selection.size, selection.eligible) == (0, 0)
+    assert selection.table.schema == SELECTIONS
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"budget": -1}, "budget -1 is negative"), ({"control_share": 1.5}, r"control share 1\.5; expected")],
+)
+def test_a_request_out_of_range_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        select(MemorySource.of(random_probs(6, 3)), **changes)
+
+
+def test_a_strategy_that_needs_arrays_chooses_from_the_prefiltered_pool() -> None:
+    probs = random_probs(300, 3)
+    embeddings = np.random.default_rng(1).normal(size=(300, 5)).astype(np.float32)
+    source = MemorySource.of(probs, embeddings=embeddings)
+    selection = select(source, strategy=FarthestFromOrigin(), budget=10, pool_limit=40, control_share=0)
+    pool = source._log.sort("margin", "image_id").head(40)
+    by_length = sorted(pool.rows(named=True), key=lambda row: -np.linalg.norm(row["embedding"]))
+    assert chosen(selection) == [row["image_id"] for row in by_length[:10]]
+    assert selection.facts["pool"] == 40
+    assert set(selection.table.column("cluster").to_pylist()) == {0, 1}
+
+
+def test_images_without_the_arrays_a_strategy_needs_are_left_out_by_name() -> None:
+    source = MemorySource.of(random_probs(10, 3))
+    with_arrays = MemorySource.of(random_probs(5, 3), embeddings=np.ones((5, 2), np.float32), salt=1)
+    source._log = source._log.vstack(with_arrays._log)
+    selection = select(source, strategy=FarthestFromOrigin(), control_share=0)
+    assert set(chosen(selection)) == set(with_arrays.ids)
+    assert set(selection.unusable.values()) == {"no embedding logged"}
+    assert selection.facts["unusable images"] == 10
+
+
+def test_a_log_without_embeddings_names_the_way_out() -> None:
+    with pytest.raises(ValueError, match=r"switch serving\.log_embeddings on"):
+        select(MemorySource.of(random_probs(10, 3)), strategy=FarthestFromOrigin())
+
+
+def test_embeddings_of_two_lengths_in_one_pool_are_refused() -> None:
+    one = MemorySource.of(random_probs(5, 3), embeddings=np.ones((5, 2), np.float32))
+    two = MemorySource.of(random_probs(5, 3), embeddings=np.ones((5, 3), np.float32), salt=1)
+    one._log = one._log.vstack(two._log)
+    with pytest.raises(ValueError, match=r"embedding of \[2, 3\] values in one pool"):
+        select(one, strategy=FarthestFromOrigin())
+
+
+def seed_batch(count: int, *, budget: int, seed: int = 0, hashes: dict[str, str] | None = None) -> Selection:
+    images = {image_id: f"images/{image_id}.png" for image_id in image_ids(count)}
+    return select_seed_batch(
+        images,
+        hash_of=(hashes or {}).get,
+        budget=budget,
+        near_duplicate_distance=4,
+        seed=seed,
+        round_=1,
+    )
+
+
+def test_the_seed_batch_is_a_random_draw_with_known_propensity() -> None:
+    selection = seed_batch(100, budget=20)
+    rows = selection.table.to_pylist()
+    assert len({row["image_id"] for row in rows}) == 20
+    assert {(row["reason"], row["strategy"], row["propensity"]) for row in rows} == {("seed", "random", 0.2)}
+    assert {(row["model_version"], row["prediction_id"], row["score"]) for row in rows} == {
+        (None, None, None)
+    }
+    assert [row["rank"] for row in rows] == list(range(20))
+
+
+def test_the_seed_batch_depends_on_the_seed_alone() -> None:
+    images = {image_id: image_id for image_id in image_ids(50)}
+    backwards = dict(reversed(images.items()))
+    request: dict = {"hash_of": {}.get, "budget": 10, "near_duplicate_distance": 4, "round_": 1}
+    forth, back = (select_seed_batch(order, seed=3, **request) for order in (images, backwards))
+    assert chosen(forth) == chosen(back)
+    assert chosen(forth) != chosen(select_seed_batch(images, seed=4, **request))
+
+
+def test_every_image_has_the_same_chance_in_the_seed_batch() -> None:
+    drawn = dict.fromkeys(image_ids(20), 0)
+    for seed in range(500):
+        for image_id in chosen(seed_batch(20, budget=4, seed=seed)):
+            drawn[image_id] += 1
+    assert (
+        sum((count - 100) ** 2 / 100 for count in drawn.values()) < 43.8
+    )  # 19 degrees of freedom, p = 0.001
+
+
+def test_the_seed_batch_holds_no_near_duplicates() -> None:
+    hashes = dict.fromkeys(image_ids(10), "00" * 16) | dict.fromkeys(image_ids(10)[:1], "ff" * 16)
+    selection = seed_batch(10, budget=5, hashes=hashes)
+    assert selection.size == 2
+    assert len(selection.near_duplicates) == 8
+    assert "near-duplicates" in str(selection.shortfall)
+
+
+def test_unreadable_images_are_left_out_of_the_seed_batch_with_the_reason() -> None:
+    ids = image_ids(4)
+
+    def hash_of(image_id: str) -> str | None:
+        if image_id == ids[0]:
+            raise BadImage("scan.png", "the file is empty")
+        return None
+
+    selection = select_seed_batch(
+        {image_id: image_id for image_id in ids},
+        hash_of=hash_of,
+        budget=4,
+        near_duplicate_distance=4,
+        seed=0,
+        round_=1,
+    )
+    assert set(chosen(selection)) == set(ids[1:])
+    assert selection.unusable == {ids[0]: "the file is empty"}
+
+
+def test_an_image_folder_smaller_than_the_budget_is_taken_whole() -> None:
+    selection = seed_batch(3, budget=10)
+    assert (selection.size, selection.table.column("propensity").to_pylist()) == (3, [1.0] * 3)
+    assert seed_batch(0, budget=10).size == 0

@@ -1,0 +1,152 @@
+"""The contract of `QueryStrategy`; every registered strategy passes it."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pools import MemorySource, image_ids, random_pool, random_probs
+
+from al_core.strategies.base import Pool, QueryStrategy
+from al_core.strategies.registry import STRATEGIES, get_strategy, strategy_names
+
+
+@pytest.fixture(params=strategy_names())
+def strategy(request: pytest.FixtureRequest) -> QueryStrategy:
+    return get_strategy(request.param)
+
+
+def frozen(pool: Pool) -> Pool:
+    """The same pool with arrays that cannot be written to."""
+    for item in fields(pool):
+        array = getattr(pool, item.name)
+        if array is not None:
+            array.setflags(write=False)
+    return pool
+
+
+def check_answer(strategy: QueryStrategy, pool: Pool, budget: int, seed: int = 0) -> list[int]:
+    picks = strategy.query(frozen(pool), budget, seed)
+    chosen = picks.indices.tolist()
+    assert picks.indices.dtype == np.int64
+    assert len(chosen) == len(set(chosen)) == min(budget, len(pool))
+    assert all(0 <= index < len(pool) for index in chosen)
+    assert picks.scores.dtype == np.float64
+    assert picks.scores.shape == (len(chosen),)
+    assert picks.clusters is None or picks.clusters.shape == (len(chosen),)
+    return chosen
+
+
+@pytest.mark.parametrize(
+    ("size", "budget"), [(40, 7), (40, 40), (40, 41), (40, 0), (1, 1), (1, 5), (0, 5), (0, 0)]
+)
+def test_a_query_gives_min_of_budget_and_pool_distinct_images(
+    strategy: QueryStrategy, size: int, budget: int
+) -> None:
+    check_answer(strategy, random_pool(size), budget)
+
+
+def test_a_query_is_deterministic_under_a_seed(strategy: QueryStrategy) -> None:
+    pool = random_pool(60)
+    one, two = strategy.query(pool, 10, seed=5), strategy.query(pool, 10, seed=5)
+    np.testing.assert_array_equal(one.indices, two.indices)
+    np.testing.assert_array_equal(one.scores, two.scores)
+
+
+def test_a_query_leaves_global_random_state_alone(strategy: QueryStrategy) -> None:
+    np.random.seed(1)
+    expected = np.random.random()
+    np.random.seed(1)
+    strategy.query(random_pool(30), 5, seed=3)
+    assert np.random.random() == expected
+
+
+def test_a_pool_of_equal_candidates_is_answered(strategy: QueryStrategy) -> None:
+    pool = random_pool(30)
+    assert pool.probs is not None
+    equal = replace(pool, probs=np.full_like(pool.probs, 0.25), embeddings=np.ones((30, 8), np.float32))
+    check_answer(strategy, equal, 10)
+
+
+def test_a_single_class_is_answered(strategy: QueryStrategy) -> None:
+    pool = random_pool(20, classes=1)
+    check_answer(strategy, pool, 5)
+
+
+def test_without_labeled_images_the_strategy_still_answers(strategy: QueryStrategy) -> None:
+    check_answer(strategy, random_pool(20, labeled=0), 5)
+
+
+def test_a_negative_budget_is_refused(strategy: QueryStrategy) -> None:
+    with pytest.raises(ValueError, match="budget -1 is negative"):
+        strategy.query(random_pool(5), -1, seed=0)
+
+
+def test_a_pool_without_what_the_strategy_needs_is_refused(strategy: QueryStrategy) -> None:
+    bare = Pool(image_ids=random_pool(5).image_ids)
+    if not strategy.needs:
+        check_answer(strategy, bare, 3)
+        return
+    with pytest.raises(ValueError, match=f"strategy {strategy.name} needs"):
+        strategy.query(bare, 3, seed=0)
+
+
+def test_arrays_of_another_length_than_the_pool_are_refused(strategy: QueryStrategy) -> None:
+    pool, other = random_pool(6), random_pool(5)
+    if not {"probs", "embedding"} & strategy.needs:
+        pytest.skip("needs no array per image")
+    with pytest.raises(ValueError, match="expected one per image"):
+        strategy.query(replace(pool, probs=other.probs, embeddings=other.embeddings), 3, seed=0)
+
+
+def test_every_strategy_says_what_it_is(strategy: QueryStrategy) -> None:
+    assert STRATEGIES[strategy.name] is type(strategy)
+    assert strategy.reference
+    assert "O(" in strategy.cost
+    assert type(strategy).__doc__
+
+
+@settings(max_examples=15, deadline=None)
+@given(size=st.integers(0, 25), budget=st.integers(0, 30), seed=st.integers(0, 2**32 - 1), few=st.booleans())
+@pytest.mark.parametrize("name", strategy_names())
+def test_any_pool_is_answered(name: str, size: int, budget: int, seed: int, few: bool) -> None:
+    pool = random_pool(size, seed=seed % 1000)
+    if few and size:  # many ties
+        repeated = np.arange(size) % 3 % size
+        assert pool.probs is not None
+        assert pool.embeddings is not None
+        pool = replace(pool, probs=pool.probs[repeated], embeddings=pool.embeddings[repeated])
+    check_answer(get_strategy(name), pool, budget, seed)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    size=st.integers(0, 40),
+    budget=st.integers(0, 45),
+    seed=st.integers(0, 2**32 - 1),
+    levels=st.integers(1, 6),
+)
+@pytest.mark.parametrize("name", [name for name in strategy_names() if get_strategy(name).order(0)])
+def test_the_store_and_the_arrays_give_the_same_images(
+    name: str, size: int, budget: int, seed: int, levels: int
+) -> None:
+    strategy = get_strategy(name)
+    probs = random_probs(levels, 3, seed)[np.random.default_rng(seed).integers(0, levels, size)]
+    order = strategy.order(seed)
+    assert order is not None
+    from_store = MemorySource.of(probs).eligible(order, budget, []).column("image_id").to_pylist()
+    pool = Pool(image_ids=np.array(image_ids(size), "<U32"), probs=probs)
+    assert pool.image_ids[strategy.query(pool, budget, seed).indices].tolist() == from_store
+
+
+def test_an_unknown_strategy_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ValueError, match="no strategy is called 'margni'; did you mean 'margin'"):
+        get_strategy("margni")
+
+
+def test_an_unknown_setting_is_refused() -> None:
+    with pytest.raises(ValueError, match="strategy margin has no setting 'temprature'"):
+        get_strategy("margin", temprature=2)
