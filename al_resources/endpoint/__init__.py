@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -39,8 +39,11 @@ class Endpoint(Protocol):
     def create(self, deployment: str, model_version: int) -> None:
         """Bring up a deployment without traffic; returns when it is ready. Raises `DeploymentFailed`."""
 
-    def score(self, deployment: str, image: bytes) -> dict[str, list]:
-        """Send one image to that deployment, whatever its traffic: {"labels": [...], "probs": [...], ...}."""
+    def score(self, deployment: str, image: bytes) -> dict[str, Any]:
+        """Send one image to that deployment, whatever its traffic. Raises `DeploymentFailed`.
+
+        Returns at least {"labels": [...], "probs": [...], "model_version": n}.
+        """
 
     def set_traffic(self, traffic: dict[str, int]) -> None:
         """Split the traffic; returns when it is in force."""
