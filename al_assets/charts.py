@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
     import numpy as np
-
     from al_core.evaluation import Evaluation
+
     from al_core.records import ModelManifest
 
 INK = "#2b2d42"
@@ -24,7 +24,9 @@ def learning_curve(manifests: Sequence[ModelManifest]) -> bytes:
     figure = Figure(figsize=(6, 3.6), dpi=110)
     axes = figure.add_subplot()
     promoted = [m for m in manifests if m.gate is not None and m.gate.passed]
-    axes.plot([m.labels for m in promoted], [m.metrics["accuracy"].value for m in promoted], color=BLUE, lw=1.5)
+    axes.plot(
+        [m.labels for m in promoted], [m.metrics["accuracy"].value for m in promoted], color=BLUE, lw=1.5
+    )
     for group, color, name in (
         (promoted, BLUE, "passed the gate"),
         ([m for m in manifests if m not in promoted], RED, "refused"),
@@ -65,7 +67,15 @@ def confusion_matrix(evaluation: Evaluation) -> bytes:
         for i, row in enumerate(counts):
             for j, count in enumerate(row):
                 if count:
-                    axes.text(j, i, int(count), ha="center", va="center", fontsize=7, color="white" if i == j else INK)
+                    axes.text(
+                        j,
+                        i,
+                        int(count),
+                        ha="center",
+                        va="center",
+                        fontsize=7,
+                        color="white" if i == j else INK,
+                    )
     return _png(figure)
 
 

@@ -7,7 +7,12 @@ import dagster as dg
 from al_assets import views
 from al_assets.deployment import challenger_of_round, deployment
 from al_assets.labeled_dataset import labeled_dataset
-from al_assets.model_checkpoint import CHALLENGER_EVALUATION, CHAMPION_EVALUATION, evaluation_of, model_checkpoint
+from al_assets.model_checkpoint import (
+    CHALLENGER_EVALUATION,
+    CHAMPION_EVALUATION,
+    evaluation_of,
+    model_checkpoint,
+)
 from al_assets.prediction_log import prediction_log
 from al_assets.rounds import ROUNDS
 from al_assets.selected_candidates import selected_candidates
@@ -28,7 +33,9 @@ def images_are_readable(platform: dg.ResourceParam[Platform]) -> dg.AssetCheckRe
     )
 
 
-@dg.asset_check(asset=selected_candidates, partitions_def=ROUNDS, description="No image is chosen in two rounds.")
+@dg.asset_check(
+    asset=selected_candidates, partitions_def=ROUNDS, description="No image is chosen in two rounds."
+)
 def chosen_once(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
 ) -> dg.AssetCheckResult:
@@ -63,7 +70,9 @@ def holdout_is_untouched(
     )
 
 
-@dg.asset_check(asset=labeled_dataset, partitions_def=ROUNDS, description="The holdout is large enough to judge by.")
+@dg.asset_check(
+    asset=labeled_dataset, partitions_def=ROUNDS, description="The holdout is large enough to judge by."
+)
 def holdout_is_large_enough(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
 ) -> dg.AssetCheckResult:

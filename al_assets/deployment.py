@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from al_assets import views
-from al_assets.model_checkpoint import CHALLENGER_EVALUATION, CHAMPION_EVALUATION, evaluation_of, model_checkpoint
+from al_assets.model_checkpoint import (
+    CHALLENGER_EVALUATION,
+    CHAMPION_EVALUATION,
+    evaluation_of,
+    model_checkpoint,
+)
 from al_assets.rounds import ROUNDS
 from al_resources.platform import Platform
 
@@ -26,7 +31,9 @@ if TYPE_CHECKING:
     pool="training_deployment",
     code_version="1",
 )
-def deployment(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:
+def deployment(
+    context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+) -> dg.MaterializeResult:
     """Green up, smoke-tested, traffic in steps, watched; back to the champion at the first trouble.
 
     The gate is verified here again: Dagster's blocking checks hold inside one run only.
@@ -47,7 +54,9 @@ def deployment(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Pla
             "gate": manifest.gate.reason if manifest.gate else "not judged",
             "traffic": dg.MetadataValue.json(state.traffic),
             "deployments": dg.MetadataValue.json(state.deployments),
-            "rollout": dg.MetadataValue.md("\n".join(f"1. {step}" for step in result.steps) or "nothing to do"),
+            "rollout": dg.MetadataValue.md(
+                "\n".join(f"1. {step}" for step in result.steps) or "nothing to do"
+            ),
         },
     )
 
@@ -57,7 +66,9 @@ def challenger_of_round(platform: Platform, round_: int) -> ModelManifest:
     made = [platform.registry.manifest(version) for version in platform.registry.versions()]
     of_round = [manifest for manifest in made if manifest.round == round_]
     if not of_round:
-        raise dg.Failure(f"round {round_} has no model version; materialize model_checkpoint first", allow_retries=False)
+        raise dg.Failure(
+            f"round {round_} has no model version; materialize model_checkpoint first", allow_retries=False
+        )
     return of_round[-1]
 
 
@@ -75,7 +86,8 @@ def verify_gate(platform: Platform, manifest: ModelManifest) -> None:
     if manifest.gate is None or manifest.gate.champion_version != serving:
         judged = "nobody" if manifest.gate is None else f"v{manifest.gate.champion_version}"
         raise dg.Failure(
-            f"v{manifest.version} was compared with {judged}, but v{serving} serves now; materialize model_checkpoint again",
+            f"v{manifest.version} was compared with {judged}, but v{serving} serves now; "
+            "materialize model_checkpoint again",
             allow_retries=False,
         )
     verdict = verify(
@@ -88,13 +100,17 @@ def verify_gate(platform: Platform, manifest: ModelManifest) -> None:
         raise dg.Failure(f"v{manifest.version} is not deployed: {verdict.reason}", allow_retries=False)
 
 
-def deploy(platform: Platform, manifest: ModelManifest, *, run_id: str, log: Callable[[str], None]) -> RolloutResult:
+def deploy(
+    platform: Platform, manifest: ModelManifest, *, run_id: str, log: Callable[[str], None]
+) -> RolloutResult:
     """Roll the version out and write down what came of it; one that serves already is left alone."""
     from al_core.records import DEPLOYMENTS, new_ids, table_of, utc_now
     from al_resources.endpoint.rollout import roll_out
 
     settings = platform.settings.deployment
-    holdout = platform.datasets.of_version(manifest.dataset_version).images("holdout")[: settings.smoke_images]
+    holdout = platform.datasets.of_version(manifest.dataset_version).images("holdout")[
+        : settings.smoke_images
+    ]
     result = roll_out(
         platform.endpoint,
         manifest.version,

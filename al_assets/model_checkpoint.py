@@ -16,6 +16,7 @@ from al_resources.platform import Platform
 
 if TYPE_CHECKING:
     from al_core.evaluation import Evaluation
+
     from al_core.inference import Predictor
     from al_core.records import ModelManifest
     from al_resources.datasets import Dataset
@@ -33,7 +34,9 @@ CHAMPION_EVALUATION = "champion_evaluation.parquet"
     pool="training_deployment",
     code_version="1",
 )
-def model_checkpoint(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:
+def model_checkpoint(
+    context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+) -> dg.MaterializeResult:
     """The challenger: warm-started from the champion, compared with it on images neither was trained on.
 
     The same labels, parent, settings and code are the same training: its version is found, not made again.
@@ -54,7 +57,9 @@ def model_checkpoint(context: dg.AssetExecutionContext, platform: dg.ResourcePar
             "learning curve": views.learning_curve(platform),
             "confusion matrix": views.confusion_matrix(evaluation),
             "training": dg.MetadataValue.json(manifest.training_log),
-            "stored at": dg.MetadataValue.url(platform.blobs.url(f"models/{manifest.name}/{manifest.version}")),
+            "stored at": dg.MetadataValue.url(
+                platform.blobs.url(f"models/{manifest.name}/{manifest.version}")
+            ),
         },
     )
 
@@ -84,8 +89,9 @@ def _train_and_publish(
     run_id: str | None,
     log: Callable[[str], None],
 ) -> ModelManifest:
-    from al_core.checkpoint import code_version, sha256_of
     from al_core.gate import decide
+
+    from al_core.checkpoint import code_version, sha256_of
     from al_core.inference import Predictor
     from al_core.records import ModelManifest, utc_now
     from al_core.training import TrainingRequest

@@ -19,7 +19,9 @@ from al_resources.platform import Platform
     ),
     code_version="1",
 )
-def prediction_log(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:
+def prediction_log(
+    context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+) -> dg.MaterializeResult:
     """The log that scoring services and batch jobs append to. Its data version is the ingestion watermark."""
     name = platform.settings.model.name
     version = platform.endpoint.state().serving_version

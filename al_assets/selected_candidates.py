@@ -17,6 +17,9 @@ from al_resources.platform import Platform
 if TYPE_CHECKING:
     import polars as pl
 
+    from al_core.selection import Selection
+    from al_resources.labeling.staging import Staged
+
 
 class SelectionConfig(dg.Config):
     """How this round is selected; what is left empty comes from the settings."""
@@ -56,7 +59,8 @@ def selected_candidates(
             "scores by reason": views.table(views.score_summary(chosen)),
             "model version": views.optional_int(chosen["model_version"][0] if chosen.height else None),
             "seed": int(chosen["seed"][0]) if chosen.height else 0,
-            "staged at": dg.MetadataValue.url(platform.blobs.url(staged)),
+            "staged at": dg.MetadataValue.url(platform.blobs.url(staged.folder)),
+            **({"missing images": dg.MetadataValue.json(staged.missing)} if staged.missing else {}),
             **facts,
         },
     )
@@ -72,7 +76,9 @@ def choose(
         return recorded.sort("rank"), {}
     version = platform.endpoint.state().serving_version
     selection = (
-        _seed_batch(platform, round_, config) if version is None else _batch(platform, round_, version, config)
+        _seed_batch(platform, round_, config)
+        if version is None
+        else _batch(platform, round_, version, config)
     )
     if selection.table.num_rows == 0:
         raise dg.Failure(
@@ -84,7 +90,7 @@ def choose(
     return platform.ledgers.read("selections", round=round_).sort("rank"), selection.facts
 
 
-def _batch(platform: Platform, round_: int, version: int, config: SelectionConfig) -> Any:
+def _batch(platform: Platform, round_: int, version: int, config: SelectionConfig) -> Selection:
     from al_core.selection import select_batch
     from al_core.strategies.registry import get_strategy
     from al_resources.prediction_store.candidates import Candidates
@@ -102,13 +108,22 @@ def _batch(platform: Platform, round_: int, version: int, config: SelectionConfi
     )
 
 
-def _seed_batch(platform: Platform, round_: int, config: SelectionConfig) -> Any:
-    """Before there is a model, images are drawn at random from the image store."""
+def _seed_batch(platform: Platform, round_: int, config: SelectionConfig) -> Selection:
+    """Before there is a model, images are drawn at random from the whole image store."""
+    from al_core.images import decode_image, near_duplicate_hash
     from al_core.selection import select_seed_batch
 
     defaults = platform.settings.selection
+    uris = dict(platform.images.items())
+
+    def hash_of(image_id: str) -> str:
+        uri = uris[image_id]
+        limit = platform.settings.serving.max_image_pixels
+        return near_duplicate_hash(decode_image(platform.images.read(uri), name=uri, max_pixels=limit))
+
     return select_seed_batch(
-        platform.images,
+        uris,
+        hash_of=hash_of,
         budget=config.budget or defaults.initial_budget,
         near_duplicate_distance=defaults.near_duplicate_distance,
         seed=_seed(config, defaults.seed, round_),
@@ -121,13 +136,13 @@ def _seed(config: SelectionConfig, default: int, round_: int) -> int:
     return config.seed if config.seed is not None else default + round_
 
 
-def stage(platform: Platform, round_: int, chosen: pl.DataFrame) -> str:
-    """Copy the images to where people label; returns the folder."""
+def stage(platform: Platform, round_: int, chosen: pl.DataFrame) -> Staged:
+    """Copy the images to where people label, and tell the labeling tool."""
     from al_resources.labeling.staging import stage_round
 
-    folder = stage_round(platform.blobs, platform.images, round_, chosen)
+    staged = stage_round(platform.blobs, platform.images, round_, chosen)
     platform.labeling.announce(round_)
-    return folder
+    return staged
 
 
 def picks_version(chosen: pl.DataFrame) -> str:

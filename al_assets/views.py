@@ -10,8 +10,8 @@ import dagster as dg
 
 if TYPE_CHECKING:
     import polars as pl
-
     from al_core.evaluation import Evaluation
+
     from al_resources.platform import Platform
 
 SHEET_IMAGES = 60  # the inline sheet stays under the UI's comfort of 200 KB; the stored one has them all
@@ -40,13 +40,18 @@ def contact_sheet(platform: Platform, round_: int, chosen: pl.DataFrame) -> dg.M
 
 
 def contact_sheet_png(platform: Platform, chosen: pl.DataFrame) -> bytes:
-    """A grid of thumbnails, the most wanted first."""
+    """A grid of thumbnails, the most wanted first; unreadable ones are left out."""
+    from al_core.images import BadImage, SheetItem, decode_image
     from al_core.images import contact_sheet as draw
 
     items = []
     for row in chosen.iter_rows(named=True):
-        score = "" if row["score"] is None else f"{row['score']:.3f}"
-        items.append((platform.images.read(row["image_uri"]), (f"#{row['rank']} {score}", row["reason"])))
+        try:
+            image = decode_image(platform.images.read(row["image_uri"]), name=row["image_uri"])
+        except (BadImage, FileNotFoundError):
+            continue
+        score = "" if row["score"] is None else f" {row['score']:.3f}"
+        items.append(SheetItem(image, (f"#{row['rank']}{score}", row["reason"])))
     return draw(items)
 
 
@@ -56,7 +61,11 @@ def score_summary(chosen: pl.DataFrame) -> pl.DataFrame:
 
     return (
         chosen.group_by("reason")
-        .agg(pl.col("score").min().alias("smallest"), pl.col("score").mean().alias("mean"), pl.col("score").max().alias("largest"))
+        .agg(
+            pl.col("score").min().alias("smallest"),
+            pl.col("score").mean().alias("mean"),
+            pl.col("score").max().alias("largest"),
+        )
         .sort("reason")
     )
 
@@ -76,13 +85,19 @@ def log_summary(platform: Platform, version: int) -> dict[str, dg.MetadataValue]
     mix = pl.DataFrame({"predicted": list(classes), "images": list(classes.values())}).sort("predicted")
     return {
         "class mix": table(mix),
-        "confidence": picture(_bars([f"{edge / 20:.2f}" for edge in range(20)], histogram, "confidence"), "confidence"),
+        "confidence": picture(
+            _bars([f"{edge / 20:.2f}" for edge in range(20)], histogram, "confidence"), "confidence"
+        ),
     }
 
 
 def class_balance(rows: pl.DataFrame) -> dg.MetadataValue:
     """Images per class and split."""
-    return table(rows.pivot("split", index="label", values="image_id", aggregate_function="len").fill_null(0).sort("label"))
+    return table(
+        rows.pivot("split", index="label", values="image_id", aggregate_function="len")
+        .fill_null(0)
+        .sort("label")
+    )
 
 
 def learning_curve(platform: Platform) -> dg.MetadataValue:

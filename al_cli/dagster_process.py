@@ -38,6 +38,7 @@ concurrency:
 run_monitoring:
   enabled: true               # a killed worker's run is noticed ...
   start_timeout_seconds: 180
+  poll_interval_seconds: 10
 run_retries:
   enabled: true               # ... and started again; a refused challenger is not
   max_retries: 2
@@ -113,7 +114,7 @@ def stop(child: subprocess.Popen[bytes], patience: float = 20.0) -> None:
 def dagster_dev(home: Path, config: Path, port: int) -> Iterator[Dagster]:
     """Webserver, daemon and code location on one instance, up and answering."""
     arguments = ["dagster", "dev", "-w", str(home / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
-    log = home / "logs" / "dagster.log"
+    log = home / "log" / "dagster.log"
     with process(arguments, log, DAGSTER_HOME=str(home), AL_CONFIG=str(config)) as child:
         dagster = Dagster(f"http://127.0.0.1:{port}")
         try:
@@ -174,7 +175,8 @@ class Dagster:
         """Switch a sensor on."""
         selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "sensorName": name}
         answer = self.query(
-            "mutation($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename ... on PythonError { message } } }",
+            """mutation($s: SensorSelector!) { startSensor(sensorSelector: $s) {
+              __typename ... on PythonError { message } } }""",
             s=selector,
         )["startSensor"]
         if answer["__typename"] != "Sensor":
@@ -184,7 +186,8 @@ class Dagster:
         """Switch a schedule on."""
         selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "scheduleName": name}
         answer = self.query(
-            "mutation($s: ScheduleSelector!) { startSchedule(scheduleSelector: $s) { __typename ... on PythonError { message } } }",
+            """mutation($s: ScheduleSelector!) { startSchedule(scheduleSelector: $s) {
+              __typename ... on PythonError { message } } }""",
             s=selector,
         )["startSchedule"]
         if answer["__typename"] != "ScheduleStateResult":
@@ -249,3 +252,20 @@ class Dagster:
               stepStats { stepKey startTime endTime status } } } }""",
             id=run_id,
         )["runOrError"]
+
+    def active_runs(self) -> list[str]:
+        """Ids of the runs that wait or work."""
+        runs = self.query(
+            """query($f: RunsFilter!) { runsOrError(filter: $f) { ... on Runs { results { runId } } } }""",
+            f={"statuses": ["QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING"]},
+        )["runsOrError"]["results"]
+        return [run["runId"] for run in runs]
+
+    def sensor_ticks(self, name: str) -> list[dict[str, Any]]:
+        """The last ticks of a sensor, newest first."""
+        selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "sensorName": name}
+        return self.query(
+            """query($s: SensorSelector!) { sensorOrError(sensorSelector: $s) { ... on Sensor { sensorState {
+              ticks(limit: 30) { timestamp status skipReason error { message } } } } } }""",
+            s=selector,
+        )["sensorOrError"]["sensorState"]["ticks"]

@@ -13,7 +13,10 @@ from al_resources.settings import CONFIG_VARIABLE, SettingsError
 
 # command -> (module, one line of help shown without importing it)
 COMMANDS = {
-    "demo": ("al_cli.demo", "Watch a model learn from the right labels: the whole loop on handwritten digits."),
+    "demo": (
+        "al_cli.demo",
+        "Watch a model learn from the right labels: the whole loop on handwritten digits.",
+    ),
     "ui": ("al_cli.ui", "Open the Dagster UI on an instance and keep its loop alive."),
     "init": ("al_cli.init", "Write al.toml, dagster.yaml and workspace.yaml for a project of your own."),
     "ingest": ("al_cli.ingest", "Add a folder of images to the image store."),
@@ -21,7 +24,10 @@ COMMANDS = {
     "score": ("al_cli.score", "Score a folder of images in batch, into the same log."),
     "oracle": ("al_cli.oracle", "Let known labels answer what waits for people."),
     "status": ("al_cli.status", "How the loop stands: rounds, labels, models, what waits."),
-    "trace": ("al_cli.trace", "Where an image, a model version or a deployment comes from and what became of it."),
+    "trace": (
+        "al_cli.trace",
+        "Where an image, a model version or a deployment comes from and what became of it.",
+    ),
     "doctor": ("al_cli.doctor", "Check the installation and print every setting with its source."),
 }
 

@@ -55,7 +55,7 @@ def rounds_table(rows: list[dict[str, Any]]) -> Table:
             f"{row['labeled']}/{row['selected']}",
             "" if row["training_labels"] is None else str(row["training_labels"]),
             "" if row["model_version"] is None else f"v{row['model_version']}",
-            "" if accuracy is None else f"{accuracy['value']:.3f} [{accuracy["low"]:.3f}, {accuracy["high"]:.3f}]",
+            "" if accuracy is None else "{value:.3f} [{low:.3f}, {high:.3f}]".format(**accuracy),
             f"[{colour}]{row['outcome']}[/]",
         )
     return table

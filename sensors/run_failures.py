@@ -16,19 +16,38 @@ def run_failure_sensor(context: dg.RunFailureSensorContext) -> None:
 
 
 def failure_line(context: dg.RunFailureSensorContext) -> str:
-    """`training_deployment of round 0003 failed in model_checkpoint: <the innermost message> (run 1234abcd)`."""
+    """`training_deployment of round 0003 failed in model_checkpoint: <the reason> (run 1234abcd)`."""
     run = context.dagster_run
     round_ = run.tags.get("dagster/partition")
-    where = f"{run.job_name} of round {round_}" if round_ else run.job_name
+    job = f"{run.job_name} of round {round_}" if round_ else run.job_name
+    where, reason = _failed_check(context) or _failed_step(context)
+    return f"{job} failed{where}: {_first_line(reason)} (run {run.run_id[:8]})"
+
+
+def _failed_check(context: dg.RunFailureSensorContext) -> tuple[str, str] | None:
+    """A blocking check tells in its description what it found; its exception does not."""
+    records = context.instance.get_records_for_run(
+        context.dagster_run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    ).records
+    for record in records:
+        event = record.event_log_entry.dagster_event
+        if event is None:
+            continue
+        check = event.asset_check_evaluation_data
+        if check.blocking and not check.passed:
+            found = check.description or "the check did not pass"
+            return f" at {check.asset_key.to_user_string()}.{check.check_name}", found
+    return None
+
+
+def _failed_step(context: dg.RunFailureSensorContext) -> tuple[str, str]:
     steps = context.get_step_failure_events()
     if not steps:
-        return f"{where} failed: {_first_line(context.failure_event.message or 'no reason given')} (run {run.run_id[:8]})"
-    data = steps[0].step_failure_data
-    error = data.error
+        return "", context.failure_event.message or "no reason given"
+    error = steps[0].step_failure_data.error
     while error is not None and error.cause is not None:
         error = error.cause
-    message = error.message if error is not None else steps[0].message or ""
-    return f"{where} failed in {steps[0].step_key}: {_first_line(message)} (run {run.run_id[:8]})"
+    return f" in {steps[0].step_key}", error.message if error is not None else steps[0].message or ""
 
 
 def _first_line(text: str) -> str:

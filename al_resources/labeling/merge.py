@@ -1,0 +1,183 @@
+"""Merging: the labels of an export into the ledger, each once, however often and under whatever name it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import polars as pl
+
+from al_core.records import EXPORTS, LABELS, table_of, utc_now
+from al_resources.blob_store import BlobInfo
+from al_resources.labeling.exports import BrokenExport, ParsedExport, SetAside, parse_export
+from al_resources.labeling.quarantine import quarantine_export, quarantine_rows
+from al_resources.settings import LabelingSettings
+
+if TYPE_CHECKING:
+    from al_resources.blob_store import BlobStore
+    from al_resources.image_store import ImageStore
+    from al_resources.ledgers import Ledgers
+
+INBOX = "labeling/exports"
+UNKNOWN_ANNOTATOR = "unknown"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What merging an export would do."""
+
+    export: BlobInfo
+    parsed: ParsedExport
+    rows: pl.DataFrame  # of `LABELS`: what the ledger has from this export and what it still lacks
+    round: int | None  # the newest round among them; None where the export brings nothing new
+
+    @property
+    def set_aside(self) -> tuple[SetAside, ...]:
+        """What cannot be used."""
+        return self.parsed.set_aside
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What became of an export."""
+
+    path: str
+    export_id: str | None
+    status: Literal["merged", "nothing_new", "quarantined"]
+    reason: str = ""
+    round: int | None = None
+    labels: int = 0
+    new_labels: int = 0
+    set_aside: int = 0
+
+
+def unmerged_exports(blobs: BlobStore, ledgers: Ledgers) -> list[str]:
+    """The exports in the inbox, in this content, that nothing has become of yet."""
+    known = set(ledgers.read("exports").select("path", "etag").iter_rows())
+    return [
+        blob.path
+        for blob in blobs.list(INBOX)
+        if is_export(blob.path) and (blob.path, blob.etag) not in known
+    ]
+
+
+def is_export(path: str) -> bool:
+    """Whether a file of the inbox is meant as an export."""
+    return path.endswith((".json", ".jsonl")) and not path.rsplit("/", 1)[-1].startswith((".", "_"))
+
+
+def plan_merge(
+    blobs: BlobStore, ledgers: Ledgers, images: ImageStore, settings: LabelingSettings, export: BlobInfo
+) -> Plan:
+    """Read an export and compare it with the ledger; nothing is written.
+
+    A label is new where the same annotator's latest answer for that image is another one, so a cumulative
+    export brings only what changed since the last. An export that was recorded before brings nothing.
+
+    Raises:
+        BrokenExport: see `parse_export`.
+        FileNotFoundError: it is gone.
+    """
+    selections = ledgers.read("selections").select("image_id", "round")
+    chosen = dict(selections.iter_rows())
+
+    def known_images(image_ids: Collection[str]) -> set[str]:
+        return {image_id for image_id in image_ids if image_id in chosen or images.exists(image_id)}
+
+    parsed = parse_export(blobs.read(export.path), export.path, settings, known_images)
+    if not ledgers.read("exports", export_id=parsed.export_id).is_empty():
+        return Plan(export, parsed, _label_rows(export, parsed, chosen).clear(), None)
+    rows = _label_rows(export, parsed, chosen)
+    labels = ledgers.read("labels")
+    own = labels.filter(export_id=parsed.export_id)  # from an attempt that did not get to its end
+    latest = (
+        labels.join(own, on=["image_id", "annotator", "export_id"], how="anti")
+        .sort("labeled_at", maintain_order=True)
+        .unique(["image_id", "annotator"], keep="last")
+    )
+    new = rows.join(latest, on=["image_id", "annotator", "label"], how="anti")
+    newest = new["round"].max()
+    fallback = max(chosen.values(), default=0)
+    return Plan(export, parsed, new, None if new.is_empty() else int(fallback if newest is None else newest))  # type: ignore[arg-type]
+
+
+def merge_export(
+    blobs: BlobStore, ledgers: Ledgers, images: ImageStore, settings: LabelingSettings, path: str
+) -> Merge:
+    """Bring one export into the ledger; it is recorded last, so a merge that was interrupted is done again.
+
+    A broken export goes to quarantine. Raises `FileNotFoundError` where it is gone.
+    """
+    export = blobs.info(path)
+    try:
+        plan = plan_merge(blobs, ledgers, images, settings, export)
+    except BrokenExport as error:
+        return refuse_export(blobs, ledgers, export, error.reason)
+    return carry_out(blobs, ledgers, plan)
+
+
+def carry_out(blobs: BlobStore, ledgers: Ledgers, plan: Plan) -> Merge:
+    """Write what was planned."""
+    if plan.rows.height:
+        ledgers.insert_new(
+            "labels", plan.rows.to_arrow().cast(LABELS), on=["image_id", "annotator", "label", "export_id"]
+        )
+    if plan.set_aside:
+        quarantine_rows(blobs, plan.export.path, plan.export.etag, plan.set_aside)
+    merge = Merge(
+        path=plan.export.path,
+        export_id=plan.parsed.export_id,
+        status="merged" if plan.rows.height else "nothing_new",
+        reason=f"{len(plan.set_aside)} rows set aside" if plan.set_aside else "",
+        round=plan.round,
+        labels=len(plan.parsed.labels),
+        new_labels=plan.rows.height,
+        set_aside=len(plan.set_aside),
+    )
+    _record(ledgers, merge, plan.export.etag)
+    return merge
+
+
+def refuse_export(blobs: BlobStore, ledgers: Ledgers, export: BlobInfo, reason: str) -> Merge:
+    """Copy it to quarantine with the reason and put that on record."""
+    quarantine_export(blobs, export.path, export.etag, reason)
+    merge = Merge(path=export.path, export_id=None, status="quarantined", reason=reason)
+    _record(ledgers, merge, export.etag)
+    return merge
+
+
+def _label_rows(export: BlobInfo, parsed: ParsedExport, chosen: dict[str, int]) -> pl.DataFrame:
+    """Rows of `LABELS`; where the tool reports no time, the export's own counts."""
+    rows = [
+        {
+            "image_id": label.image_id,
+            "label": label.label,
+            "annotator": label.annotator or UNKNOWN_ANNOTATOR,
+            "labeled_at": label.labeled_at or export.modified_at,
+            "export_id": parsed.export_id,
+            "round": chosen.get(label.image_id),
+            "confidence": label.confidence,
+            "annotation_seconds": label.annotation_seconds,
+        }
+        for label in parsed.labels
+    ]
+    frame = pl.from_arrow(table_of(LABELS, rows))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _record(ledgers: Ledgers, merge: Merge, etag: str) -> None:
+    row = {
+        "export_id": merge.export_id,
+        "path": merge.path,
+        "etag": etag,
+        "status": merge.status,
+        "reason": merge.reason,
+        "round": merge.round,
+        "labels": merge.labels,
+        "new_labels": merge.new_labels,
+        "set_aside": merge.set_aside,
+        "recorded_at": utc_now(),
+    }
+    ledgers.insert_new("exports", table_of(EXPORTS, [row]), on=["path", "etag"])

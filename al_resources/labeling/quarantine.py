@@ -1,0 +1,45 @@
+"""Quarantine: what could not be used, with the reason beside it. The original stays where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from al_resources.labeling.exports import SetAside
+
+if TYPE_CHECKING:
+    from al_resources.blob_store import BlobStore
+
+QUARANTINE = "labeling/quarantine"
+
+
+def quarantine_folder(path: str, etag: str) -> str:
+    """One folder per content of an export: the same name twice does not mix."""
+    digest = hashlib.blake2b(f"{path}@{etag}".encode(), digest_size=4).hexdigest()
+    return f"{QUARANTINE}/{PurePosixPath(path).name}-{digest}"
+
+
+def quarantine_export(blobs: BlobStore, path: str, etag: str, reason: str) -> str:
+    """Copy a refused export to quarantine with its reason; returns the folder."""
+    folder = quarantine_folder(path, etag)
+    blobs.copy(path, f"{folder}/{PurePosixPath(path).name}")
+    blobs.write(f"{folder}/reason.json", _json({"export": path, "etag": etag, "reason": reason}))
+    return folder
+
+
+def quarantine_rows(blobs: BlobStore, path: str, etag: str, rows: Sequence[SetAside]) -> str:
+    """Keep the unusable rows of an otherwise accepted export; returns the folder."""
+    folder = quarantine_folder(path, etag)
+    blobs.write(
+        f"{folder}/set_aside.json",
+        _json({"export": path, "etag": etag, "rows": [asdict(row) for row in rows]}),
+    )
+    return folder
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=False, default=str).encode()

@@ -1,0 +1,74 @@
+"""Staging: the images of a round, copied to where people label them, and a manifest that is written last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from al_resources.labeling import StagedImage
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from al_resources.blob_store import BlobStore
+    from al_resources.image_store import ImageStore
+
+INPUT = "labeling/input"
+MANIFEST = "_manifest.json"
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A staged round: its folder, how many images lie there, and which could not be copied."""
+
+    folder: str
+    images: int
+    missing: tuple[str, ...]
+
+
+def round_folder(round_: int) -> str:
+    """Where a round is staged."""
+    return f"{INPUT}/{round_:04d}"
+
+
+def stage_round(blobs: BlobStore, images: ImageStore, round_: int, chosen: pl.DataFrame) -> Staged:
+    """Copy the chosen images (rows of `SELECTIONS`) and write the manifest; doing it again changes nothing.
+
+    An image whose file is gone is named in the result; the others are staged all the same.
+    """
+    folder = round_folder(round_)
+    staged, missing = [], []
+    for row in chosen.sort("rank").iter_rows(named=True):
+        file_name = row["image_id"] + PurePosixPath(row["image_uri"]).suffix
+        try:
+            data = images.read(row["image_uri"])
+        except FileNotFoundError:
+            missing.append(row["image_id"])
+            continue
+        blobs.write(f"{folder}/{file_name}", data, if_absent=True)
+        staged.append(
+            StagedImage(
+                image_id=row["image_id"],
+                file_name=file_name,
+                image_uri=row["image_uri"],
+                reason=row["reason"],
+                rank=row["rank"],
+            )
+        )
+    content = {"round": round_, "images": [image.model_dump() for image in staged], "missing": missing}
+    blobs.write(f"{folder}/{MANIFEST}", json.dumps(content, indent=1).encode())
+    return Staged(folder, len(staged), tuple(missing))
+
+
+def is_staged(blobs: BlobStore, round_: int) -> bool:
+    """Whether the round's manifest is there, and so all of its images."""
+    return blobs.exists(f"{round_folder(round_)}/{MANIFEST}")
+
+
+def staged_images(blobs: BlobStore, round_: int) -> Sequence[StagedImage]:
+    """What a round's manifest names. Raises `FileNotFoundError` for a round that is not staged."""
+    content = json.loads(blobs.read(f"{round_folder(round_)}/{MANIFEST}"))
+    return [StagedImage.model_validate(image) for image in content["images"]]

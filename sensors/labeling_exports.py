@@ -1,0 +1,91 @@
+"""The sensor that sees labeling exports and sets training and deployment going, each export once.
+
+The run key is `path@etag`, so a tick that is interrupted or repeated requests nothing twice; the cursor only
+saves work. `run_key` also keeps failed runs from being requested again: those are started anew by Dagster's run
+retries, not by this sensor.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from al_assets.rounds import ROUNDS, round_key
+from al_resources.platform import Platform
+from al_resources.settings import Settings
+
+if TYPE_CHECKING:
+    from al_resources.labeling.inbox import Look
+    from al_resources.labeling.merge import Plan
+
+TRAINING_JOB = "training_deployment"
+
+
+def build_labeling_export_sensor(settings: Settings) -> dg.SensorDefinition:
+    """The sensor, looking as often as `sensors.export_interval_seconds` says."""
+
+    @dg.sensor(
+        name="labeling_export_sensor",
+        job_name=TRAINING_JOB,
+        minimum_interval_seconds=settings.sensors.export_interval_seconds,
+        description="Looks for labeling exports; a new one is merged, trained on and deployed.",
+    )
+    def labeling_export_sensor(
+        context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.SensorResult | dg.SkipReason:
+        return look_for_exports(context, platform)
+
+    return labeling_export_sensor
+
+
+def look_for_exports(
+    context: dg.SensorEvaluationContext, platform: Platform
+) -> dg.SensorResult | dg.SkipReason:
+    """One tick: a run request per new export, or what else there is to say."""
+    from al_core.records import utc_now
+    from al_resources.labeling.inbox import InboxCursor, look
+
+    found = look(
+        platform.blobs,
+        platform.ledgers,
+        platform.images,
+        platform.settings.labeling,
+        InboxCursor.parse(context.cursor),
+        limit=platform.settings.sensors.exports_per_tick,
+        now=utc_now(),
+    )
+    for merge in found.refused:
+        context.log.error(f"{merge.path} was refused and lies in quarantine: {merge.reason}")
+    cursor = found.cursor.model_dump_json()
+    if not found.ready:
+        return dg.SensorResult(skip_reason=dg.SkipReason(_nothing_to_do(found)), cursor=cursor)
+    rounds = [round_key(plan.round or 0) for plan in found.ready]
+    unopened = [
+        key
+        for key in dict.fromkeys(rounds)
+        if not context.instance.has_dynamic_partition(str(ROUNDS.name), key)
+    ]
+    return dg.SensorResult(
+        run_requests=[_run_request(plan) for plan in found.ready],
+        dynamic_partitions_requests=[ROUNDS.build_add_request(unopened)] if unopened else None,
+        cursor=cursor,
+    )
+
+
+def _run_request(plan: Plan) -> dg.RunRequest:
+    export = plan.export
+    return dg.RunRequest(
+        run_key=f"{export.path}@{export.etag}",
+        partition_key=round_key(plan.round or 0),
+        run_config={"ops": {"labeled_dataset": {"config": {"export": export.path}}}},
+        tags={"al/export": export.path, "al/round": str(plan.round)},
+    )
+
+
+def _nothing_to_do(found: Look) -> str:
+    """Why no run is requested, in words."""
+    parts = [f"{merge.path} was refused: {merge.reason}" for merge in found.refused]
+    parts += [f"{merge.path} brings no new labels" for merge in found.nothing_new]
+    parts += [f"{path} is not complete yet" for path in found.waiting]
+    return "; ".join(parts) or "no new exports"

@@ -1,0 +1,69 @@
+"""What Dagster loads: the five assets, their lineage, jobs, schedule, sensors, and nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from al_assets.definitions import defs
+
+LINEAGE = {
+    "prediction_log": set(),
+    "selected_candidates": {"prediction_log"},
+    "labeled_dataset": {"selected_candidates"},
+    "model_checkpoint": {"labeled_dataset"},
+    "deployment": {"model_checkpoint"},
+}
+
+
+def test_there_are_five_assets_in_one_line() -> None:
+    graph = defs.resolve_asset_graph()
+    found = {
+        key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
+        for key in graph.get_all_asset_keys()
+    }
+    assert found == LINEAGE
+
+
+def test_all_but_the_log_are_partitioned_by_round() -> None:
+    graph = defs.resolve_asset_graph()
+    for name in LINEAGE:
+        partitions = graph.get(dg.AssetKey(name)).partitions_def
+        assert (partitions is None) == (name == "prediction_log")
+        if partitions is not None:
+            assert partitions.name == "round"
+
+
+@pytest.mark.parametrize("name", LINEAGE)
+def test_every_asset_says_what_it_is_and_whose(name: str) -> None:
+    spec = defs.resolve_asset_graph().get(dg.AssetKey(name))
+    assert spec.description
+    assert spec.owners
+    assert spec.kinds
+    assert spec.group_name in {"score", "label", "train", "serve"}
+
+
+def test_the_jobs_the_schedule_and_the_sensors_are_there() -> None:
+    repository = defs.get_repository_def()
+    assert {"selection", "training_deployment"} <= {job.name for job in repository.get_all_jobs()}
+    assert {schedule.name for schedule in repository.schedule_defs} == {"selection_schedule"}
+    assert {sensor.name for sensor in repository.sensor_defs} == {"labeling_export_sensor", "run_failures"}
+
+
+def test_a_leaking_dataset_and_a_worse_model_are_held_back() -> None:
+    graph = defs.resolve_asset_graph()
+    blocking = {key.name for key in graph.asset_check_keys if graph.get(key).blocking}
+    assert blocking == {"holdout_is_untouched", "challenger_passes_gate"}
+
+
+def test_loading_the_definitions_imports_neither_torch_nor_a_client_of_azure() -> None:
+    program = (
+        "import sys, al_assets.definitions\n"
+        "heavy = ('torch', 'torchvision', 'azure', 'adlfs', 'sklearn', 'matplotlib', 'deltalake')\n"
+        "print([name for name in sys.modules if name.split('.')[0] in heavy])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

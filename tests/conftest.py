@@ -1,0 +1,112 @@
+"""What all tests share: a clean environment, a platform on a temporary folder, one finished demo, a browser."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from al_resources.platform import Platform
+from al_resources.settings import Settings
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+LEFT_OUT = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[LEFT_OUT] = []
+    for name in [name for name in os.environ if name.startswith("AL_") and name != "AL_TEST_REQUIRE_BROWSER"]:
+        del os.environ[name]  # a developer's own settings must not decide a test
+    os.environ.pop("DAGSTER_HOME", None)
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tests first: a mistake shows before the live instance is up."""
+    items.sort(key=lambda item: ("browser" in item.keywords, "live" in item.keywords))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    for line in dict.fromkeys(config.stash[LEFT_OUT]):
+        terminalreporter.write_line(f"LEFT OUT: {line}", yellow=True)
+
+
+@pytest.fixture(scope="session")
+def chromium(request: pytest.FixtureRequest) -> str:
+    """Path of a Chromium or Chrome; without one the browser tests are left out, unless they are required."""
+    for name in BROWSERS:
+        if found := shutil.which(name):
+            return found
+    hint = "the UI tests in a browser; `apt-get install chromium` (Debian) brings one"
+    if os.environ.get("AL_TEST_REQUIRE_BROWSER"):
+        pytest.fail(f"no Chromium or Chrome found, and AL_TEST_REQUIRE_BROWSER is set: {hint}")
+    request.config.stash[LEFT_OUT].append(hint)
+    return pytest.skip(hint)
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Platform:
+    """An empty platform of the local profile with default settings."""
+    return Platform(Settings(home=tmp_path / "home"))
+
+
+@pytest.fixture
+def png() -> bytes:
+    """A small picture."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.effect_noise((16, 16), 60).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def run_al(
+    *arguments: str, config: Path | None = None, timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
+    """The `al` command as a person runs it."""
+    prefix = ["--config", str(config)] if config else []
+    return subprocess.run(
+        [sys.executable, "-m", "al_cli.main", *prefix, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def al() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`al("status", "--json", config=...)`."""
+    return run_al
+
+
+@dataclass(frozen=True)
+class FinishedDemo:
+    """A demo that ran to its end, and what it printed."""
+
+    home: Path
+    result: dict[str, Any]
+
+    @property
+    def config(self) -> Path:
+        return self.home / "al.toml"
+
+
+@pytest.fixture(scope="session")
+def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> FinishedDemo:
+    """The demo with six rounds, once per test run: webserver, daemon, scoring service, all for real."""
+    home = tmp_path_factory.mktemp("demo") / "home"
+    done = run_al("demo", "--home", str(home), "--rounds", "6", "--json")
+    log = home / "log" / "dagster.log"
+    tail = log.read_text()[-3000:] if log.is_file() else ""
+    assert done.returncode == 0, f"{done.stderr}\n{tail}"
+    return FinishedDemo(home, json.loads(done.stdout))

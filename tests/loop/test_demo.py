@@ -1,0 +1,158 @@
+"""The whole loop end to end: a live instance, its daemon, schedule tick, sensor, run workers, HTTP scoring."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import FinishedDemo
+
+from al_cli.dagster_process import Dagster, dagster_dev, free_port
+from al_resources.platform import Platform
+from al_resources.settings import load_settings
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def platform(finished_demo: FinishedDemo, monkeypatch: pytest.MonkeyPatch) -> Platform:
+    """The demo's platform, as another process sees it."""
+    monkeypatch.setenv("AL_CONFIG", str(finished_demo.config))
+    return Platform(load_settings())
+
+
+def test_every_round_was_selected_labeled_trained_and_judged(finished_demo: FinishedDemo) -> None:
+    rounds = finished_demo.result["rounds"]
+    assert len(rounds) == 7
+    assert [row["round"] for row in rounds] == list(range(7))
+    for row in rounds:
+        assert row["labeled"] == row["selected"] > 0
+        assert row["outcome"] in {"promoted", "refused"}
+
+
+def test_the_last_champion_is_good_and_far_better_than_the_seed_model(finished_demo: FinishedDemo) -> None:
+    promoted = [row for row in finished_demo.result["rounds"] if row["outcome"] == "promoted"]
+    seed, champion = promoted[0]["accuracy"]["value"], promoted[-1]["accuracy"]["value"]
+    assert champion >= 0.93
+    assert champion >= seed + 0.15
+
+
+def test_status_agrees_with_the_demo(finished_demo: FinishedDemo, al: Callable[..., Any]) -> None:
+    status = json.loads(al("status", "--json", config=finished_demo.config).stdout)
+    assert status["rounds"] == finished_demo.result["rounds"]
+    assert status["champion"] == finished_demo.result["champion"]
+    assert status["waiting_for_labels"] == 0
+
+
+def test_the_trace_of_the_last_deployment_names_everything_behind_it(
+    finished_demo: FinishedDemo, al: Callable[..., Any]
+) -> None:
+    found = json.loads(al("trace", "latest", "--json", config=finished_demo.config).stdout)
+    champion = finished_demo.result["champion"]
+    assert found["deployment"]["model_version"] == champion == found["model"]["version"]
+    assert found["dataset"]["version"] == found["model"]["dataset_version"]
+    rounds_with_labels = [
+        row["round"] for row in finished_demo.result["rounds"] if row["round"] <= found["model"]["round"]
+    ]
+    assert found["rounds"] == rounds_with_labels
+    image = found["example"]
+    (selection,) = image["selections"]
+    assert {"strategy", "score", "rank", "reason"} <= selection.keys()
+    assert [row["prediction_id"] for row in image["predictions"] if row["chosen_on"]] == [
+        selection["prediction_id"]
+    ]
+    (label,) = image["labels"]
+    assert label["export_id"] in {export["export_id"] for export in image["exports"]}
+
+
+def test_a_model_and_an_image_can_be_traced_back(finished_demo: FinishedDemo, al: Callable[..., Any]) -> None:
+    latest = json.loads(al("trace", "--json", config=finished_demo.config).stdout)
+    image_id = latest["example"]["image"]
+    by_image = json.loads(al("trace", image_id, "--json", config=finished_demo.config).stdout)
+    models = {model for dataset in by_image["datasets"] for model in dataset["models"]}
+    assert f"v{latest['model']['version']}" in models
+    by_id = json.loads(
+        al("trace", latest["deployment"]["deployment_id"], "--json", config=finished_demo.config).stdout
+    )
+    assert by_id == latest
+    unknown = al("trace", "ffff", config=finished_demo.config)
+    assert unknown.returncode == 1
+    assert "32 characters" in unknown.stderr
+
+
+def test_the_overhead_of_a_round_is_told_with_its_parts(finished_demo: FinishedDemo) -> None:
+    for timing in finished_demo.result["timings"]:
+        assert {
+            "schedule tick",
+            "sensor tick",
+            "queue and start",
+            "steps",
+            "training",
+            "overhead",
+        } <= timing.keys()
+
+
+def test_the_holdout_never_met_the_training_data(platform: Platform) -> None:
+    ever_held_out: set[str] = set()
+    ever_trained: set[str] = set()
+    for manifest in platform.datasets.manifests():
+        rows = platform.datasets.of_version(manifest.version).rows
+        ever_held_out |= set(rows.filter(split="holdout")["image_id"])
+        ever_trained |= set(rows.filter(split="train")["image_id"]) | set(
+            rows.filter(split="validation")["image_id"]
+        )
+    assert ever_held_out
+    assert not ever_held_out & ever_trained
+
+
+def test_delivering_exports_again_under_any_name_or_deleting_them_changes_nothing(
+    finished_demo: FinishedDemo, platform: Platform
+) -> None:
+    before = _state(platform)
+    exports = sorted((platform.settings.home / "blobs" / "labeling" / "exports").glob("*.json"))
+    first, second = exports[1], exports[2]
+    content = second.read_bytes()
+    first.unlink()
+    with dagster_dev(finished_demo.home, finished_demo.config, free_port(3000)) as dagster:
+        dagster.start_sensor("labeling_export_sensor")
+        second.write_bytes(content)  # the same name again, another etag
+        (second.parent / "renamed.json").write_bytes(content)
+        _wait_for_ticks(dagster, 3)
+    assert _state(platform) == before
+
+
+def test_a_killed_daemon_loses_nothing_and_repeats_nothing(
+    finished_demo: FinishedDemo, platform: Platform
+) -> None:
+    """An export arrives, the instance is killed with -9 in the middle of its run, another one takes over."""
+
+    raise NotImplementedError
+
+
+def _state(platform: Platform) -> dict[str, Any]:
+    """Everything that must not change."""
+    return {
+        "labels": platform.ledgers.read("labels").sort("image_id", "labeled_at").to_dicts(),
+        "datasets": [manifest.version for manifest in platform.datasets.manifests()],
+        "models": platform.registry.versions(),
+        "deployments": platform.ledgers.read("deployments").to_dicts(),
+        "endpoint": platform.endpoint.state(),
+    }
+
+
+def _wait_for_ticks(dagster: Dagster, count: int, timeout: float = 60) -> None:
+    """Until the export sensor has ticked so many times and no run is left."""
+    begun = time.time()
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        ticks = dagster.sensor_ticks("labeling_export_sensor")
+        finished = [
+            tick for tick in ticks if tick["timestamp"] > begun and tick["status"] in ("SKIPPED", "SUCCESS")
+        ]
+        if len(finished) >= count and not dagster.active_runs():
+            return
+        time.sleep(0.5)
+    pytest.fail(f"the sensor did not tick {count} times within {timeout} s")

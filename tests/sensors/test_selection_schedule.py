@@ -1,0 +1,169 @@
+"""The schedule opens the next round, or says why it waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timezone
+
+import dagster as dg
+import numpy as np
+import pytest
+
+from al_core.records import LABELS, SELECTIONS, prediction_table, table_of, utc_now
+from al_resources.endpoint import EndpointState
+from al_resources.platform import Platform
+from sensors.selection_schedule import next_round
+
+TICK = datetime(2026, 1, 5, 12, 0, tzinfo=timezone.utc)
+
+
+class Serving:
+    """An endpoint on which a version already serves."""
+
+    def state(self) -> EndpointState:
+        return EndpointState(model_name="classifier", deployments={"blue": 1}, traffic={"blue": 100})
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def tick(platform: Platform, instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
+    return next_round(dg.build_schedule_context(instance, TICK), platform)
+
+
+def reason(platform: Platform, instance: dg.DagsterInstance) -> str:
+    skipped = tick(platform, instance)
+    assert isinstance(skipped, dg.SkipReason), f"expected a reason to wait, got {skipped}"
+    return skipped.skip_message or ""
+
+
+def test_without_images_it_waits_and_says_how_to_add_some(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    assert "al ingest" in reason(platform, instance)
+    assert not instance.get_dynamic_partitions("round")
+
+
+def test_with_images_and_no_model_it_opens_the_seed_round(
+    platform: Platform, instance: dg.DagsterInstance, png: bytes
+) -> None:
+    platform.images.put(png)
+    request = tick(platform, instance)
+    assert isinstance(request, dg.RunRequest)
+    assert (request.partition_key, request.run_key) == ("0000", "round-0000")
+    assert instance.get_dynamic_partitions("round") == ["0000"]
+
+
+def test_it_waits_for_the_labels_of_the_seed_round(
+    platform: Platform, instance: dg.DagsterInstance, png: bytes
+) -> None:
+    select(platform, 0, [platform.images.put(png).image_id])
+    assert "1 images wait for their labels" in reason(platform, instance)
+
+
+def test_it_waits_for_the_first_model(platform: Platform, instance: dg.DagsterInstance, png: bytes) -> None:
+    image_id = platform.images.put(png).image_id
+    select(platform, 0, [image_id])
+    label(platform, [image_id])
+    assert "first model is still to be trained" in reason(platform, instance)
+
+
+def test_too_few_new_predictions_are_a_reason_to_wait(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    serve(platform, predictions=99)
+    assert "99 images that model v1 scored" in reason(platform, instance)
+    assert "selection.min_new_predictions = 100" in reason(platform, instance)
+
+
+def test_enough_new_predictions_open_the_next_round(platform: Platform, instance: dg.DagsterInstance) -> None:
+    ids = serve(platform, predictions=101)
+    instance.add_dynamic_partitions("round", ["0000"])
+    select(platform, 0, ids[:1])
+    label(platform, ids[:1])
+    request = tick(platform, instance)
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == "0001"
+
+
+def test_too_many_unlabeled_candidates_are_a_reason_to_wait(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    ids = serve(platform, predictions=800)
+    select(platform, 0, ids[:501])
+    assert "501 candidates wait for a label" in reason(platform, instance)
+
+
+def test_a_round_whose_selection_failed_is_asked_for_again_under_another_key(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    serve(platform, predictions=200)
+    first = tick(platform, instance)
+    again = tick(platform, instance)
+    assert isinstance(first, dg.RunRequest)
+    assert isinstance(again, dg.RunRequest)
+    assert again.partition_key == first.partition_key == "0000"
+    assert again.run_key != first.run_key
+    assert instance.get_dynamic_partitions("round") == ["0000"]
+
+
+def test_a_round_that_is_being_selected_is_not_asked_for_twice(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    serve(platform, predictions=200)
+    tick(platform, instance)
+    instance.add_run(
+        dg.DagsterRun(
+            job_name="selection", status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "0000"}
+        )
+    )
+    assert "round 0 is being selected by run" in reason(platform, instance)
+
+
+def serve(platform: Platform, predictions: int) -> list[str]:
+    """Version 1 serves and has scored so many images."""
+    platform.__dict__["endpoint"] = Serving()
+    rng = np.random.default_rng(0)
+    ids = [rng.bytes(16).hex() for _ in range(predictions)]
+    platform.predictions.append(
+        prediction_table(
+            image_ids=ids,
+            image_uris=[f"images/{image_id}.png" for image_id in ids],
+            image_hashes=[None] * predictions,
+            model_name="classifier",
+            model_version=1,
+            classes=["a", "b"],
+            probs=rng.dirichlet([1, 1], predictions),
+            source="online",
+        )
+    )
+    return ids
+
+
+def select(platform: Platform, round_: int, image_ids: list[str]) -> None:
+    rows = [
+        {
+            "round": round_, "image_id": image_id, "image_uri": image_id, "rank": rank, "reason": "strategy",
+            "strategy": "margin", "seed": 0, "selected_at": utc_now(),
+        }
+        for rank, image_id in enumerate(image_ids)
+    ]  # fmt: skip
+    platform.ledgers.insert_new("selections", table_of(SELECTIONS, rows), on=["round", "image_id"])
+
+
+def label(platform: Platform, image_ids: list[str]) -> None:
+    rows = [
+        {
+            "image_id": image_id,
+            "label": "a",
+            "annotator": "ann",
+            "labeled_at": utc_now(),
+            "export_id": "e",
+            "round": 0,
+        }
+        for image_id in image_ids
+    ]
+    platform.ledgers.insert_new("labels", table_of(LABELS, rows), on=["image_id", "annotator", "label"])
