@@ -68,7 +68,8 @@ def trace_image(platform: Platform, image_id: str) -> dict[str, Any]:
     labels = platform.ledgers.read("labels")
     full = _full_id(platform, image_id, selections["image_id"].to_list() + labels["image_id"].to_list())
     predictions = platform.predictions.rows_of(
-        [full], ["prediction_id", "model_version", "predicted_label", "confidence", "margin", "entropy", "logged_at"]
+        [full],
+        ["prediction_id", "model_version", "predicted_label", "confidence", "margin", "entropy", "logged_at"],
     ).to_pylist()
     own_labels = labels.filter(image_id=full).to_dicts()
     exports = platform.ledgers.read("exports")
@@ -80,7 +81,9 @@ def trace_image(platform: Platform, image_id: str) -> dict[str, Any]:
         raise NotFound(f"image {image_id} was never scored, selected or labeled")
     return {
         "image": full,
-        "predictions": [_plain(row) | {"chosen_on": row["prediction_id"] in chosen_on} for row in predictions],
+        "predictions": [
+            _plain(row) | {"chosen_on": row["prediction_id"] in chosen_on} for row in predictions
+        ],
         "selections": [_plain(row) for row in selection],
         "labels": [_plain(row) for row in own_labels],
         "exports": [_plain(row) for row in own_exports],
@@ -110,7 +113,11 @@ def _datasets_with(platform: Platform, image_id: str) -> list[dict[str, Any]]:
         rows = platform.datasets.of_version(manifest.version).rows.filter(image_id=image_id)
         if rows.height:
             found.append(
-                {"version": manifest.version, "split": rows["split"][0], "models": models.get(manifest.version, [])}
+                {
+                    "version": manifest.version,
+                    "split": rows["split"][0],
+                    "models": models.get(manifest.version, []),
+                }
             )
     return found
 

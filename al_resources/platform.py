@@ -13,6 +13,7 @@ from al_resources.settings import Settings, load_settings
 if TYPE_CHECKING:
     from al_core.training import Trainer
     from al_resources.blob_store import BlobStore
+    from al_resources.datasets import DatasetStore
     from al_resources.endpoint import Endpoint
     from al_resources.image_store import ImageStore
     from al_resources.labeling import LabelingProject
@@ -30,9 +31,9 @@ class Platform:
     @cached_property
     def blobs(self) -> BlobStore:
         """Images, staged batches, exports, datasets, models."""
-        from al_resources.blob_store import FsspecBlobStore
+        from al_resources.blob_store import LocalBlobStore
 
-        return FsspecBlobStore(self.settings.home / "blobs")
+        return LocalBlobStore(self.settings.home / "blobs")
 
     @cached_property
     def images(self) -> ImageStore:
@@ -56,11 +57,20 @@ class Platform:
         return DeltaPredictionStore(self.settings.home / "tables" / "predictions", self.ledgers)
 
     @cached_property
+    def datasets(self) -> DatasetStore:
+        """The versions of the labeled dataset."""
+        from al_resources.datasets import DatasetStore
+
+        return DatasetStore(self.blobs)
+
+    @cached_property
     def registry(self) -> ModelRegistry:
         """The model's versions."""
         from al_resources.model_registry.directory import DirectoryModelRegistry
 
-        return DirectoryModelRegistry(self.blobs, self.settings.model.name, self.settings.home / "cache" / "models")
+        return DirectoryModelRegistry(
+            self.blobs, self.settings.model.name, self.settings.home / "cache" / "models"
+        )
 
     @cached_property
     def endpoint(self) -> Endpoint:

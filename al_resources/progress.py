@@ -62,7 +62,13 @@ def _model_of_each_round(platform: Platform) -> dict[int, ModelManifest]:
 
 def _model_columns(manifest: ModelManifest | None, promoted: set[int]) -> dict[str, Any]:
     if manifest is None:
-        return {"model_version": None, "training_labels": None, "accuracy": None, "outcome": "waiting", "gate": None}
+        return {
+            "model_version": None,
+            "training_labels": None,
+            "accuracy": None,
+            "outcome": "waiting",
+            "gate": None,
+        }
     accuracy = manifest.metrics.get("accuracy")
     refused = manifest.gate is not None and not manifest.gate.passed
     outcome = "promoted" if manifest.version in promoted else "refused" if refused else "trained"
