@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 CHUNK_VALUES = 1 << 20  # probabilities looked at together: the working set stays inside the cache
+COMPILED_FROM = 1 << 24  # probabilities; below, plain numpy is done before a compiler has been loaded
 SUM_TOLERANCE = 1e-3
 
 
@@ -28,6 +31,8 @@ def uncertainty_scores(probs: np.ndarray) -> UncertaintyScores:
             infinity or a negative value, or its sum differs from 1 by more than `SUM_TOLERANCE`.
     """
     probs = _matrix(probs)
+    if _compiles(probs):
+        return UncertaintyScores(*_compiled_two_largest(probs), _entropies(probs))
     scores = UncertaintyScores(*(np.empty(len(probs), probs.dtype) for _ in range(3)))
     for rows, block in _checked_blocks(probs):
         scores.confidence[rows] = block.max(axis=1)
@@ -42,6 +47,9 @@ def least_confidence(probs: np.ndarray) -> np.ndarray:
     Raises as `uncertainty_scores`. Source: Lewis & Gale (1994), "A sequential algorithm for training text
     classifiers".
     """
+    probs = _matrix(probs)
+    if _compiles(probs):
+        return 1 - _compiled_two_largest(probs)[0]
     return _by_block(probs, lambda block: 1 - block.max(axis=1))
 
 
@@ -51,7 +59,8 @@ def margin(probs: np.ndarray) -> np.ndarray:
     Raises as `uncertainty_scores`. Source: Scheffer, Decomain & Wrobel (2001), "Active hidden Markov models
     for information extraction".
     """
-    return _by_block(probs, _margin)
+    probs = _matrix(probs)
+    return _compiled_two_largest(probs)[1] if _compiles(probs) else _by_block(probs, _margin)
 
 
 def entropy(probs: np.ndarray) -> np.ndarray:
@@ -59,11 +68,10 @@ def entropy(probs: np.ndarray) -> np.ndarray:
 
     Raises as `uncertainty_scores`. Source: Shannon (1948), "A mathematical theory of communication".
     """
-    return _by_block(probs, _entropy)
+    return _entropies(_matrix(probs))
 
 
 def _by_block(probs: np.ndarray, score: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    probs = _matrix(probs)
     scores = np.empty(len(probs), probs.dtype)
     for rows, block in _checked_blocks(probs):
         scores[rows] = score(block)
@@ -94,10 +102,8 @@ def _checked_blocks(probs: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
 def _what_is_wrong(probs: np.ndarray, row: int) -> str:
     values = probs[row]
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
-    if len(bad):
-        found = f"{values[bad[0]]} for class {bad[0]}"
-    else:
-        found = f"probabilities that sum to {values.sum():.6g}"
+    off_sum = f"probabilities that sum to {values.sum():.6g}"
+    found = f"{values[bad[0]]} for class {bad[0]}" if len(bad) else off_sum
     return (
         f"row {row} holds {found}; expected finite, non-negative probabilities that sum to 1 within "
         f"{SUM_TOLERANCE} (are these logits? apply softmax first)"
@@ -120,3 +126,39 @@ def _entropy(block: np.ndarray) -> np.ndarray:
     logs = np.log(np.maximum(block, np.finfo(block.dtype).tiny))
     logs *= block
     return np.maximum(-logs.sum(axis=1), 0)
+
+
+def _compiles(probs: np.ndarray) -> bool:
+    return probs.size >= COMPILED_FROM and probs.shape[1] > 1
+
+
+def _compiled_two_largest(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    from al_core import _compiled
+
+    confidence, margins = np.empty(len(probs), probs.dtype), np.empty(len(probs), probs.dtype)
+    _in_threads(_compiled.two_largest, probs, confidence, margins)
+    return confidence, margins
+
+
+def _entropies(probs: np.ndarray) -> np.ndarray:
+    if not _compiles(probs) or probs.dtype != np.float32:
+        return _by_block(probs, _entropy)
+    from al_core import _compiled
+
+    scores = np.empty(len(probs), np.float32)
+    _in_threads(_compiled.entropies, probs, scores)
+    return scores
+
+
+def _in_threads(kernel: Callable[..., int], probs: np.ndarray, *outputs: np.ndarray) -> None:
+    step = max(1, CHUNK_VALUES // probs.shape[1])
+
+    def run(start: int) -> int:
+        rows = slice(start, start + step)
+        bad = kernel(np.ascontiguousarray(probs[rows]), *(output[rows] for output in outputs), SUM_TOLERANCE)
+        return start + bad if bad >= 0 else -1
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for bad in pool.map(run, range(0, len(probs), step)):
+            if bad >= 0:
+                raise ValueError(_what_is_wrong(probs, bad))

@@ -80,7 +80,7 @@ def with_duplicates(count: int, groups: int, seed: int) -> list[str | None]:
     seed=st.integers(0, 1000),
     name=st.sampled_from(["margin", "least_confidence", "entropy", "random", "arrays"]),
 )
-def test_every_batch_keeps_the_laws(  # noqa: PLR0917
+def test_every_batch_keeps_the_laws(
     size: int, budget: int, share: float, groups: int, seed: int, name: str
 ) -> None:
     probs = random_probs(size, 3, seed)

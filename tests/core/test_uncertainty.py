@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -35,8 +37,17 @@ def naive(row: np.ndarray) -> tuple[float, float, float]:
     )
 
 
+@pytest.fixture(params=["numpy", "compiled"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Small arrays are left to numpy unless the test lowers the size from which kernels are compiled."""
+    if request.param == "compiled":
+        monkeypatch.setattr(uncertainty, "COMPILED_FROM", 0)
+    return request.param
+
+
 @given(distributions())
-def test_scores_are_those_of_the_definition(probs: np.ndarray) -> None:
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_scores_are_those_of_the_definition(engine: str, probs: np.ndarray) -> None:
     scores = uncertainty_scores(probs)
     expected = np.array([naive(row) for row in probs])
     np.testing.assert_allclose(scores.confidence, expected[:, 0], rtol=1e-6)
@@ -104,6 +115,25 @@ def test_the_input_is_left_as_it_was_and_the_type_is_kept(probs: np.ndarray) -> 
     assert {scores.confidence.dtype, scores.margin.dtype, scores.entropy.dtype} == {probs.dtype}
 
 
+@given(distributions())
+@settings(max_examples=50, deadline=None)
+def test_the_compiled_kernels_and_numpy_agree(probs: np.ndarray) -> None:
+    plain = uncertainty_scores(probs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uncertainty, "COMPILED_FROM", 0)
+        compiled = uncertainty_scores(probs)
+        columns_first = uncertainty_scores(np.asfortranarray(probs))
+    np.testing.assert_array_equal(compiled.confidence, plain.confidence)
+    np.testing.assert_array_equal(compiled.margin, plain.margin)
+    np.testing.assert_allclose(compiled.entropy, plain.entropy, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(columns_first.entropy, compiled.entropy)
+
+
+def test_small_arrays_do_not_load_the_compiler() -> None:
+    code = "import sys, numpy; from al_core.uncertainty import *; uncertainty_scores(numpy.eye(3)); "
+    subprocess.run([sys.executable, "-c", code + "sys.exit('numba' in sys.modules)"], check=True)
+
+
 def test_zero_probabilities_contribute_nothing_to_the_entropy() -> None:
     assert entropy(np.array([[1.0, 0.0], [0.5, 0.5]])).tolist() == [0.0, pytest.approx(np.log(2))]
 
@@ -132,7 +162,7 @@ def test_an_empty_pool_has_no_scores(classes: int) -> None:
     ],
 )
 @pytest.mark.parametrize("score", [uncertainty_scores, least_confidence, margin, entropy])
-def test_a_row_that_is_no_distribution_is_refused_by_its_number(score, row, found) -> None:
+def test_a_row_that_is_no_distribution_is_refused_by_its_number(engine, score, row, found) -> None:
     probs = np.array([[0.5, 0.5], [1.0, 0.0], row, row])
     with pytest.raises(ValueError, match=rf"row 2 holds .*{found}.*expected finite, non-negative"):
         score(probs)
