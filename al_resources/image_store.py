@@ -1,26 +1,26 @@
-"""The raw images, by content: the same picture is stored once, under the hash of its bytes."""
+"""The image store: raw production images in the blob store, each once, named by its content."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from al_core.images import content_id, image_suffix
+import numpy as np
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from al_resources.blob_store import BlobStore
 
-FOLDER = "images"
-SHARDS = 256  # by the first two hex digits of the content id
+IMAGES = "images"
+SHARDS = 256  # folders, by the first two digits of the id
+_ADDRESS = re.compile(r"(?:^|/)(images/([0-9a-f]{2})/(\2[0-9a-f]{30})\.[a-z]{3,4})$")
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image in the store; `uri` is its path there. `new`: it was not there before."""
+    """Where an image lies; `new` says whether it was stored just now."""
 
     image_id: str
     uri: str
@@ -28,69 +28,83 @@ class StoredImage:
 
 
 class ImageStore:
-    """Images below `images/<id[:2]>/<id>.<ext>` of a blob store."""
+    """Images as `images/<id[:2]>/<id>.<suffix>`; the same bytes under two names are one image."""
 
     def __init__(self, blobs: BlobStore) -> None:
-        self.blobs = blobs
+        self._blobs = blobs
 
     def put(self, data: bytes) -> StoredImage:
-        """Store an image file under its content id. Raises `BadImage` for bytes that begin like no image."""
-        suffix = image_suffix(data)
+        """Store an image file as it is, if it is not there yet. Raises `BadImage` for what is none."""
+        from al_core.images import content_id, image_suffix
+
         image_id = content_id(data)
-        uri = f"{_shard(image_id)}/{image_id}{suffix}"
-        return StoredImage(image_id, uri, self.blobs.write(uri, data, if_absent=True))
+        # the suffix follows from the content as well, so one id never has two paths
+        path = f"{IMAGES}/{image_id[:2]}/{image_id}{image_suffix(data)}"
+        return StoredImage(image_id, self._blobs.url(path), self._blobs.write(path, data, if_absent=True))
 
     def read(self, uri: str) -> bytes:
-        """The file's bytes. Raises `FileNotFoundError`."""
-        return self.blobs.read(uri)
+        """The file behind an `image_uri` of this store, wherever the store lay when that was written.
 
-    def uri_of(self, image_id: str) -> str:
-        """Where an image lies. Raises `FileNotFoundError`."""
-        for blob in self.blobs.list(_shard(image_id)):
-            if PurePosixPath(blob.path).stem == image_id:
-                return blob.path
-        raise FileNotFoundError(f"image {image_id} is not in the store")
+        Raises:
+            FileNotFoundError: the image is gone, or the address is none of this store's.
+        """
+        match = _ADDRESS.search(uri)
+        if match is None:
+            raise FileNotFoundError(f"{uri!r} is no address in the image store (.../images/ab/ab....png)")
+        return self._blobs.read(match[1])
+
+    def path_of(self, image_id: str) -> str:
+        """Where in the blob store an image lies. Raises `FileNotFoundError`."""
+        from al_core.images import IMAGE_SUFFIXES
+
+        if re.fullmatch("[0-9a-f]{32}", image_id):
+            for suffix in sorted(IMAGE_SUFFIXES):
+                path = f"{IMAGES}/{image_id[:2]}/{image_id}{suffix}"
+                if self._blobs.exists(path):
+                    return path
+        raise FileNotFoundError(f"image {image_id!r} is not in the image store")
 
     def exists(self, image_id: str) -> bool:
-        """Whether an image of that id is there; an id that is none is not."""
-        if len(image_id) != 32 or set(image_id) - set("0123456789abcdef"):
-            return False
+        """Whether the image is there."""
         try:
-            self.uri_of(image_id)
+            self.path_of(image_id)
         except FileNotFoundError:
             return False
         return True
 
-    def items(self, start: str = "") -> Iterator[tuple[str, str]]:
-        """All images as (id, uri), shard by shard in the order of their ids: from `start` on, then from the beginning.
+    def items(self, start_key: int = 0) -> Iterator[tuple[str, str]]:
+        """(image id, uri) of every image, in the order of ids, beginning at a key and going round.
 
-        Ids are hashes, so the first n from a random `start` are a uniform sample.
+        Ids are hashes, so the first n from a random key on are a random sample, and only the folders that
+        hold these are listed. `start_key` is of 60 bits, as `al_core.records.image_keys` makes them.
         """
-        first = int(start[:2].ljust(2, "0"), 16) if start else 0
-        before: list[tuple[str, str]] = []
-        for number in range(first, first + SHARDS):
-            for blob in self.blobs.list(f"{FOLDER}/{number % SHARDS:02x}"):
-                item = (PurePosixPath(blob.path).stem, blob.path)
-                if number == first and item[0] < start:
-                    before.append(item)
-                else:
-                    yield item
-        yield from before
+        first = f"{start_key:015x}"
+        shard = int(first[:2], 16)
+        around = (self._shard(number % SHARDS) for number in range(shard + 1, shard + SHARDS))
+        return chain(
+            (item for item in self._shard(shard) if item[0] >= first),
+            chain.from_iterable(around),
+            (item for item in self._shard(shard) if item[0] < first),
+        )
+
+    def ids(self, start_key: int = 0) -> Iterator[str]:
+        """The ids of `items`."""
+        return (image_id for image_id, _ in self.items(start_key))
 
     def sample(self, count: int, generator: np.random.Generator) -> list[tuple[str, str]]:
-        """Up to `count` images as (id, uri), uniformly at random, without listing the whole store."""
-        start = generator.bytes(16).hex()
-        found = self.items(start)
-        return [item for _, item in zip(range(count), found, strict=False)]
+        """(image id, uri) of up to `count` images: a stretch of the ring of ids, from a random place on."""
+        images = self.items(int(generator.integers(0, 1 << 60)))
+        return [item for item, _ in zip(images, range(count), strict=False)]
 
     def count(self) -> int:
-        """How many images there are."""
-        return sum(1 for _ in self.blobs.list(FOLDER))
+        """How many images there are; lists them all."""
+        return sum(1 for _ in self.items())
 
     def is_empty(self) -> bool:
-        """Whether there are none."""
-        return next(iter(self.blobs.list(FOLDER)), None) is None
+        """Whether there is no image at all."""
+        return next(self.items(), None) is None
 
-
-def _shard(image_id: str) -> str:
-    return f"{FOLDER}/{image_id[:2]}"
+    def _shard(self, number: int) -> Iterator[tuple[str, str]]:
+        for blob in self._blobs.list(f"{IMAGES}/{number:02x}"):
+            if match := _ADDRESS.search(blob.path):  # a stray file is no image
+                yield match[3], self._blobs.url(blob.path)

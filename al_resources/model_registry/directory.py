@@ -1,12 +1,26 @@
-"""The model registry in a blob store: `models/<name>/<version>/`, the manifest written last."""
+"""The model registry in the blob store: one folder per version, visible once its manifest is there.
+
+Layout, below `models/<name>/`:
+
+    <version>/model.safetensors, <extra files>, manifest.json    the manifest is written last
+    trainings/<hash of the training key>.json                    the manifest again: what this training produced
+
+Weights are written create-only, which claims the version's number. The entry below `trainings` is create-only,
+too: of two processes that register the same training one wins, and both return its manifest. A process that
+dies before it leaves a number behind that is never used again; one that dies after it is finished by whoever
+asks for that training next.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
+import secrets
 import shutil
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
 
 from al_core.records import ModelManifest
 from al_resources.model_registry import TamperedModel
@@ -16,102 +30,157 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
-CLAIM = "claim"  # whoever writes it owns the number; without a manifest the version does not exist
+_SIMPLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class DirectoryModelRegistry:
-    """`ModelRegistry` for one model name; `cache` holds verified local copies."""
+    """`ModelRegistry` over a blob store; `cache_dir` holds what was fetched."""
 
-    def __init__(self, blobs: BlobStore, name: str, cache: Path) -> None:
-        self.blobs = blobs
-        self.name = name
-        self.cache = cache
+    def __init__(self, blobs: BlobStore, name: str, cache_dir: Path) -> None:
+        self._blobs = blobs
+        self._name = name
+        self._folder = f"models/{name}"
+        self._cache = cache_dir / name
 
     def register(
         self, checkpoint: Path, manifest: ModelManifest, extra_files: dict[str, bytes] | None = None
     ) -> ModelManifest:
-        """Publish under the next free version, see `ModelRegistry`."""
+        """Publish a checkpoint under the next free version, see `ModelRegistry.register`.
+
+        The version and hash in `manifest` are not looked at: the registry gives them.
+
+        Raises:
+            ValueError: the manifest is another model's, or an extra file has no simple name of its own.
+        """
+        if manifest.name != self._name:
+            raise ValueError(f"a manifest of model {manifest.name!r} in the registry of {self._name!r}")
+        files = _checked_names(extra_files or {})
         if done := self.by_training_key(manifest.training_key):
             return done
         weights = checkpoint.read_bytes()
-        found = hashlib.sha256(weights).hexdigest()
-        if found != manifest.weights_sha256:
-            raise TamperedModel(f"{checkpoint}: sha256 {found}, the manifest says {manifest.weights_sha256}")
-        version = self._claim_version(manifest.training_key)
-        for name, data in {WEIGHTS: weights, **(extra_files or {})}.items():
-            self.blobs.write(self._path(version, name), data)
-        published = manifest.model_copy(update={"name": self.name, "version": version})
-        self.blobs.write(self._path(version, MANIFEST), published.model_dump_json(indent=1).encode())
-        return published
+        version = self._claim(weights)
+        for name, content in files.items():
+            self._blobs.write(self._path(version, name), content)
+        published = manifest.model_copy(update={"version": version, "weights_sha256": _sha256(weights)})
+        if self._blobs.write(self._training(manifest.training_key), _json(published), if_absent=True):
+            return self._finish(published)
+        # Another process registered the same training meanwhile. The weights go last: they hold the number.
+        for name in (*files, WEIGHTS):
+            self._blobs.delete(self._path(version, name))
+        winner = self.by_training_key(manifest.training_key)
+        assert winner is not None
+        return winner
 
     def versions(self) -> list[int]:
         """All published versions, ascending."""
-        return sorted(self._numbers(MANIFEST))
+        pattern = re.compile(rf"{re.escape(self._folder)}/([1-9][0-9]*)/{re.escape(MANIFEST)}")
+        matches = (pattern.fullmatch(blob.path) for blob in self._blobs.list(self._folder))
+        return sorted(int(match[1]) for match in matches if match)
 
     def manifest(self, version: int) -> ModelManifest:
-        """What is known of a version, see `ModelRegistry`."""
+        """Raises `KeyError`, naming the versions there are."""
         try:
-            return ModelManifest.model_validate_json(self.blobs.read(self._path(version, MANIFEST)))
-        except FileNotFoundError:
-            there = ", ".join(f"v{number}" for number in self.versions()) or "none yet"
-            raise KeyError(f"model {self.name} has no version {version}; there are: {there}") from None
+            manifest = ModelManifest.model_validate_json(self._blobs.read(self._path(version, MANIFEST)))
+        except FileNotFoundError as error:
+            there_are = ", ".join(map(str, self.versions())) or "none yet"
+            raise KeyError(f"{self._name} has no version {version}; there are: {there_are}") from error
+        except ValidationError as error:
+            raise TamperedModel(f"the manifest of {self._name} v{version} cannot be read: {error}") from error
+        if (manifest.name, manifest.version) != (self._name, version):
+            raise TamperedModel(
+                f"the manifest of {self._name} v{version} says it is {manifest.name} v{manifest.version}"
+            )
+        return manifest
 
     def by_training_key(self, training_key: str) -> ModelManifest | None:
-        """The version that this training made, newest first."""
-        for version in reversed(self.versions()):
-            manifest = self.manifest(version)
-            if manifest.training_key == training_key:
-                return manifest
-        return None
+        """The version that this training already produced, if any."""
+        try:
+            done = ModelManifest.model_validate_json(self._blobs.read(self._training(training_key)))
+        except FileNotFoundError:
+            return None
+        if not self._blobs.exists(self._path(done.version, WEIGHTS)):
+            self._blobs.delete(self._training(training_key))  # somebody removed the version: train it again
+            return None
+        return self._finish(done)
 
     def fetch(self, version: int) -> Path:
-        """A verified local folder, see `ModelRegistry`."""
+        """A local folder with weights and manifest, verified, see `ModelRegistry.fetch`."""
         manifest = self.manifest(version)
-        folder = self.cache / self.name / f"{version}-{manifest.weights_sha256[:16]}"
-        if not (folder / MANIFEST).is_file():
-            weights = self.blobs.read(self._path(version, WEIGHTS))
-            _verify(weights, manifest, self.blobs.url(self._path(version, WEIGHTS)))
-            partial = folder.with_name(f".partial-{uuid.uuid4().hex}")
-            partial.mkdir(parents=True)
-            (partial / WEIGHTS).write_bytes(weights)
-            (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1))
-            try:
-                partial.rename(folder)
-            except OSError:  # another process was first; its copy was verified as well
-                shutil.rmtree(partial)
-        _verify((folder / WEIGHTS).read_bytes(), manifest, str(folder / WEIGHTS))
+        folder = self._cache / f"{version}-{manifest.weights_sha256[:16]}"
+        if not _holds(folder, manifest.weights_sha256):
+            self._download(manifest, folder)
         return folder
 
     def file(self, version: int, name: str) -> bytes:
         """An extra file of a version. Raises `FileNotFoundError`."""
-        return self.blobs.read(self._path(version, name))
+        return self._blobs.read(self._path(version, name))
 
-    def _claim_version(self, training_key: str) -> int:
-        """The next number that nobody owns; one that this training claimed before is taken up again."""
-        version = max(self._numbers(CLAIM), default=0) + 1
-        last = version - 1
-        if (
-            last
-            and last not in self.versions()
-            and self.blobs.read(self._path(last, CLAIM)) == training_key.encode()
-        ):
-            return last
-        while not self.blobs.write(self._path(version, CLAIM), training_key.encode(), if_absent=True):
+    def _claim(self, weights: bytes) -> int:
+        """Write the weights under the first number that nobody has; returns it."""
+        taken = re.compile(rf"{re.escape(self._folder)}/([1-9][0-9]*)/")
+        matches = (taken.match(blob.path) for blob in self._blobs.list(self._folder))
+        version = 1 + max((int(match[1]) for match in matches if match), default=0)
+        while not self._blobs.write(self._path(version, WEIGHTS), weights, if_absent=True):
             version += 1
         return version
 
-    def _numbers(self, name: str) -> set[int]:
-        paths = (blob.path.split("/") for blob in self.blobs.list(f"models/{self.name}"))
-        return {int(parts[2]) for parts in paths if parts[-1] == name and parts[2].isdigit()}
+    def _finish(self, manifest: ModelManifest) -> ModelManifest:
+        self._blobs.write(self._path(manifest.version, MANIFEST), _json(manifest), if_absent=True)
+        return manifest
+
+    def _download(self, manifest: ModelManifest, folder: Path) -> None:
+        weights = self._blobs.read(self._path(manifest.version, WEIGHTS))
+        if (found := _sha256(weights)) != manifest.weights_sha256:
+            raise TamperedModel(
+                f"{self._name} v{manifest.version}: the stored weights have SHA-256 {found}, published were "
+                f"{manifest.weights_sha256}; restore {self._blobs.url(self._path(manifest.version, WEIGHTS))} "
+                "from a backup, or deploy another version"
+            )
+        partial = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+        partial.mkdir(parents=True)
+        try:
+            (partial / WEIGHTS).write_bytes(weights)
+            (partial / MANIFEST).write_bytes(_json(manifest))
+            _replace_folder(partial, folder, manifest.weights_sha256)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     def _path(self, version: int, name: str) -> str:
-        return f"models/{self.name}/{version}/{name}"
+        return f"{self._folder}/{version}/{name}"
+
+    def _training(self, training_key: str) -> str:
+        return f"{self._folder}/trainings/{_sha256(training_key.encode())[:32]}.json"
 
 
-def _verify(weights: bytes, manifest: ModelManifest, where: str) -> None:
-    found = hashlib.sha256(weights).hexdigest()
-    if found != manifest.weights_sha256:
-        raise TamperedModel(
-            f"{where} is not what was published as {manifest.name} v{manifest.version}: sha256 {found}, expected "
-            f"{manifest.weights_sha256}; restore the file from a backup, or deploy another version"
-        )
+def _replace_folder(partial: Path, folder: Path, sha256: str) -> None:
+    """Move the download to its place. Another process may have put the same there, or a file there was spoiled."""
+    try:
+        partial.rename(folder)
+    except OSError:
+        if _holds(folder, sha256):
+            return
+        shutil.rmtree(folder)
+        partial.rename(folder)
+
+
+def _holds(folder: Path, sha256: str) -> bool:
+    """Whether the cached weights are whole and the right ones."""
+    weights = folder / WEIGHTS
+    return (folder / MANIFEST).is_file() and weights.is_file() and _sha256(weights.read_bytes()) == sha256
+
+
+def _checked_names(files: dict[str, bytes]) -> dict[str, bytes]:
+    for name in files:
+        if not _SIMPLE_NAME.fullmatch(name) or name in (WEIGHTS, MANIFEST):
+            raise ValueError(
+                f"extra file {name!r}: expected a simple file name other than {WEIGHTS}, {MANIFEST}"
+            )
+    return files
+
+
+def _json(manifest: ModelManifest) -> bytes:
+    return manifest.model_dump_json(indent=1).encode()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,495 @@
+"""The prediction log as a Delta table: appended by many processes at once, read with Polars.
+
+A selection has to find the few best of millions without loading them, so the work goes from narrow to wide:
+
+1. the best `k` scores, with nothing but the image's key beside them (two narrow columns),
+2. the wanted columns of these rows: files are sorted by margin, so a few row groups hold them,
+3. which of these images were scored again later (three narrow columns, no strings),
+4. eligibility, decided for these few, against the ledgers.
+
+If fewer than asked for remain, `k` grows. An image's key is 60 bits of its id: it is used to find rows, never
+to tell images apart. For that, `id_tail` beside it holds 60 more, from the other end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from al_core.records import PREDICTIONS
+from al_core.strategies.base import Order
+from al_resources.ledgers import Ledgers
+from al_resources.prediction_store import Watermark
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+PARTITIONS = ["model_name", "model_version", "logged_on"]
+OPTIONAL = {"image_hash", "embedding", "latency_ms"}  # all other columns are never null
+SCORES = ("confidence", "margin", "entropy")
+RING = 1 << 60  # how many image keys there are
+EXACT_COUNT_ROWS = 1_000_000  # up to here `count_eligible` counts every image
+SLICE_ROWS = 250_000  # beyond, it counts about so many and extrapolates: standard error below 0.3 %
+SLACK = 64  # images looked at beyond twice those asked for, before anything is known to be taken
+ROW_GROUP = 16_384  # small: a row group is the least that is decoded around one wanted row
+SMALL_FILES = 8  # a partition with fewer is left alone
+MANY_SMALL_FILES = 64  # so many are merged whatever their size: every file costs each reader an open
+SMALL_SHARE = 0.2  # of the partition's bytes; below, rewriting the sorted file is not worth it yet
+TARGET_BYTES = 256 << 20
+SPILL_BYTES = 1 << 30  # memory a compaction may take before it sorts on disk
+VACUUM_HOURS = 24  # longer than any reader holds on to a version of the log
+
+_PHYSICAL = PREDICTIONS.append(pa.field("id_tail", pa.int64())).append(pa.field("logged_on", pa.date32()))
+_key = pl.col("image_key")
+_NARROW = ("image_id", "image_key", "id_tail", "prediction_id", "logged_at")
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """The newest predictions of some images, among them all that can win inside a region of the order."""
+
+    rows: pl.DataFrame  # at least _NARROW and the score; of an image perhaps older predictions, too
+    region: pl.Expr  # what part of the order is fully known
+    everything: bool  # whether that is all of it
+
+
+class DeltaPredictionStore:
+    """`PredictionStore` in a local folder; a folder that is missing is an empty log."""
+
+    def __init__(self, path: Path | str, ledgers: Ledgers) -> None:
+        self.path = Path(path)
+        self.ledgers = ledgers
+
+    # ------------------------------------------------------------------ writing
+    def append(self, predictions: pa.Table) -> None:
+        """Add rows in one commit; many processes may do so at once.
+
+        Raises:
+            ValueError: a column is missing, unknown, of another type, or holds what selection cannot order.
+        """
+        rows = _checked(predictions)
+        if not len(rows):
+            return
+        rows = rows.append_column("id_tail", pa.array(_bits(rows["image_id"], slice_from=-15)))
+        rows = rows.append_column("logged_on", pc.cast(rows["logged_at"], pa.date32()))
+        # Sorted by margin, a file gives its best rows from its first row group.
+        _commit(self._created(), rows.take(pc.sort_indices(rows["margin"])))
+
+    def compact(self) -> dict[str, int]:
+        """Merge the small files of each partition into one sorted by margin, and delete what no reader needs.
+
+        One process compacts at a time, the others leave it to that one: deltalake does not notice when two
+        compactions merge the same files, and the log would hold their rows twice.
+        """
+        from filelock import FileLock, Timeout
+
+        done = {"partitions": 0, "files_before": 0, "files_after": 0, "files_deleted": 0}
+        if self._table() is None:
+            return done
+        try:
+            with FileLock(self.path / "_compaction.lock", blocking=False):
+                table = self._created()
+                for partition in _fragmented(_files(table)).iter_rows(named=True):
+                    metrics = _rewrite(table, [(name, "=", str(partition[name])) for name in PARTITIONS])
+                    done["partitions"] += 1
+                    done["files_before"] += metrics["numFilesRemoved"]
+                    done["files_after"] += metrics["numFilesAdded"]
+                deleted = table.vacuum(
+                    retention_hours=VACUUM_HOURS, dry_run=False, enforce_retention_duration=False
+                )
+        except Timeout:
+            return done
+        return {**done, "files_deleted": len(deleted)}
+
+    # ------------------------------------------------------------------ selection
+    def eligible(
+        self,
+        model_name: str,
+        model_version: int,
+        order: Order,
+        limit: int,
+        columns: Sequence[str],
+        exclude: Collection[str] = (),
+    ) -> pa.Table:
+        """The first `limit` eligible images in `order`, see `PredictionStore.eligible`."""
+        wanted = _wanted(columns, order)
+        if limit < 0:
+            raise ValueError(f"limit {limit} is negative")
+        table = self._table()
+        if table is None or limit == 0:
+            return _as_records(pl.DataFrame(), wanted)
+        log = _of_model(table, model_name, model_version)
+        count = _rows(_files(table, model_name, model_version))
+        taken, chosen = self._taken(exclude, model_version)
+        if order.column == "random":
+            search = _by_key(log, order, wanted, taken, count, 2 * limit + SLACK)
+            by: list[pl.Expr] = [(_key - order.pivot) % RING]
+        else:
+            search = _by_score(log, order, wanted, taken, count, 2 * limit + SLACK + chosen)
+            by = [pl.col(order.column)]
+        for candidates in search:
+            winners = (
+                _newest(candidates.rows)
+                .filter(candidates.region)
+                .join(taken, on="image_id", how="anti")
+                .sort(*by, "image_id", descending=[order.descending, False])
+                .head(limit)
+            )
+            if len(winners) == limit or candidates.everything:
+                break
+        return _as_records(_widened(log, winners, order, wanted), wanted)
+
+    def count_eligible(self, model_name: str, model_version: int) -> int:
+        """How many distinct images `eligible` could return: exact up to a million rows.
+
+        Beyond, a slice of the (uniform) key space with about `SLICE_ROWS` rows is counted and extrapolated;
+        the standard error is then below 0.3 % of the answer.
+        """
+        table = self._table()
+        if table is None:
+            return 0
+        log = _of_model(table, model_name, model_version)
+        count = _rows(_files(table, model_name, model_version))
+        share = 1.0 if count <= EXACT_COUNT_ROWS else SLICE_ROWS / count
+        images = (
+            log.filter(_key < round(share * RING)).select("image_id").unique().collect(engine="streaming")
+        )
+        taken, _ = self._taken((), model_version)
+        return round(len(images.join(taken, on="image_id", how="anti")) / share)
+
+    def _taken(self, exclude: Collection[str], model_version: int) -> tuple[pl.DataFrame, int]:
+        """The images that may not be chosen, and how many of them this model itself put on top of its order."""
+        selections = self.ledgers.read("selections")
+        ids = pl.concat(
+            [
+                selections["image_id"],
+                self.ledgers.read("labels")["image_id"],
+                pl.Series("image_id", list(exclude), pl.String),
+            ]
+        )
+        return ids.unique().to_frame(), int((selections["model_version"] == model_version).sum())
+
+    # ------------------------------------------------------------------ reading
+    def watermark(self, model_name: str | None = None, model_version: int | None = None) -> Watermark:
+        """Rows and newest time, from the table's log alone but for one column of one file.
+
+        Nothing is ever removed from the log, so the number of rows names its state.
+        """
+        table = self._table()
+        if table is None:
+            return Watermark(0, None, "empty")
+        files = _files(table, model_name, model_version)
+        rows = _rows(files)
+        if not rows:
+            return Watermark(0, None, "empty")
+        # Statistics are cut to milliseconds: only the rows from there on are read.
+        cut = files["max.logged_at"].max()
+        newest = _of_model(table, model_name, model_version).filter(pl.col("logged_at") >= cut)
+        last = newest.select(pl.col("logged_at").max()).collect().item()
+        return Watermark(rows, last, f"{table.metadata().id}:{rows}")
+
+    def rows_of(self, image_ids: Collection[str], columns: Sequence[str] | None = None) -> pa.Table:
+        """Every prediction of these images, of all models, newest first."""
+        wanted = list(dict.fromkeys(columns)) if columns is not None else PREDICTIONS.names
+        _check_columns(wanted)
+        table = self._table()
+        if table is None or not image_ids:
+            return _as_records(pl.DataFrame(), wanted)
+        ids = pl.Series("image_id", list(image_ids), pl.String)
+        rows = (
+            pl.scan_delta(table)
+            .filter(_key.is_in(_bits(ids, slice_from=0).implode()), pl.col("image_id").is_in(ids.implode()))
+            .select(*dict.fromkeys([*wanted, "logged_at", "prediction_id"]))
+            .sort("logged_at", "prediction_id", descending=True)
+            .collect()
+        )
+        return _as_records(rows, wanted)
+
+    def scan(self, columns: Sequence[str], *, since: datetime | None = None) -> Iterator[pa.RecordBatch]:
+        """The log in batches of at most 65 536 rows, in no particular order; `since` is inclusive."""
+        wanted = list(dict.fromkeys(columns))
+        _check_columns(wanted)
+        table = self._table()
+        if table is None:
+            return
+        log = pl.scan_delta(table)
+        if since is not None:
+            log = log.filter(pl.col("logged_on") >= since.date(), pl.col("logged_at") >= since)
+        for rows in log.select(wanted).collect_batches(chunk_size=65_536, maintain_order=False):
+            yield from _as_records(rows, wanted).to_batches(max_chunksize=65_536)
+
+    # ------------------------------------------------------------------ the table
+    def _table(self) -> DeltaTable | None:
+        from deltalake import DeltaTable
+
+        return DeltaTable(self.path) if DeltaTable.is_deltatable(str(self.path)) else None
+
+    def _created(self) -> DeltaTable:
+        """The table; when many processes begin at once, one of them creates it."""
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError
+
+        if (table := self._table()) is not None:
+            return table
+        try:
+            return DeltaTable.create(
+                self.path,
+                _PHYSICAL,
+                mode="ignore",
+                partition_by=PARTITIONS,
+                # Statistics of ids would be most of the table's log, and can never rule a file out.
+                configuration={"delta.dataSkippingStatsColumns": "confidence,margin,entropy,logged_at"},
+            )
+        except DeltaError:
+            if (table := self._table()) is None:
+                raise
+            return table
+
+
+# ---------------------------------------------------------------------- writing
+def _writer_properties() -> Any:
+    from deltalake import ColumnProperties, WriterProperties
+
+    plain = ColumnProperties(
+        dictionary_enabled=False
+    )  # no value repeats: a dictionary would only be overhead
+    unique = (
+        "prediction_id",
+        "image_id",
+        "image_key",
+        "image_uri",
+        "image_hash",
+        "id_tail",
+        "logged_at",
+        *SCORES,
+    )
+    return WriterProperties(
+        compression="LZ4", max_row_group_size=ROW_GROUP, column_properties=dict.fromkeys(unique, plain)
+    )
+
+
+def _commit_failed(error: BaseException) -> bool:
+    from deltalake.exceptions import CommitFailedError
+
+    return isinstance(error, CommitFailedError)
+
+
+@retry(
+    retry=retry_if_exception(_commit_failed),
+    wait=wait_random_exponential(multiplier=0.05, max=2),
+    stop=stop_after_delay(120),
+    reraise=True,
+)
+def _commit(table: DeltaTable, rows: pa.Table) -> None:
+    """Append; against many other writers a commit may need more attempts than the library makes by itself."""
+    from deltalake import CommitProperties, write_deltalake
+
+    write_deltalake(
+        table,
+        rows,
+        mode="append",
+        writer_properties=_writer_properties(),
+        commit_properties=CommitProperties(max_commit_retries=100),
+    )
+
+
+def _rewrite(table: DeltaTable, partition: list[tuple[str, str, str]]) -> dict[str, int]:
+    return table.optimize.z_order(
+        ["margin"],
+        partition_filters=partition,
+        target_size=TARGET_BYTES,
+        max_concurrent_tasks=1,
+        max_spill_size=SPILL_BYTES,
+        writer_properties=_writer_properties(),
+    )
+
+
+def _checked(predictions: pa.Table) -> pa.Table:
+    """`predictions` in the schema of the log, or an error that says what is wrong and where."""
+    missing = [name for name in PREDICTIONS.names if name not in predictions.schema.names]
+    unknown = [name for name in predictions.schema.names if name not in PREDICTIONS.names]
+    if missing or unknown:
+        raise ValueError(
+            f"not rows of the prediction log: missing {missing}, unknown {unknown}; build them with prediction_table()"
+        )
+    try:
+        rows = predictions.select(PREDICTIONS.names).cast(PREDICTIONS)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ValueError(f"not rows of the prediction log: {error}") from error
+    for name in PREDICTIONS.names:
+        if name not in OPTIONAL and rows[name].null_count:
+            _refuse(rows, pc.is_null(rows[name]), f"{name} is null")
+    for name in SCORES:
+        _refuse(rows, pc.invert(pc.is_finite(rows[name])), f"{name} is not a finite number")
+    _refuse(rows, pc.equal(rows["model_name"], ""), "model_name is empty")
+    hexadecimal = pc.match_substring_regex(rows["image_id"], "^[0-9a-f]{15,}$")
+    _refuse(rows, pc.invert(hexadecimal), "image_id is not a content id (lower-case hexadecimal)")
+    keys = pa.array(_bits(rows["image_id"], slice_from=0))
+    _refuse(rows, pc.not_equal(rows["image_key"], keys), "image_key is not that of image_id")
+    return rows
+
+
+def _refuse(rows: pa.Table, wrong: pa.ChunkedArray, reason: str) -> None:
+    if pc.any(wrong).as_py():
+        row = pc.index(wrong, True).as_py()
+        raise ValueError(f"row {row} (image {rows['image_id'][row].as_py()!r}): {reason}")
+
+
+def _bits(image_ids: Any, *, slice_from: int) -> pl.Series:
+    """60 bits of each id, as `al_core.records.image_keys` but without a Python object per image."""
+    return (
+        pl.Series(image_ids, dtype=pl.String)
+        .str.slice(slice_from, 15)
+        .str.to_integer(base=16, dtype=pl.Int64)
+    )
+
+
+# ---------------------------------------------------------------------- what lies where
+def _of_model(table: DeltaTable, model_name: str | None, model_version: int | None) -> pl.LazyFrame:
+    log = pl.scan_delta(table)
+    if model_name is not None:
+        log = log.filter(pl.col("model_name") == model_name)
+    if model_version is not None:
+        log = log.filter(pl.col("model_version") == model_version)
+    return log
+
+
+def _files(
+    table: DeltaTable, model_name: str | None = None, model_version: int | None = None
+) -> pl.DataFrame:
+    """The live files of the table: path, size_bytes, num_records, max.logged_at and the partition's values."""
+    files = pl.DataFrame(table.get_add_actions(flatten=True))
+    files = files.rename({f"partition.{name}": name for name in PARTITIONS})
+    if model_name is not None:
+        files = files.filter(pl.col("model_name") == model_name)
+    if model_version is not None:
+        files = files.filter(pl.col("model_version") == model_version)
+    return files
+
+
+def _rows(files: pl.DataFrame) -> int:
+    return int(files["num_records"].sum())
+
+
+def _fragmented(files: pl.DataFrame) -> pl.DataFrame:
+    """The partitions worth rewriting: enough small files, and enough in them."""
+    small = pl.col("size_bytes") < TARGET_BYTES // 2
+    share = pl.col("size_bytes").filter(small).sum() / pl.col("size_bytes").sum()
+    grouped = files.group_by(PARTITIONS).agg(files=small.sum(), share=share)
+    worth = (pl.col("files") >= SMALL_FILES) & (pl.col("share") >= SMALL_SHARE)
+    return grouped.filter(worth | (pl.col("files") >= MANY_SMALL_FILES)).sort(PARTITIONS)
+
+
+# ---------------------------------------------------------------------- searching
+def _by_score(
+    log: pl.LazyFrame, order: Order, wanted: list[str], taken: pl.DataFrame, count: int, k: int
+) -> Iterator[_Candidates]:
+    """Ever larger beginnings of the order of a score, from about `k` rows up to all `count`."""
+    score = pl.col(order.column)
+    columns = list(dict.fromkeys([*_NARROW, *wanted]))
+    narrow = log.select(score, _key)
+    while k < count:
+        best = narrow.top_k(k, by=score) if order.descending else narrow.bottom_k(k, by=score)
+        top = best.collect(engine="streaming")
+        edge = top[order.column].min() if order.descending else top[order.column].max()
+        before, reached = (score > edge, score >= edge) if order.descending else (score < edge, score <= edge)
+        # Among equal scores at the edge the cut was arbitrary, so only what lies before it is known.
+        rows = _current_predictions(log, columns, top["image_key"], reached)
+        yield _Candidates(rows, before, everything=False)
+        if (top[order.column] == edge).sum() > k // 2:
+            # Nearly all scores are equal (a saturated model): growing would not end, the key decides.
+            tied = log.filter(score == edge).select(_key).bottom_k(k, by=_key).collect(engine="streaming")
+            keys = pl.concat([top.filter(before)["image_key"], tied["image_key"]])
+            known = _key < tied["image_key"].max() if len(tied) == k else pl.lit(True)
+            rows = _current_predictions(log, columns, keys, reached)
+            yield _Candidates(rows, before | ((score == edge) & known), everything=False)
+        k *= 4
+    yield _everything_free(log.select(*_NARROW, score), taken)
+
+
+def _by_key(
+    log: pl.LazyFrame, order: Order, wanted: list[str], taken: pl.DataFrame, count: int, k: int
+) -> Iterator[_Candidates]:
+    """Ever larger windows of the ring of keys, beginning at the pivot; the first holds about `k` rows."""
+    columns = list(dict.fromkeys([*_NARROW, *wanted]))
+    width = RING if k >= count else RING * k // count
+    while width < RING:
+        end = order.pivot + width
+        window = ((_key >= order.pivot) & (_key < end)) | (_key < end - RING)
+        yield _Candidates(log.filter(window).select(columns).collect(), pl.lit(True), everything=False)
+        width *= 4
+    yield _everything_free(log.select(_NARROW), taken)
+
+
+def _everything_free(log: pl.LazyFrame, taken: pl.DataFrame) -> _Candidates:
+    """The last resort, when fewer are eligible than asked for: so few that all of them fit into memory."""
+    free = log.join(taken.lazy(), on="image_id", how="anti").collect(engine="streaming")
+    return _Candidates(free, pl.lit(True), everything=True)
+
+
+def _current_predictions(
+    log: pl.LazyFrame, columns: list[str], keys: pl.Series, reached: pl.Expr
+) -> pl.DataFrame:
+    """Those predictions where `reached` holds of the images with these keys that none elsewhere is newer than."""
+    these = _key.is_in(keys.unique().implode())
+    reached_rows = log.filter(reached, these).select(columns).collect()
+    all_rows = log.filter(these).select(_key, "id_tail", "logged_at").collect()
+    image = ["image_key", "id_tail"]
+    at = pl.col("logged_at")
+    newest, times = at.max().alias("newest"), (at == at.max()).sum().alias("times")
+    compared = (
+        reached_rows.group_by(image)
+        .agg(newest, times)
+        .join(all_rows.group_by(image).agg(newest, times), on=image, suffix="_of_all")
+    )
+    current = compared.filter(pl.col("newest") == pl.col("newest_of_all"))
+    reached_rows = reached_rows.join(current, on=image, how="semi")
+    # Another prediction of the very same moment lies elsewhere: the prediction id decides, so all are needed.
+    tied = _key.is_in(current.filter(pl.col("times") < pl.col("times_of_all"))["image_key"].implode())
+    if current.filter(tied).is_empty():
+        return reached_rows
+    return pl.concat([reached_rows.filter(~tied), log.filter(tied).select(columns).collect()])
+
+
+def _newest(rows: pl.DataFrame) -> pl.DataFrame:
+    newest_first = rows.sort("logged_at", "prediction_id", descending=True)
+    return newest_first.unique("image_id", keep="first", maintain_order=True)
+
+
+def _widened(log: pl.LazyFrame, winners: pl.DataFrame, order: Order, wanted: list[str]) -> pl.DataFrame:
+    """The wanted columns of the winners, in their order."""
+    if winners.is_empty() or set(wanted) <= set(winners.columns):
+        return winners
+    rows = log.filter(_key.is_in(winners["image_key"].implode()))
+    if order.column != "random":
+        scores = winners[order.column]
+        rows = rows.filter(pl.col(order.column).is_between(scores.min(), scores.max()))
+    identity = ["image_id", "prediction_id", "logged_at"]
+    found = rows.select(*dict.fromkeys([*wanted, *identity])).collect().unique(identity)
+    return winners.select(identity).join(found, on=identity, how="left", maintain_order="left")
+
+
+# ---------------------------------------------------------------------- columns
+def _wanted(columns: Sequence[str], order: Order) -> list[str]:
+    _check_columns(columns)
+    return list(dict.fromkeys([*columns, "image_id", *([] if order.column == "random" else [order.column])]))
+
+
+def _check_columns(columns: Sequence[str]) -> None:
+    unknown = [name for name in columns if name not in PREDICTIONS.names]
+    if unknown:
+        raise ValueError(f"unknown column(s) {unknown}; the prediction log has {PREDICTIONS.names}")
+
+
+def _as_records(rows: pl.DataFrame, columns: list[str]) -> pa.Table:
+    """`rows` as Arrow with the log's own types."""
+    schema = pa.schema([PREDICTIONS.field(name) for name in columns])
+    return rows.select(columns).to_arrow().cast(schema) if len(rows) else schema.empty_table()

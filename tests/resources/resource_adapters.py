@@ -1,0 +1,58 @@
+"""Builders and adapters for the contract suites: a new adapter joins its suite by one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from al_core.records import PREDICTIONS, image_keys, new_ids
+from al_resources.blob_store import BlobStore, FsspecBlobStore
+from al_resources.ledgers import DeltaLedgers, Ledgers
+from al_resources.prediction_store import PredictionStore
+from al_resources.prediction_store.delta import DeltaPredictionStore
+
+MIDNIGHT = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+LEDGER_STORES: dict[str, Callable[[Path], Ledgers]] = {"delta": lambda folder: DeltaLedgers(folder / "ledgers")}
+PREDICTION_STORES: dict[str, Callable[[Path, Ledgers], PredictionStore]] = {
+    "delta": lambda folder, ledgers: DeltaPredictionStore(folder / "predictions", ledgers)
+}
+BLOB_STORES: dict[str, Callable[[Path], BlobStore]] = {
+    "local": lambda folder: FsspecBlobStore(folder / "blobs"),
+    "memory": lambda folder: FsspecBlobStore(f"memory://{folder.as_posix().lstrip('/')}"),
+}
+
+
+def image(number: int) -> str:
+    """An image id whose key is spread over the ring, like that of a content hash."""
+    return f"{number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % (1 << 128):032x}"
+
+
+def prediction_rows(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """A table of `PREDICTIONS`: what a row leaves out gets a harmless value."""
+    defaults = {
+        "image_uri": "images/x.png",
+        "model_name": "digits",
+        "model_version": 1,
+        "predicted_label": "7",
+        "confidence": 0.5,
+        "margin": 0.5,
+        "entropy": 0.5,
+        "probs": [0.75, 0.25],
+        "source": "online",
+        "logged_at": MIDNIGHT,
+    }
+    fresh = new_ids(len(rows))
+    filled = [
+        {"prediction_id": fresh[i], "image_key": int(image_keys([row["image_id"]])[0])} | defaults | dict(row)
+        for i, row in enumerate(rows)
+    ]
+    return pa.Table.from_pylist(filled, schema=PREDICTIONS)
+
+
+def after(seconds: float) -> datetime:
+    return MIDNIGHT + timedelta(seconds=seconds)

@@ -1,0 +1,312 @@
+"""The contract of every prediction store, and its parity with a twin that is too simple to be wrong."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from resource_adapters import LEDGER_STORES, MIDNIGHT, PREDICTION_STORES, after, image, prediction_rows
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from al_core.records import LABELS, PREDICTIONS, SELECTIONS, image_keys, table_of
+from al_core.strategies.base import Order
+from al_resources.prediction_store import PredictionStore, delta
+
+MARGIN = Order("margin")
+
+
+def ids(table: pa.Table) -> list[str]:
+    return table["image_id"].to_pylist()
+
+
+# ---------------------------------------------------------------------- an empty log
+def test_a_missing_log_is_an_empty_log(store: PredictionStore) -> None:
+    assert store.watermark().rows == 0
+    assert store.watermark().last_logged_at is None
+    assert store.eligible("digits", 1, MARGIN, 5, ["image_uri"]).num_rows == 0
+    assert store.eligible("digits", 1, MARGIN, 5, ["image_uri"]).schema.names == ["image_uri", "image_id", "margin"]
+    assert store.count_eligible("digits", 1) == 0
+    assert store.rows_of([image(1)]).num_rows == 0
+    assert list(store.scan(["image_id"])) == []
+    store.compact()
+
+
+def test_appending_no_rows_changes_nothing(store: PredictionStore) -> None:
+    store.append(PREDICTIONS.empty_table())
+    assert store.watermark().rows == 0
+
+
+# ---------------------------------------------------------------------- eligibility
+def test_the_smallest_margins_come_first_and_ties_go_by_image_id(store: PredictionStore) -> None:
+    margins = {1: 0.3, 2: 0.1, 3: 0.2, 4: 0.2}
+    store.append(prediction_rows([{"image_id": image(n), "margin": m} for n, m in margins.items()]))
+    tied = sorted([image(3), image(4)])
+    assert ids(store.eligible("digits", 1, MARGIN, 3, [])) == [image(2), *tied]
+
+
+def test_largest_entropy_first_when_descending(store: PredictionStore) -> None:
+    store.append(prediction_rows([{"image_id": image(n), "entropy": n / 10} for n in range(1, 6)]))
+    found = store.eligible("digits", 1, Order("entropy", descending=True), 2, [])
+    assert ids(found) == [image(5), image(4)]
+
+
+def test_only_the_newest_prediction_of_an_image_counts(store: PredictionStore) -> None:
+    store.append(
+        prediction_rows(
+            [
+                {"image_id": image(1), "margin": 0.01, "logged_at": after(0)},
+                {"image_id": image(1), "margin": 0.9, "logged_at": after(1)},
+                {"image_id": image(2), "margin": 0.5, "logged_at": after(0)},
+            ]
+        )
+    )
+    found = store.eligible("digits", 1, MARGIN, 5, ["logged_at"])
+    assert ids(found) == [image(2), image(1)]
+    assert found["logged_at"].to_pylist()[1] == after(1)
+
+
+def test_of_two_predictions_at_the_same_moment_the_larger_prediction_id_counts(store: PredictionStore) -> None:
+    rows = [{"image_id": image(1), "prediction_id": p, "margin": m} for p, m in [("b", 0.2), ("a", 0.1)]]
+    store.append(prediction_rows(rows))
+    assert store.eligible("digits", 1, MARGIN, 5, ["prediction_id"])["prediction_id"].to_pylist() == ["b"]
+
+
+def test_predictions_of_other_models_and_versions_do_not_count(store: PredictionStore) -> None:
+    store.append(
+        prediction_rows(
+            [
+                {"image_id": image(1), "model_version": 2, "margin": 0.1, "logged_at": after(9)},
+                {"image_id": image(2), "model_name": "other", "margin": 0.1},
+                {"image_id": image(1), "model_version": 10, "margin": 0.7},
+            ]
+        )
+    )
+    assert ids(store.eligible("digits", 10, MARGIN, 5, [])) == [image(1)]
+    assert store.eligible("digits", 10, MARGIN, 5, [])["margin"].to_pylist() == [pytest.approx(0.7)]
+    assert store.eligible("digits", 1, MARGIN, 5, []).num_rows == 0
+
+
+def test_selected_labeled_and_excluded_images_never_come_back(tmp_path: Path) -> None:
+    for name in PREDICTION_STORES:
+        ledgers = LEDGER_STORES[name](tmp_path)
+        store = PREDICTION_STORES[name](tmp_path, ledgers)
+        store.append(prediction_rows([{"image_id": image(n), "margin": n / 10} for n in range(6)]))
+        ledgers.insert_new("selections", table_of(SELECTIONS, [{"round": 1, "image_id": image(0)}]), ["image_id"])
+        ledgers.insert_new("labels", table_of(LABELS, [{"image_id": image(1), "label": "x"}]), ["image_id"])
+        assert ids(store.eligible("digits", 1, MARGIN, 2, [], exclude={image(2)})) == [image(3), image(4)]
+        assert store.count_eligible("digits", 1) == 4
+
+
+def test_random_order_is_the_ring_of_keys_from_the_pivot_on(store: PredictionStore) -> None:
+    numbers = range(40)
+    store.append(prediction_rows([{"image_id": image(n)} for n in numbers]))
+    order = Order("random", seed=3)
+    ring = sorted((image(n) for n in numbers), key=lambda i: ((image_keys([i])[0] - order.pivot) % (1 << 60), i))
+    assert ids(store.eligible("digits", 1, order, 15, [])) == ring[:15]
+    assert ids(store.eligible("digits", 1, order, 99, [])) == ring
+
+
+def test_the_columns_asked_for_come_with_the_types_of_the_log(store: PredictionStore) -> None:
+    store.append(prediction_rows([{"image_id": image(1), "embedding": [1.0, 2.0], "image_hash": "ff"}]))
+    found = store.eligible("digits", 1, MARGIN, 1, PREDICTIONS.names)
+    assert found.schema.equals(PREDICTIONS)
+    assert found.to_pylist()[0]["probs"] == [0.75, 0.25]
+    assert found.to_pylist()[0]["latency_ms"] is None
+
+
+def test_an_unknown_column_is_named(store: PredictionStore) -> None:
+    store.append(prediction_rows([{"image_id": image(1)}]))
+    with pytest.raises(ValueError, match=r"\['colour'\].*prediction_id"):
+        store.eligible("digits", 1, MARGIN, 1, ["colour"])
+    with pytest.raises(ValueError, match="colour"):
+        store.rows_of([image(1)], ["colour"])
+
+
+@pytest.mark.parametrize("name", ["o'brien", "a/b=c", "100% [é] \"q\"", "x' or 1=1 --", "..", " padded "])
+def test_model_names_are_values_never_code_or_paths(store: PredictionStore, name: str) -> None:
+    store.append(prediction_rows([{"image_id": image(1), "model_name": name}, {"image_id": image(2)}]))
+    assert ids(store.eligible(name, 1, MARGIN, 5, [])) == [image(1)]
+    assert store.watermark(name, 1).rows == 1
+    assert store.rows_of([image(1)], ["model_name"])["model_name"].to_pylist() == [name]
+
+
+# ---------------------------------------------------------------------- reading
+def test_rows_of_gives_every_prediction_of_the_images_newest_first(store: PredictionStore) -> None:
+    store.append(
+        prediction_rows(
+            [{"image_id": image(n % 3), "model_version": n, "logged_at": after(n)} for n in range(6)],
+        )
+    )
+    found = store.rows_of([image(0), image(1)], ["image_id", "model_version"])
+    assert found["model_version"].to_pylist() == [4, 3, 1, 0]
+    assert store.rows_of([], ["image_id"]).num_rows == 0
+    assert store.rows_of([image(0)]).schema.equals(PREDICTIONS)
+
+
+def test_scan_reads_everything_since_a_moment_that_is_included(store: PredictionStore) -> None:
+    rows = [{"image_id": image(n), "logged_at": after(n + 0.000_123)} for n in range(5)]
+    store.append(prediction_rows(rows))
+    batches = list(store.scan(["image_id"], since=after(2.000_123)))
+    assert sorted(i for b in batches for i in b["image_id"].to_pylist()) == sorted(image(n) for n in (2, 3, 4))
+    assert sum(len(b) for b in store.scan(["image_id", "probs"])) == 5
+
+
+def test_the_watermark_counts_rows_and_knows_the_newest_to_the_microsecond(store: PredictionStore) -> None:
+    store.append(prediction_rows([{"image_id": image(1), "logged_at": after(0.123_456)}]))
+    store.append(prediction_rows([{"image_id": image(1), "logged_at": after(0.123_455), "model_version": 2}]))
+    assert (store.watermark().rows, store.watermark().last_logged_at) == (2, after(0.123_456))
+    assert store.watermark("digits", 2).last_logged_at == after(0.123_455)
+    assert store.watermark("digits", 3).rows == 0
+
+
+def test_the_token_changes_with_every_append_and_with_nothing_else(store: PredictionStore) -> None:
+    tokens = [store.watermark().token]
+    for n in range(10):
+        store.append(prediction_rows([{"image_id": image(n)}]))
+        tokens.append(store.watermark().token)
+    assert len(set(tokens)) == 11
+    store.compact()
+    assert store.watermark().token == tokens[-1]
+
+
+# ---------------------------------------------------------------------- bad rows
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"margin": math.nan}, r"row 1 \(image '.*'\): margin is not a finite number"),
+        ({"confidence": None}, "row 1 .*confidence is null"),
+        ({"image_key": 5}, "row 1 .*image_key is not that of image_id"),
+        ({"image_id": "../../etc/passwd", "image_key": 5}, "row 1 .*not a content id"),
+        ({"model_name": ""}, "model_name is empty"),
+    ],
+)
+def test_a_row_that_selection_could_not_order_is_refused_and_named(
+    store: PredictionStore, change: dict[str, Any], message: str
+) -> None:
+    rows = prediction_rows([{"image_id": image(0)}, {"image_id": image(1), "image_key": int(image_keys([image(1)])[0])}])
+    broken = pa.Table.from_pylist([rows.to_pylist()[0], rows.to_pylist()[1] | change], schema=PREDICTIONS)
+    with pytest.raises(ValueError, match=message):
+        store.append(broken)
+    assert store.watermark().rows == 0
+
+
+def test_rows_of_another_schema_are_refused(store: PredictionStore) -> None:
+    rows = prediction_rows([{"image_id": image(0)}])
+    with pytest.raises(ValueError, match=r"missing \['probs'\], unknown \['extra'\]"):
+        store.append(rows.drop_columns(["probs"]).append_column("extra", pa.array([1])))
+    with pytest.raises(ValueError, match="not rows of the prediction log"):
+        store.append(rows.set_column(3, "image_uri", pa.array([{"a": 1}])))
+
+
+# ---------------------------------------------------------------------- parity
+def naive_eligible(
+    rows: list[dict[str, Any]], version: int, order: Order, limit: int, taken: Collection[str]
+) -> list[str]:
+    newest: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["model_version"] == version:
+            known = newest.get(row["image_id"])
+            if known is None or (row["logged_at"], row["prediction_id"]) > (known["logged_at"], known["prediction_id"]):
+                newest[row["image_id"]] = row
+    sign = -1 if order.descending else 1
+
+    def place(row: dict[str, Any]) -> tuple[float, str]:
+        if order.column == "random":
+            return (row["image_key"] - order.pivot) % (1 << 60), row["image_id"]
+        return sign * row[order.column], row["image_id"]
+
+    free = [row for row in newest.values() if row["image_id"] not in taken]
+    return [row["prediction_id"] for row in sorted(free, key=place)][:limit]
+
+
+# Some of these ids share their key: a store may use keys to find rows, never to tell images apart.
+IMAGES = [image(n) for n in range(12)] + [f"{image(0)[:15]}{n:017x}" for n in range(3)]
+SCORES = st.sampled_from([0.0, 0.125, 0.25, 0.5, 1.0])
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[dict[str, Any]]:
+    row = st.fixed_dictionaries(
+        {
+            "image_id": st.sampled_from(IMAGES),
+            "model_version": st.sampled_from([1, 1, 1, 2]),
+            "margin": SCORES,
+            "entropy": SCORES,
+            "confidence": SCORES,
+            "logged_at": st.integers(0, 3).map(lambda n: after(n * 43_200)),
+        }
+    )
+    rows = draw(st.lists(row, max_size=40))
+    names = draw(st.permutations([f"p{n:02d}" for n in range(len(rows))]))
+    return [r | {"prediction_id": p, "image_key": int(image_keys([r["image_id"]])[0])} for r, p in zip(rows, names)]
+
+
+ORDERS = st.one_of(
+    st.builds(Order, st.sampled_from(["confidence", "margin", "entropy"]), st.booleans()),
+    st.builds(Order, st.just("random"), st.just(False), st.integers(0, 99)),
+)
+
+
+@pytest.mark.parametrize("name", PREDICTION_STORES)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=logs(),
+    pieces=st.integers(1, 3),
+    order=ORDERS,
+    limit=st.integers(0, 20),
+    selected=st.sets(st.sampled_from(IMAGES), max_size=6),
+    labeled=st.sets(st.sampled_from(IMAGES), max_size=3),
+    excluded=st.sets(st.sampled_from(IMAGES), max_size=3),
+)
+def test_every_answer_is_that_of_the_naive_twin(
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: list[dict[str, Any]],
+    pieces: int,
+    order: Order,
+    limit: int,
+    selected: set[str],
+    labeled: set[str],
+    excluded: set[str],
+) -> None:
+    monkeypatch.setattr(delta, "SLACK", 1)  # so that few rows go the way of many
+    with tempfile.TemporaryDirectory() as folder:
+        ledgers = LEDGER_STORES[name](Path(folder))
+        store = PREDICTION_STORES[name](Path(folder), ledgers)
+        for piece in range(pieces):
+            store.append(prediction_rows(rows[piece::pieces]))
+        chosen = [{"round": 1, "image_id": i, "model_version": 2} for i in sorted(selected)]
+        ledgers.insert_new("selections", table_of(SELECTIONS, chosen), ["image_id"])
+        ledgers.insert_new("labels", table_of(LABELS, [{"image_id": i} for i in sorted(labeled)]), ["image_id"])
+        found = store.eligible("digits", 1, order, limit, ["prediction_id", "image_uri"], excluded)
+        expected = naive_eligible(rows, 1, order, limit, selected | labeled | excluded)
+        assert found["prediction_id"].to_pylist() == expected
+        everyone = naive_eligible(rows, 1, order, len(rows), selected | labeled)
+        assert store.count_eligible("digits", 1) == len(everyone)
+
+
+# ---------------------------------------------------------------------- many processes
+def append_often(adapter: str, folder: Path, worker: int) -> int:
+    store = PREDICTION_STORES[adapter](folder, LEDGER_STORES[adapter](folder))
+    for n in range(15):
+        store.append(prediction_rows([{"image_id": image(1000 * worker + 10 * n + k)} for k in range(10)]))
+        if n % 6 == 5:
+            store.compact()
+    return 150
+
+
+@pytest.mark.parametrize("name", PREDICTION_STORES)
+def test_many_processes_create_append_and_compact_at_once_and_lose_nothing(name: str, tmp_path: Path) -> None:
+    with multiprocessing.get_context("forkserver").Pool(4) as pool:
+        appended = sum(pool.starmap(append_often, [(name, tmp_path, worker) for worker in range(4)]))
+    store = PREDICTION_STORES[name](tmp_path, LEDGER_STORES[name](tmp_path))
+    assert store.watermark().rows == appended
+    assert store.count_eligible("digits", 1) == appended
+    assert len(set(store.rows_of([image(n) for n in range(4000)])["image_id"].to_pylist())) == appended
