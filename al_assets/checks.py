@@ -1,7 +1,5 @@
 """What has to be true of the assets. The two blocking checks keep a leaking dataset and a worse model back."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from al_assets import views

@@ -10,7 +10,7 @@ from al_assets.jobs import selection_job, training_deployment_job
 from al_assets.labeled_dataset import labeled_dataset
 from al_assets.model_checkpoint import model_checkpoint
 from al_assets.prediction_log import prediction_log
-from al_assets.resources import PlatformResource
+from al_assets.resources import platform_resource
 from al_assets.selected_candidates import selected_candidates
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
@@ -28,7 +28,7 @@ def build_definitions(platform: Platform | None = None) -> dg.Definitions:
         jobs=[selection_job, training_deployment_job],
         schedules=[build_selection_schedule(settings)],
         sensors=[build_labeling_export_sensor(settings), run_failure_sensor],
-        resources={"platform": platform or PlatformResource()},
+        resources={"platform": platform or platform_resource},
         executor=dg.in_process_executor,
     )
 

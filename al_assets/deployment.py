@@ -1,7 +1,5 @@
 """`deployment`: the challenger takes the traffic, if the gate still lets it pass, step by step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -61,7 +59,7 @@ def deployment(
     )
 
 
-def challenger_of_round(platform: Platform, round_: int) -> ModelManifest:
+def challenger_of_round(platform: Platform, round_: int) -> "ModelManifest":
     """The newest model version that was trained for this round."""
     made = [platform.registry.manifest(version) for version in platform.registry.versions()]
     of_round = [manifest for manifest in made if manifest.round == round_]
@@ -72,7 +70,7 @@ def challenger_of_round(platform: Platform, round_: int) -> ModelManifest:
     return of_round[-1]
 
 
-def verify_gate(platform: Platform, manifest: ModelManifest) -> None:
+def verify_gate(platform: Platform, manifest: "ModelManifest") -> None:
     """Judge the stored answers again; what passed against an older champion does not pass now.
 
     Raises:
@@ -101,8 +99,8 @@ def verify_gate(platform: Platform, manifest: ModelManifest) -> None:
 
 
 def deploy(
-    platform: Platform, manifest: ModelManifest, *, run_id: str, log: Callable[[str], None]
-) -> RolloutResult:
+    platform: Platform, manifest: "ModelManifest", *, run_id: str, log: Callable[[str], None]
+) -> "RolloutResult":
     """Roll the version out and write down what came of it; one that serves already is left alone."""
     from al_core.records import DEPLOYMENTS, new_ids, table_of, utc_now
     from al_resources.endpoint.rollout import roll_out

@@ -1,7 +1,5 @@
 """`labeled_dataset`: what people answered, merged into one versioned dataset with an untouched holdout."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,7 +12,7 @@ from al_assets.selected_candidates import selected_candidates
 from al_resources.platform import Platform
 
 if TYPE_CHECKING:
-    from al_resources.datasets import Dataset
+    from al_core.dataset import Dataset
     from al_resources.labeling.merge import Merge
 
 
@@ -57,7 +55,7 @@ def labeled_dataset(
     )
 
 
-def merge_exports(platform: Platform, path: str, log: Callable[[str], None]) -> list[Merge]:
+def merge_exports(platform: Platform, path: str, log: Callable[[str], None]) -> list["Merge"]:
     """Bring one export, or all that wait, into the label ledger. Repeating it changes nothing."""
     from al_resources.labeling.merge import merge_export, unmerged_exports
 
@@ -71,12 +69,12 @@ def merge_exports(platform: Platform, path: str, log: Callable[[str], None]) -> 
     return merges
 
 
-def publish_dataset(platform: Platform, round_: int) -> Dataset:
+def publish_dataset(platform: Platform, round_: int) -> "Dataset":
     """Build the dataset from the ledger and publish it, unless that very version is there already."""
     from al_resources.datasets import build_and_publish
 
     return build_and_publish(
-        platform.blobs,
+        platform.datasets,
         platform.ledgers,
         platform.images,
         round_=round_,

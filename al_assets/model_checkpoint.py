@@ -1,7 +1,5 @@
 """`model_checkpoint`: the champion trained further on all labels, judged on the holdout, published with its verdict."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +15,9 @@ from al_resources.platform import Platform
 if TYPE_CHECKING:
     from al_core.evaluation import Evaluation
 
+    from al_core.dataset import Dataset
     from al_core.inference import Predictor
     from al_core.records import ModelManifest
-    from al_resources.datasets import Dataset
 
 CHALLENGER_EVALUATION = "evaluation.parquet"
 CHAMPION_EVALUATION = "champion_evaluation.parquet"
@@ -65,8 +63,8 @@ def model_checkpoint(
 
 
 def train_challenger(
-    platform: Platform, dataset: Dataset, *, run_id: str | None, log: Callable[[str], None]
-) -> ModelManifest:
+    platform: Platform, dataset: "Dataset", *, run_id: str | None, log: Callable[[str], None]
+) -> "ModelManifest":
     """Train, judge and publish; a training that was done before is returned as it was."""
     from al_core.checkpoint import code_version, training_key
 
@@ -82,13 +80,13 @@ def train_challenger(
 
 def _train_and_publish(
     platform: Platform,
-    dataset: Dataset,
+    dataset: "Dataset",
     champion: int | None,
     key: str,
     folder: Path,
     run_id: str | None,
     log: Callable[[str], None],
-) -> ModelManifest:
+) -> "ModelManifest":
     from al_core.gate import decide
 
     from al_core.checkpoint import code_version, sha256_of
@@ -148,14 +146,14 @@ def _train_and_publish(
     return platform.registry.register(result.weights, judged, files)
 
 
-def judge(platform: Platform, predictor: Predictor, dataset: Dataset) -> Evaluation:
+def judge(platform: Platform, predictor: "Predictor", dataset: "Dataset") -> "Evaluation":
     """The model's answers on the holdout, in bounded memory."""
     from al_core.evaluation import evaluate
 
     return evaluate(predictor, dataset.images("holdout"), platform.images.read)
 
 
-def evaluation_of(platform: Platform, manifest: ModelManifest, file: str) -> Evaluation | None:
+def evaluation_of(platform: Platform, manifest: "ModelManifest", file: str) -> "Evaluation | None":
     """A stored evaluation of that version, or None where there is none (the first model has no champion)."""
     from al_core.evaluation import Evaluation
 

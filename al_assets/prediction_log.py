@@ -1,7 +1,5 @@
 """`prediction_log`: what the deployed models answered, compacted and summed up."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import dagster as dg

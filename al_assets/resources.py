@@ -1,7 +1,5 @@
 """The platform as a Dagster resource."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import dagster as dg
@@ -16,8 +14,7 @@ def this_process_platform() -> Platform:
     return Platform(load_settings())
 
 
-class PlatformResource(dg.ConfigurableResourceFactory[Platform]):
-    """Every port, as `al.toml` and the `AL_*` environment set them up."""
-
-    def create_resource(self, context: dg.InitResourceContext) -> Platform:  # noqa: D102
-        return this_process_platform()
+@dg.resource(description="Every port, as al.toml and the AL_* environment set them up.")
+def platform_resource(_: dg.InitResourceContext) -> Platform:
+    """The platform of this process."""
+    return this_process_platform()

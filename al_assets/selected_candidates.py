@@ -1,7 +1,5 @@
 """`selected_candidates`: the few images of a round that are worth a person's time, staged for labeling."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -68,7 +66,7 @@ def selected_candidates(
 
 def choose(
     platform: Platform, round_: int, config: SelectionConfig, log: Callable[[str], None]
-) -> tuple[pl.DataFrame, dict[str, Any]]:
+) -> tuple["pl.DataFrame", dict[str, Any]]:
     """The round's rows of the selections ledger, made now or earlier, and facts about the choice."""
     recorded = platform.ledgers.read("selections", round=round_)
     if recorded.height:
@@ -90,7 +88,7 @@ def choose(
     return platform.ledgers.read("selections", round=round_).sort("rank"), selection.facts
 
 
-def _batch(platform: Platform, round_: int, version: int, config: SelectionConfig) -> Selection:
+def _batch(platform: Platform, round_: int, version: int, config: SelectionConfig) -> "Selection":
     from al_core.selection import select_batch
     from al_core.strategies.registry import get_strategy
     from al_resources.prediction_store.candidates import Candidates
@@ -108,7 +106,7 @@ def _batch(platform: Platform, round_: int, version: int, config: SelectionConfi
     )
 
 
-def _seed_batch(platform: Platform, round_: int, config: SelectionConfig) -> Selection:
+def _seed_batch(platform: Platform, round_: int, config: SelectionConfig) -> "Selection":
     """Before there is a model, images are drawn at random from the whole image store."""
     from al_core.images import decode_image, near_duplicate_hash
     from al_core.selection import select_seed_batch
@@ -136,7 +134,7 @@ def _seed(config: SelectionConfig, default: int, round_: int) -> int:
     return config.seed if config.seed is not None else default + round_
 
 
-def stage(platform: Platform, round_: int, chosen: pl.DataFrame) -> Staged:
+def stage(platform: Platform, round_: int, chosen: "pl.DataFrame") -> "Staged":
     """Copy the images to where people label, and tell the labeling tool."""
     from al_resources.labeling.staging import stage_round
 
@@ -145,7 +143,7 @@ def stage(platform: Platform, round_: int, chosen: pl.DataFrame) -> Staged:
     return staged
 
 
-def picks_version(chosen: pl.DataFrame) -> str:
+def picks_version(chosen: "pl.DataFrame") -> str:
     """Content hash of the batch: the same images in the same order are the same data."""
     text = "\n".join(chosen.sort("rank")["image_id"])
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -137,6 +137,11 @@ class ServingSettings(_Section):
         20_000, ge=1, description="predictions waiting in memory; more go to the spool on disk"
     )
 
+    @property
+    def url(self) -> str:
+        """Where the service answers."""
+        return f"http://{self.host}:{self.port}"
+
 
 class SensorSettings(_Section):
     """How often the sensors look, and how much they take at once."""

@@ -5,8 +5,6 @@ saves work. `run_key` also keeps failed runs from being requested again: those a
 retries, not by this sensor.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -73,7 +71,7 @@ def look_for_exports(
     )
 
 
-def _run_request(plan: Plan) -> dg.RunRequest:
+def _run_request(plan: "Plan") -> dg.RunRequest:
     export = plan.export
     return dg.RunRequest(
         run_key=f"{export.path}@{export.etag}",
@@ -83,7 +81,7 @@ def _run_request(plan: Plan) -> dg.RunRequest:
     )
 
 
-def _nothing_to_do(found: Look) -> str:
+def _nothing_to_do(found: "Look") -> str:
     """Why no run is requested, in words."""
     parts = [f"{merge.path} was refused: {merge.reason}" for merge in found.refused]
     parts += [f"{merge.path} brings no new labels" for merge in found.nothing_new]

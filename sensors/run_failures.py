@@ -1,7 +1,5 @@
 """The sensor that says in one readable line what failed and what to do about it."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 

@@ -1,16 +1,10 @@
 """The schedule that opens the next round of selection, unless there is a reason to wait."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import dagster as dg
 
 from al_assets.rounds import ROUNDS, open_rounds, round_key
+from al_resources.platform import Platform
 from al_resources.settings import Settings
-
-if TYPE_CHECKING:
-    from al_resources.platform import Platform
 
 SELECTION_JOB = "selection"
 
@@ -26,9 +20,9 @@ def build_selection_schedule(settings: Settings) -> dg.ScheduleDefinition:
         description="Opens the next round: which images are worth a person's time now?",
     )
     def selection_schedule(
-        context: dg.ScheduleEvaluationContext, platform: dg.ResourceParam[object]
+        context: dg.ScheduleEvaluationContext, platform: dg.ResourceParam[Platform]
     ) -> dg.RunRequest | dg.SkipReason:
-        return next_round(context, platform)  # type: ignore[arg-type]
+        return next_round(context, platform)
 
     return selection_schedule
 

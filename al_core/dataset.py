@@ -1,0 +1,249 @@
+"""The labeled dataset: one label per image, splits that never leak, a version that is the hash of its content.
+
+Pure functions; where the files lie is somebody else's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import polars as pl
+
+from al_core.images import NearDuplicates
+from al_core.records import DatasetManifest, utc_now
+
+if TYPE_CHECKING:
+    from al_core.training import LabeledImage
+
+Split = Literal["train", "validation", "holdout", "excluded"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "holdout", "excluded")
+RANDOM_REASONS = ("seed", "control")  # drawn uniformly: only these may enter the holdout
+HOLDOUT_SALT, VALIDATION_SALT = "holdout", "validation"
+
+ROWS = pl.Schema(
+    {
+        "image_id": pl.String(),
+        "image_url": pl.String(),
+        "label": pl.String(),
+        "split": pl.String(),
+        "reason": pl.String(),  # why the image was selected: strategy, control, seed; null if it never was
+        "round": pl.Int64(),
+        "image_hash": pl.String(),
+        "note": pl.String(),  # why it is excluded, or follows another image
+    }
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One version: its rows (`ROWS`) and its manifest."""
+
+    rows: pl.DataFrame
+    manifest: DatasetManifest
+
+    def images(self, split: Split) -> list[LabeledImage]:
+        """The images of a split, in the order of their ids."""
+        from al_core.training import LabeledImage
+
+        rows = self.rows.filter(split=split).sort("image_id")
+        return [LabeledImage(*row) for row in rows.select("image_id", "image_url", "label").iter_rows()]
+
+
+def resolve_labels(labels: pl.DataFrame, rule: Literal["latest", "majority"] = "latest") -> pl.DataFrame:
+    """One label per image, from the ledger's rows (`LABELS`): columns image_id, label, round.
+
+    Every annotator has one vote, the latest answer. `latest`: the youngest vote counts. `majority`: the label
+    with most votes counts. Ties go to the younger vote, then to the label that sorts first.
+    """
+    votes = labels.sort("labeled_at", "label", descending=[False, True], maintain_order=True).unique(
+        ["image_id", "annotator"], keep="last", maintain_order=True
+    )
+    counted = votes.group_by("image_id", "label").agg(
+        pl.len().alias("votes"), pl.col("labeled_at").max(), pl.col("round").max()
+    )
+    order = ["votes", "labeled_at"] if rule == "majority" else ["labeled_at", "votes"]
+    return (
+        counted.sort([*order, "label"], descending=[True, True, False])
+        .unique("image_id", keep="first", maintain_order=True)
+        .select("image_id", "label", "round")
+        .sort("image_id")
+    )
+
+
+def build_dataset(
+    resolved: pl.DataFrame,
+    *,
+    reasons: Mapping[str, str],
+    urls: Mapping[str, str],
+    hashes: Mapping[str, str | None],
+    parent: Dataset | None,
+    holdout_share: float,
+    validation_share: float,
+    near_duplicate_distance: int,
+    round_: int,
+) -> Dataset:
+    """The next dataset version, or one with the parent's version where nothing changed.
+
+    An image keeps the split it has in the parent for ever; its label may change. A new one
+
+    - goes to the holdout if it was drawn at random and its hash falls below `holdout_share`, unless nearly the
+      same picture was trained on already: then it follows its twin;
+    - is excluded if nearly the same picture is in the holdout;
+    - goes where its twin is, if it has one in train or validation;
+    - goes to validation if another hash falls below `validation_share`, else to train.
+
+    Args:
+        resolved: As `resolve_labels` returns them.
+        reasons: Image id -> why it was selected.
+        urls: Image id -> where it lies.
+        hashes: Image id -> near-duplicate hash; needed for new images only. Without one nothing resembles it.
+        parent: The version before.
+        holdout_share: Of the random images.
+        validation_share: Of those that are trained with.
+        near_duplicate_distance: Bits in which near-duplicates may differ; -1 for none.
+        round_: The round this version is made in.
+    """
+    if parent is not None:
+        kept = parent.rows.drop("label").join(resolved.select("image_id", "label"), on="image_id")
+        kept = kept.select(ROWS.names())
+    else:
+        kept = pl.DataFrame(schema=ROWS)
+    new = resolved.join(kept, on="image_id", how="anti").sort("image_id")
+    splitter = _Splitter(kept, near_duplicate_distance, holdout_share, validation_share)
+    candidates = [(image_id, reasons.get(image_id), hashes.get(image_id)) for image_id in new["image_id"]]
+    assigned = splitter.assign(candidates)
+    added = pl.DataFrame(
+        [
+            {
+                "image_id": image_id,
+                "image_url": urls[image_id],
+                "label": label,
+                "split": assigned[image_id][0],
+                "reason": reasons.get(image_id),
+                "round": labeled_in,
+                "image_hash": hashes.get(image_id),
+                "note": assigned[image_id][1],
+            }
+            for image_id, label, labeled_in in new.select("image_id", "label", "round").iter_rows()
+        ],
+        schema=ROWS,
+    )
+    rows = pl.concat([kept, added]).sort("image_id")
+    return Dataset(rows, _manifest(rows, parent, round_))
+
+
+def leaks(rows: pl.DataFrame, near_duplicate_distance: int) -> list[dict[str, str]]:
+    """Training or validation images that are, or nearly are, a holdout image; empty as it should be."""
+    index = NearDuplicates(near_duplicate_distance)
+    held_out = rows.filter(split="holdout")
+    for image_id, image_hash in held_out.select("image_id", "image_hash").iter_rows():
+        if image_hash:
+            index.add(image_id, image_hash)
+    used = rows.filter(pl.col("split").is_in(["train", "validation"]))
+    own = set(held_out["image_id"])
+    found = []
+    for image_id, split, image_hash in used.select("image_id", "split", "image_hash").iter_rows():
+        twin = image_id if image_id in own else index.find(image_hash) if image_hash else None
+        if twin is not None:
+            found.append({"image": image_id, "split": split, "holdout image": twin})
+    return found
+
+
+def below(image_id: str, salt: str, share: float) -> bool:
+    """Whether a salted hash of the content id falls below the share: for ever the same answer for an image.
+
+    The id's own digits would not do: random draws are windows of ids, and a window would fall into one split.
+    """
+    digest = hashlib.blake2b(f"{salt}:{image_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def to_jsonl(rows: pl.DataFrame) -> bytes:
+    """One JSON object per line; `image_url` and `label` are the names that AutoML expects."""
+    return b"".join(
+        json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows.sort("image_id").to_dicts()
+    )
+
+
+def from_jsonl(lines: Iterable[bytes]) -> pl.DataFrame:
+    """Rows as `to_jsonl` wrote them."""
+    return pl.DataFrame([json.loads(line) for line in lines if line.strip()], schema=ROWS)
+
+
+class _Splitter:
+    """Gives new images their split; a group of near-duplicates never straddles holdout and training."""
+
+    def __init__(
+        self, kept: pl.DataFrame, distance: int, holdout_share: float, validation_share: float
+    ) -> None:
+        self._holdout_share = holdout_share
+        self._validation_share = validation_share
+        self._held_out = NearDuplicates(distance)
+        self._used = NearDuplicates(distance)
+        self._split: dict[str, str] = {}
+        for image_id, split, image_hash in kept.select("image_id", "split", "image_hash").iter_rows():
+            self._remember(image_id, split, image_hash)
+
+    def assign(self, images: list[tuple[str, str | None, str | None]]) -> dict[str, tuple[str, str | None]]:
+        """Split and note of each (image id, reason, hash); candidates for the holdout have their turn first."""
+        first = [image for image in images if self._may_be_held_out(image[0], image[1])]
+        rest = [image for image in images if not self._may_be_held_out(image[0], image[1])]
+        assigned = {}
+        for image_id, reason, image_hash in [*first, *rest]:
+            split, note = self._place(image_id, reason, image_hash)
+            assigned[image_id] = (split, note)
+            self._remember(image_id, split, image_hash)
+        return assigned
+
+    def _may_be_held_out(self, image_id: str, reason: str | None) -> bool:
+        return reason in RANDOM_REASONS and below(image_id, HOLDOUT_SALT, self._holdout_share)
+
+    def _place(self, image_id: str, reason: str | None, image_hash: str | None) -> tuple[Split, str | None]:
+        twin_in_use = self._used.find(image_hash) if image_hash else None
+        twin_held_out = self._held_out.find(image_hash) if image_hash else None
+        if twin_held_out is None and twin_in_use is None:
+            if self._may_be_held_out(image_id, reason):
+                return "holdout", None
+            return (
+                "validation" if below(image_id, VALIDATION_SALT, self._validation_share) else "train"
+            ), None
+        if twin_held_out is None:
+            return self._split[twin_in_use], f"near-duplicate of {twin_in_use}"  # type: ignore[index, return-value]
+        if twin_in_use is None and self._may_be_held_out(image_id, reason):
+            return "holdout", f"near-duplicate of {twin_held_out}"
+        return "excluded", f"near-duplicate of {twin_held_out}, which is held out"
+
+    def _remember(self, image_id: str, split: str, image_hash: str | None) -> None:
+        self._split[image_id] = split
+        if image_hash and split == "holdout":
+            self._held_out.add(image_id, image_hash)
+        elif image_hash and split != "excluded":
+            self._used.add(image_id, image_hash)
+
+
+def _manifest(rows: pl.DataFrame, parent: Dataset | None, round_: int) -> DatasetManifest:
+    version = _content_hash(rows)
+    if parent is not None and parent.manifest.version == version:
+        return parent.manifest
+    before = parent.manifest.classes if parent is not None else ()
+    fresh = sorted(set(rows.filter(pl.col("split") != "excluded")["label"]) - set(before))
+    counts: dict[str, Any] = dict(rows["split"].value_counts().iter_rows())
+    return DatasetManifest(
+        version=version,
+        sequence=1 if parent is None else parent.manifest.sequence + 1,
+        parent=None if parent is None else parent.manifest.version,
+        round=round_,
+        classes=(*before, *fresh),
+        counts={split: counts.get(split, 0) for split in SPLITS},
+        holdout=_content_hash(rows.filter(split="holdout")),
+        created_at=utc_now(),
+    )
+
+
+def _content_hash(rows: pl.DataFrame) -> str:
+    lines = sorted("\t".join(row) for row in rows.select("image_id", "label", "split").iter_rows())
+    return hashlib.blake2b("\n".join(lines).encode(), digest_size=6).hexdigest()
