@@ -132,6 +132,8 @@ class FsspecBlobStore:
     def copy(self, source: str, target: str) -> None:
         """Copy within the store. Raises `FileNotFoundError`."""
         origin, full = self._full(source), self._full(target)
+        if not self.exists(source):
+            raise FileNotFoundError(f"there is no blob {source!r}")
         with _missing_is_missing(source):
             if not self._local:
                 self._fs.cp_file(origin, full)

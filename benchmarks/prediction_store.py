@@ -65,7 +65,9 @@ def write_log(folder: Path, rows: int) -> float:
     taken = store.eligible("digits", 3, Order("margin"), TAKEN, [])["image_id"].to_pylist()
     chosen = [{"round": 1, "image_id": i, "model_version": 3} for i in taken]
     ledgers.insert_new("selections", table_of(SELECTIONS, chosen), ["image_id"])
-    ledgers.insert_new("labels", table_of(LABELS, [{"image_id": i, "label": "7"} for i in taken]), ["image_id"])
+    ledgers.insert_new(
+        "labels", table_of(LABELS, [{"image_id": i, "label": "7"} for i in taken]), ["image_id"]
+    )
     return spent
 
 
@@ -101,7 +103,9 @@ def ours_count(folder: Path) -> int:
     from al_resources.ledgers import DeltaLedgers
     from al_resources.prediction_store.delta import DeltaPredictionStore
 
-    return DeltaPredictionStore(folder / "predictions", DeltaLedgers(folder / "ledgers")).count_eligible("digits", 3)
+    return DeltaPredictionStore(folder / "predictions", DeltaLedgers(folder / "ledgers")).count_eligible(
+        "digits", 3
+    )
 
 
 def pandas(folder: Path) -> int:
@@ -126,7 +130,9 @@ def _measured(reader: Callable[[Path], int], folder: Path, repeats: int, answers
         times.append(time.perf_counter() - begun)
     # Not ru_maxrss: a new process inherits that from the one that started it.
     peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    answers.put({"seconds": statistics.median(times), "peak_mb": int(peak[1]) / 1024 if peak else 0, "rows": found})
+    answers.put(
+        {"seconds": statistics.median(times), "peak_mb": int(peak[1]) / 1024 if peak else 0, "rows": found}
+    )
 
 
 def measure(reader: Callable[[Path], int], folder: Path, repeats: int = 7) -> dict[str, float]:
@@ -152,7 +158,9 @@ def run(rows: int, folder: Path) -> dict[str, Any]:
         "pandas": measure(pandas, folder, repeats=1),
     }
     begun = time.perf_counter()
-    facts["compaction"] = DeltaPredictionStore(folder / "predictions", DeltaLedgers(folder / "ledgers")).compact()
+    facts["compaction"] = DeltaPredictionStore(
+        folder / "predictions", DeltaLedgers(folder / "ledgers")
+    ).compact()
     facts["compaction_seconds"] = time.perf_counter() - begun
     facts["after compact()"] = {
         "bare Polars top-k": measure(bare_polars, folder),
@@ -176,7 +184,12 @@ def show(facts: dict[str, Any]) -> None:
         bare = facts[state]["bare Polars top-k"]["seconds"]
         for reader, answer in facts[state].items():
             seconds = answer["seconds"]
-            figures = (f"{seconds:.3f}", f"{seconds / bare:.1f}", f"{slow / seconds:.0f}x", f"{answer['peak_mb']:.0f}")
+            figures = (
+                f"{seconds:.3f}",
+                f"{seconds / bare:.1f}",
+                f"{slow / seconds:.0f}x",
+                f"{answer['peak_mb']:.0f}",
+            )
             table.add_row(state, reader, *figures)
     console.print(table)
     console.print(f"append: {facts['rows'] / facts['append_seconds']:,.0f} rows/s")
@@ -184,7 +197,9 @@ def show(facts: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from al_core.records import PREDICTIONS
-from al_core.strategies.base import Order
+from al_core.strategies.base import KEY_SPACE, Order
 from al_resources.ledgers import Ledgers
 from al_resources.prediction_store import Watermark
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 PARTITIONS = ["model_name", "model_version", "logged_on"]
 OPTIONAL = {"image_hash", "embedding", "latency_ms"}  # all other columns are never null
 SCORES = ("confidence", "margin", "entropy")
-RING = 1 << 60  # how many image keys there are
 EXACT_COUNT_ROWS = 1_000_000  # up to here `count_eligible` counts every image
 SLICE_ROWS = 250_000  # beyond, it counts about so many and extrapolates: standard error below 0.3 %
 SLACK = 64  # images looked at beyond twice those asked for, before anything is known to be taken
@@ -131,7 +130,7 @@ class DeltaPredictionStore:
         taken, chosen = self._taken(exclude, model_version)
         if order.column == "random":
             search = _by_key(log, order, wanted, taken, count, 2 * limit + SLACK)
-            by: list[pl.Expr] = [(_key - order.pivot) % RING]
+            by: list[pl.Expr] = [(_key - order.pivot) % KEY_SPACE]
         else:
             search = _by_score(log, order, wanted, taken, count, 2 * limit + SLACK + chosen)
             by = [pl.col(order.column)]
@@ -160,7 +159,10 @@ class DeltaPredictionStore:
         count = _rows(_files(table, model_name, model_version))
         share = 1.0 if count <= EXACT_COUNT_ROWS else SLICE_ROWS / count
         images = (
-            log.filter(_key < round(share * RING)).select("image_id").unique().collect(engine="streaming")
+            log.filter(_key < round(share * KEY_SPACE))
+            .select("image_id")
+            .unique()
+            .collect(engine="streaming")
         )
         taken, _ = self._taken((), model_version)
         return round(len(images.join(taken, on="image_id", how="anti")) / share)
@@ -420,10 +422,10 @@ def _by_key(
 ) -> Iterator[_Candidates]:
     """Ever larger windows of the ring of keys, beginning at the pivot; the first holds about `k` rows."""
     columns = list(dict.fromkeys([*_NARROW, *wanted]))
-    width = RING if k >= count else RING * k // count
-    while width < RING:
+    width = KEY_SPACE if k >= count else KEY_SPACE * k // count
+    while width < KEY_SPACE:
         end = order.pivot + width
-        window = ((_key >= order.pivot) & (_key < end)) | (_key < end - RING)
+        window = ((_key >= order.pivot) & (_key < end)) | (_key < end - KEY_SPACE)
         yield _Candidates(log.filter(window).select(columns).collect(), pl.lit(True), everything=False)
         width *= 4
     yield _everything_free(log.select(_NARROW), taken)

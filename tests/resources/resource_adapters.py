@@ -17,7 +17,9 @@ from al_resources.prediction_store.delta import DeltaPredictionStore
 
 MIDNIGHT = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
-LEDGER_STORES: dict[str, Callable[[Path], Ledgers]] = {"delta": lambda folder: DeltaLedgers(folder / "ledgers")}
+LEDGER_STORES: dict[str, Callable[[Path], Ledgers]] = {
+    "delta": lambda folder: DeltaLedgers(folder / "ledgers")
+}
 PREDICTION_STORES: dict[str, Callable[[Path, Ledgers], PredictionStore]] = {
     "delta": lambda folder, ledgers: DeltaPredictionStore(folder / "predictions", ledgers)
 }

@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from resource_adapters import LEDGER_STORES, MIDNIGHT, PREDICTION_STORES, after, image, prediction_rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from resource_adapters import LEDGER_STORES, PREDICTION_STORES, after, image, prediction_rows
 
 from al_core.records import LABELS, PREDICTIONS, SELECTIONS, image_keys, table_of
 from al_core.strategies.base import Order
@@ -31,7 +31,11 @@ def test_a_missing_log_is_an_empty_log(store: PredictionStore) -> None:
     assert store.watermark().rows == 0
     assert store.watermark().last_logged_at is None
     assert store.eligible("digits", 1, MARGIN, 5, ["image_uri"]).num_rows == 0
-    assert store.eligible("digits", 1, MARGIN, 5, ["image_uri"]).schema.names == ["image_uri", "image_id", "margin"]
+    assert store.eligible("digits", 1, MARGIN, 5, ["image_uri"]).schema.names == [
+        "image_uri",
+        "image_id",
+        "margin",
+    ]
     assert store.count_eligible("digits", 1) == 0
     assert store.rows_of([image(1)]).num_rows == 0
     assert list(store.scan(["image_id"])) == []
@@ -72,7 +76,9 @@ def test_only_the_newest_prediction_of_an_image_counts(store: PredictionStore) -
     assert found["logged_at"].to_pylist()[1] == after(1)
 
 
-def test_of_two_predictions_at_the_same_moment_the_larger_prediction_id_counts(store: PredictionStore) -> None:
+def test_of_two_predictions_at_the_same_moment_the_larger_prediction_id_counts(
+    store: PredictionStore,
+) -> None:
     rows = [{"image_id": image(1), "prediction_id": p, "margin": m} for p, m in [("b", 0.2), ("a", 0.1)]]
     store.append(prediction_rows(rows))
     assert store.eligible("digits", 1, MARGIN, 5, ["prediction_id"])["prediction_id"].to_pylist() == ["b"]
@@ -98,7 +104,9 @@ def test_selected_labeled_and_excluded_images_never_come_back(tmp_path: Path) ->
         ledgers = LEDGER_STORES[name](tmp_path)
         store = PREDICTION_STORES[name](tmp_path, ledgers)
         store.append(prediction_rows([{"image_id": image(n), "margin": n / 10} for n in range(6)]))
-        ledgers.insert_new("selections", table_of(SELECTIONS, [{"round": 1, "image_id": image(0)}]), ["image_id"])
+        ledgers.insert_new(
+            "selections", table_of(SELECTIONS, [{"round": 1, "image_id": image(0)}]), ["image_id"]
+        )
         ledgers.insert_new("labels", table_of(LABELS, [{"image_id": image(1), "label": "x"}]), ["image_id"])
         assert ids(store.eligible("digits", 1, MARGIN, 2, [], exclude={image(2)})) == [image(3), image(4)]
         assert store.count_eligible("digits", 1) == 4
@@ -108,7 +116,9 @@ def test_random_order_is_the_ring_of_keys_from_the_pivot_on(store: PredictionSto
     numbers = range(40)
     store.append(prediction_rows([{"image_id": image(n)} for n in numbers]))
     order = Order("random", seed=3)
-    ring = sorted((image(n) for n in numbers), key=lambda i: ((image_keys([i])[0] - order.pivot) % (1 << 60), i))
+    ring = sorted(
+        (image(n) for n in numbers), key=lambda i: ((image_keys([i])[0] - order.pivot) % (1 << 60), i)
+    )
     assert ids(store.eligible("digits", 1, order, 15, [])) == ring[:15]
     assert ids(store.eligible("digits", 1, order, 99, [])) == ring
 
@@ -129,7 +139,7 @@ def test_an_unknown_column_is_named(store: PredictionStore) -> None:
         store.rows_of([image(1)], ["colour"])
 
 
-@pytest.mark.parametrize("name", ["o'brien", "a/b=c", "100% [é] \"q\"", "x' or 1=1 --", "..", " padded "])
+@pytest.mark.parametrize("name", ["o'brien", "a/b=c", '100% [é] "q"', "x' or 1=1 --", "..", " padded "])
 def test_model_names_are_values_never_code_or_paths(store: PredictionStore, name: str) -> None:
     store.append(prediction_rows([{"image_id": image(1), "model_name": name}, {"image_id": image(2)}]))
     assert ids(store.eligible(name, 1, MARGIN, 5, [])) == [image(1)]
@@ -154,7 +164,9 @@ def test_scan_reads_everything_since_a_moment_that_is_included(store: Prediction
     rows = [{"image_id": image(n), "logged_at": after(n + 0.000_123)} for n in range(5)]
     store.append(prediction_rows(rows))
     batches = list(store.scan(["image_id"], since=after(2.000_123)))
-    assert sorted(i for b in batches for i in b["image_id"].to_pylist()) == sorted(image(n) for n in (2, 3, 4))
+    assert sorted(i for b in batches for i in b["image_id"].to_pylist()) == sorted(
+        image(n) for n in (2, 3, 4)
+    )
     assert sum(len(b) for b in store.scan(["image_id", "probs"])) == 5
 
 
@@ -190,7 +202,7 @@ def test_the_token_changes_with_every_append_and_with_nothing_else(store: Predic
 def test_a_row_that_selection_could_not_order_is_refused_and_named(
     store: PredictionStore, change: dict[str, Any], message: str
 ) -> None:
-    rows = prediction_rows([{"image_id": image(0)}, {"image_id": image(1), "image_key": int(image_keys([image(1)])[0])}])
+    rows = prediction_rows([{"image_id": image(0)}, {"image_id": image(1)}])
     broken = pa.Table.from_pylist([rows.to_pylist()[0], rows.to_pylist()[1] | change], schema=PREDICTIONS)
     with pytest.raises(ValueError, match=message):
         store.append(broken)
@@ -213,7 +225,10 @@ def naive_eligible(
     for row in rows:
         if row["model_version"] == version:
             known = newest.get(row["image_id"])
-            if known is None or (row["logged_at"], row["prediction_id"]) > (known["logged_at"], known["prediction_id"]):
+            if known is None or (row["logged_at"], row["prediction_id"]) > (
+                known["logged_at"],
+                known["prediction_id"],
+            ):
                 newest[row["image_id"]] = row
     sign = -1 if order.descending else 1
 
@@ -245,7 +260,10 @@ def logs(draw: st.DrawFn) -> list[dict[str, Any]]:
     )
     rows = draw(st.lists(row, max_size=40))
     names = draw(st.permutations([f"p{n:02d}" for n in range(len(rows))]))
-    return [r | {"prediction_id": p, "image_key": int(image_keys([r["image_id"]])[0])} for r, p in zip(rows, names)]
+    return [
+        r | {"prediction_id": p, "image_key": int(image_keys([r["image_id"]])[0])}
+        for r, p in zip(rows, names, strict=True)
+    ]
 
 
 ORDERS = st.one_of(
@@ -284,7 +302,9 @@ def test_every_answer_is_that_of_the_naive_twin(
             store.append(prediction_rows(rows[piece::pieces]))
         chosen = [{"round": 1, "image_id": i, "model_version": 2} for i in sorted(selected)]
         ledgers.insert_new("selections", table_of(SELECTIONS, chosen), ["image_id"])
-        ledgers.insert_new("labels", table_of(LABELS, [{"image_id": i} for i in sorted(labeled)]), ["image_id"])
+        ledgers.insert_new(
+            "labels", table_of(LABELS, [{"image_id": i} for i in sorted(labeled)]), ["image_id"]
+        )
         found = store.eligible("digits", 1, order, limit, ["prediction_id", "image_uri"], excluded)
         expected = naive_eligible(rows, 1, order, limit, selected | labeled | excluded)
         assert found["prediction_id"].to_pylist() == expected

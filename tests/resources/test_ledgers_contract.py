@@ -1,0 +1,131 @@
+"""The contract of every ledger store."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from resource_adapters import LEDGER_STORES, MIDNIGHT, after, image
+
+from al_core.records import LABELS, LEDGERS, table_of
+from al_resources.ledgers import Ledgers
+
+
+def labels(*rows: dict[str, Any]) -> pa.Table:
+    return table_of(
+        LABELS, [{"image_id": image(1), "label": "7", "labeled_at": MIDNIGHT} | row for row in rows]
+    )
+
+
+@pytest.mark.parametrize("name", LEDGERS)
+def test_an_empty_ledger_has_its_columns(ledgers: Ledgers, name: str) -> None:
+    empty = ledgers.read(name)
+    assert empty.is_empty()
+    assert empty.schema == pl.DataFrame(LEDGERS[name].empty_table()).schema
+
+
+def test_rows_come_back_in_the_order_of_insertion_whatever_their_times(ledgers: Ledgers) -> None:
+    for second in (5, 1, 9, 3):
+        ledgers.insert_new(
+            "labels",
+            labels({"label": f"{second}a", "labeled_at": after(second)}, {"label": f"{second}b"}),
+            ["label"],
+        )
+    assert ledgers.read("labels")["label"].to_list() == ["5a", "5b", "1a", "1b", "9a", "9b", "3a", "3b"]
+    assert ledgers.read("labels")["labeled_at"][0] == after(5)
+
+
+def test_only_what_is_new_goes_in(ledgers: Ledgers) -> None:
+    assert ledgers.insert_new("labels", labels({"label": "a"}, {"label": "b"}), ["label"]) == 2
+    assert ledgers.insert_new("labels", labels({"label": "b"}, {"label": "c"}), ["label"]) == 1
+    assert ledgers.insert_new("labels", labels({"label": "b"}), ["label"]) == 0
+    assert ledgers.read("labels")["label"].to_list() == ["a", "b", "c"]
+
+
+def test_of_equal_rows_in_one_insert_the_first_goes_in(ledgers: Ledgers) -> None:
+    rows = labels({"label": "a", "annotator": "first"}, {"label": "a", "annotator": "second"})
+    assert ledgers.insert_new("labels", rows, ["label"]) == 1
+    assert ledgers.read("labels")["annotator"].to_list() == ["first"]
+
+
+def test_a_null_equals_a_null(ledgers: Ledgers) -> None:
+    rows = labels({"annotator": None}, {"annotator": "x"})
+    assert ledgers.insert_new("labels", rows, ["image_id", "annotator"]) == 2
+    assert ledgers.insert_new("labels", rows, ["image_id", "annotator"]) == 0
+
+
+def test_reading_filters_by_equality_and_none_finds_nulls(ledgers: Ledgers) -> None:
+    rows = labels({"label": "a", "round": 1}, {"label": "b", "round": 2}, {"label": "c"})
+    ledgers.insert_new("labels", rows, ["label"])
+    assert ledgers.read("labels", round=2)["label"].to_list() == ["b"]
+    assert ledgers.read("labels", round=None)["label"].to_list() == ["c"]
+    assert ledgers.read("labels", round=2, label="a").is_empty()
+
+
+@pytest.mark.parametrize("text", ["o'brien", 'a "b"', "x' or '1'='1", "naïve\n|[]", ""])
+def test_values_are_never_code(ledgers: Ledgers, text: str) -> None:
+    ledgers.insert_new("labels", labels({"label": text}), ["label"])
+    assert ledgers.insert_new("labels", labels({"label": text}), ["label"]) == 0
+    assert ledgers.read("labels", label=text)["label"].to_list() == [text]
+
+
+def test_an_unknown_ledger_or_column_is_named(ledgers: Ledgers) -> None:
+    with pytest.raises(ValueError, match=r"unknown ledger 'lables'; expected one of .*labels"):
+        ledgers.read("lables")
+    with pytest.raises(ValueError, match=r"no column \['colour'\]; it has .*label"):
+        ledgers.read("labels", colour="red")
+    with pytest.raises(ValueError, match="no column"):
+        ledgers.insert_new("labels", labels({}), ["colour"])
+    with pytest.raises(ValueError, match="at least one column"):
+        ledgers.insert_new("labels", labels({}), [])
+    with pytest.raises(ValueError, match="not rows of the ledger 'exports'"):
+        ledgers.insert_new("exports", labels({}), ["path"])
+
+
+def test_a_hundred_inserts_stay_quick_to_read_and_complete(ledgers: Ledgers) -> None:
+    for number in range(70):
+        ledgers.insert_new("labels", labels({"label": str(number)}), ["label"])
+    assert ledgers.read("labels")["label"].to_list() == [str(number) for number in range(70)]
+
+
+@pytest.mark.parametrize("adapter", LEDGER_STORES)
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x", None])), max_size=4), max_size=5)
+)
+def test_any_sequence_of_inserts_holds_each_key_once(
+    adapter: str, inserts: list[list[tuple[str, Any]]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        ledgers = LEDGER_STORES[adapter](Path(folder))
+        known: list[tuple[str, Any]] = []
+        for insert in inserts:
+            rows = labels(*({"label": label, "annotator": annotator} for label, annotator in insert))
+            new = [key for key in dict.fromkeys(insert) if key not in known]
+            assert ledgers.insert_new("labels", rows, ["label", "annotator"]) == len(new)
+            known += new
+        assert ledgers.read("labels").select("label", "annotator").rows() == known
+
+
+def insert_often(adapter: str, folder: Path) -> int:
+    ledgers = LEDGER_STORES[adapter](folder)
+    return sum(
+        ledgers.insert_new("labels", labels({"label": str(n)}, {"label": str(n + 1)}), ["label"])
+        for n in range(12)
+    )
+
+
+@pytest.mark.parametrize("adapter", LEDGER_STORES)
+def test_processes_that_insert_the_same_rows_at_once_insert_them_once(adapter: str, tmp_path: Path) -> None:
+    with multiprocessing.get_context("forkserver").Pool(4) as pool:
+        inserted = sum(pool.starmap(insert_often, [(adapter, tmp_path)] * 4))
+    found = LEDGER_STORES[adapter](tmp_path).read("labels")["label"].to_list()
+    assert inserted == len(found) == 13
+    assert sorted(map(int, found)) == list(range(13))
