@@ -1,7 +1,8 @@
-"""Training: the contract every trainer keeps, its settings, and the trainer for image classifiers in torch."""
+"""Training: the contract every trainer keeps, and how one is found. Free of torch."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,3 +51,31 @@ class Trainer(Protocol):
 
     def fit(self, request: TrainingRequest, report: Callable[[str], None]) -> TrainingResult:
         """Train; `report` takes a line of progress for people. Raises `ValueError` on data it cannot train on."""
+
+
+def load_trainer(dotted_path: str) -> Trainer:
+    """The trainer behind `module:attribute`: a class, or a function without arguments, that makes one.
+
+    Raises:
+        ValueError: the path has another form, nothing is there, or what is there makes no trainer.
+    """
+    module_name, colon, attribute = dotted_path.partition(":")
+    if not (module_name and colon and attribute):
+        raise ValueError(
+            f"training.trainer is {dotted_path!r}; expected module:attribute, like my_package.my_module:MyTrainer"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(
+            f"training.trainer {dotted_path!r}: {module_name} cannot be imported ({error})"
+        ) from error
+    make = getattr(module, attribute, None)
+    if make is None:
+        raise ValueError(f"training.trainer {dotted_path!r}: {module_name} has no {attribute}")
+    trainer = make() if callable(make) else make
+    if not callable(getattr(trainer, "fit", None)):
+        raise ValueError(
+            f"training.trainer {dotted_path!r} gives a {type(trainer).__name__}, which has no fit(request, report)"
+        )
+    return trainer

@@ -13,7 +13,7 @@ class TrainingSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     trainer: str = Field(
-        "al_core.training:TorchTrainer", description="dotted path `module:attribute` of the trainer"
+        "al_core.torch_trainer:TorchTrainer", description="dotted path `module:attribute` of the trainer"
     )
     architecture: str = Field(
         "small_cnn", description="small_cnn, or any torchvision classifier: resnet18, vit_b_16, ..."
@@ -25,14 +25,20 @@ class TrainingSettings(BaseModel):
     frozen: bool = Field(False, description="train the head only, the encoder stays as it is")
     image_size: int = Field(32, ge=8, le=1024, description="images are resized to this many pixels square")
     channels: Literal[1, 3] = Field(3, description="1 for grey images, 3 for colour")
-    epochs: int = Field(60, ge=1, description="at most this many passes over the labels")
+    epochs: int = Field(30, ge=1, description="at most this many passes over the labels")
     patience: int = Field(
-        15, ge=1, description="stop after this many epochs without a better validation loss"
+        10,
+        ge=1,
+        description="stop after this many epochs without a better validation loss, in the schedule's second half",
     )
     batch_size: int = Field(32, ge=2, description="images per step")
-    learning_rate: float = Field(1e-3, gt=0, description="of a model trained from the start")
+    learning_rate: float = Field(
+        5e-3,
+        gt=0,
+        description="of a model trained from the start; downloaded weights want less: 1e-3, transformers 1e-4",
+    )
     incremental_learning_rate: float = Field(
-        5e-4, gt=0, description="of a model that goes on from the champion"
+        2e-3, gt=0, description="of a model that goes on from the champion"
     )
     weight_decay: float = Field(1e-2, ge=0, description="of AdamW")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
