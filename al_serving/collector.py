@@ -1,0 +1,433 @@
+"""The collector: every answer ends up in the log, its image in the image store, and nobody waits for it.
+
+A request only appends to a queue in memory. One thread turns the queue into segments of the spool (see
+`al_serving.spool`), another delivers segments to the stores, oldest first, as often as it takes.
+
+What can be lost: a process that is killed loses the answers of its last `flush_seconds`, which no segment
+held yet. Whatever reached a segment survives the process, a store that is away, and a store that failed after
+it had written: before anything is sent a second time the log is asked which predictions it has already.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from al_core.records import (
+    PREDICTIONS,
+    REJECTED_IMAGES,
+    UTC_MICROSECONDS,
+    Source,
+    prediction_table,
+    table_of,
+    utc_now,
+)
+from al_serving.spool import Spool, kind_of, read_segment
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from al_resources.image_store import ImageStore
+    from al_resources.ledgers import Ledgers
+    from al_resources.platform import Platform
+    from al_resources.prediction_store import PredictionStore
+
+LOGGER = logging.getLogger(__name__)
+SEGMENT = PREDICTIONS.append(pa.field("image", pa.large_binary()))
+IMAGE_WRITERS = 8  # images written at once: a container answers each in tens of milliseconds
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 30.0
+LONGEST_REASON = 500  # characters, in the ledger
+
+
+class CollectorFull(Exception):
+    """Neither memory nor the spool has room: answer 503 instead of an answer that no log will know."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer on its way to the log."""
+
+    image: bytes  # the file as it came
+    image_id: str
+    image_hash: str | None
+    model_name: str
+    model_version: int
+    classes: tuple[str, ...]
+    probs: np.ndarray  # (C,) float32
+    source: Source
+    embedding: np.ndarray | None = None  # (d,) float32
+    latency_ms: float | None = None
+    answered_at: datetime = field(default_factory=utc_now)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """One image that could not be scored."""
+
+    name: str
+    reason: str
+    source: Source
+    rejected_at: datetime = field(default_factory=utc_now)
+
+
+@dataclass(frozen=True)
+class CollectorCounts:
+    """What the collector did since it started."""
+
+    queued: int  # in memory now
+    spooled: int  # rows in segments now
+    written: int  # rows that arrived in the stores
+    failures: int  # attempts that failed and are repeated
+    set_aside: int  # segments no store takes; they lie in the spool for a person
+
+
+class Collector:
+    """Logs predictions and rejected images in the background; `close` it to hand over what waits."""
+
+    def __init__(
+        self,
+        predictions: PredictionStore,
+        images: ImageStore,
+        ledgers: Ledgers,
+        spool: Path,
+        *,
+        flush_rows: int = 500,
+        flush_seconds: float = 2.0,
+        queue_rows: int = 20_000,
+        queue_bytes: int = 512_000_000,
+    ) -> None:
+        self._predictions = predictions
+        self._images = images
+        self._ledgers = ledgers
+        self._spool = Spool(spool)
+        self._flush_rows = flush_rows
+        self._flush_seconds = flush_seconds
+        self._queue_rows = queue_rows
+        self._queue_bytes = queue_bytes
+
+        self._changed = threading.Condition()
+        self._queue: deque[tuple[float, Prediction | Rejection]] = deque()
+        self._bytes = 0
+        self._spooling = 0  # rows taken from the queue that no segment holds yet
+        self._hurry = False  # flush() waits: do not let the rows grow old first
+        self._closing = False
+        self._segments = {path: _rows_in(path) for path in self._spool.segments()}
+        self._tried = set(self._segments)  # may be in the stores already
+        self._written = self._failures = self._set_aside = 0
+
+        self._writers = ThreadPoolExecutor(IMAGE_WRITERS, "al-images")
+        self._spooler = threading.Thread(target=self._spool_forever, name="al-spooler", daemon=True)
+        self._deliverer = threading.Thread(target=self._deliver_forever, name="al-deliverer", daemon=True)
+        self._spooler.start()
+        self._deliverer.start()
+
+    @classmethod
+    def of(cls, platform: Platform) -> Collector:
+        """The collector of this process, writing to the platform's stores."""
+        settings = platform.settings.serving
+        return cls(
+            platform.predictions,
+            platform.images,
+            platform.ledgers,
+            platform.settings.home / "spool",
+            flush_rows=settings.flush_rows,
+            flush_seconds=settings.flush_seconds,
+            queue_rows=settings.queue_rows,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close(timeout=60.0)
+
+    @property
+    def full(self) -> bool:
+        """Whether another row would be refused."""
+        return len(self._queue) >= self._queue_rows or self._bytes >= self._queue_bytes
+
+    def offer(self, predictions: Sequence[Prediction]) -> None:
+        """Take answers over; never waits for a store or a disk. Raises `CollectorFull`."""
+        self._take(predictions)
+
+    def reject(self, rejection: Rejection) -> None:
+        """Take over an image that could not be scored. Raises `CollectorFull`."""
+        self._take([rejection])
+
+    def wait_for_room(self, timeout: float) -> bool:
+        """For callers that can wait, unlike a request: whether there is room again."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self.full, timeout)
+
+    def flush(self, timeout: float = 30.0) -> bool:
+        """Wait until all rows offered so far are in the stores; false where that took longer."""
+        with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
+            arrived = self._changed.wait_for(
+                lambda: not self._queue and not self._spooling and not self._segments, timeout
+            )
+            self._hurry = False
+            return arrived
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Deliver what waits; what does not arrive in time stays in the spool for the next start."""
+        self.flush(timeout)
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._spooler.join()
+        with self._changed:
+            self._changed.notify_all()  # the deliverer waits for the spooler's end
+        self._deliverer.join(timeout)
+        self._writers.shutdown(wait=False, cancel_futures=True)
+        if not self._deliverer.is_alive():  # else a store hangs: the lock is held until the process ends
+            self._spool.close()
+        if counts := self.counts().spooled:
+            LOGGER.warning("%d rows wait in %s for the next start", counts, self._spool.folder)
+
+    def counts(self) -> CollectorCounts:
+        """How things stand, for the metrics."""
+        with self._changed:
+            return CollectorCounts(
+                queued=len(self._queue) + self._spooling,
+                spooled=sum(self._segments.values()),
+                written=self._written,
+                failures=self._failures,
+                set_aside=self._set_aside,
+            )
+
+    # ------------------------------------------------------------------ memory -> spool
+
+    def _take(self, rows: Sequence[Prediction | Rejection]) -> None:
+        now = time.monotonic()
+        with self._changed:
+            if self.full or self._closing:
+                raise CollectorFull(
+                    f"{len(self._queue)} rows ({self._bytes / 1e6:.0f} MB) wait for {self._spool.folder}"
+                )
+            self._queue.extend((now, row) for row in rows)
+            self._bytes += sum(len(row.image) for row in rows if isinstance(row, Prediction))
+            if len(self._queue) == len(rows) or len(self._queue) >= self._flush_rows:
+                self._changed.notify_all()
+
+    def _spool_forever(self) -> None:
+        while (rows := self._next_rows()) is not None:
+            try:
+                segments = self._write_segments(rows)
+            except OSError:
+                LOGGER.exception(
+                    "The spool %s cannot be written; %d rows stay in memory", self._spool.folder, len(rows)
+                )
+                self._give_back(rows)
+                if self._closing:
+                    return
+                time.sleep(FIRST_RETRY_SECONDS)
+                continue
+            with self._changed:
+                self._segments.update(segments)
+                self._spooling = 0
+                self._changed.notify_all()
+
+    def _next_rows(self) -> list[Prediction | Rejection] | None:
+        """The next rows to spool, once there are enough or the oldest is old enough; None at the end."""
+        with self._changed:
+            while not (
+                self._closing or (self._hurry and self._queue) or len(self._queue) >= self._flush_rows
+            ):
+                wait = None
+                if self._queue:
+                    wait = self._queue[0][0] + self._flush_seconds - time.monotonic()
+                    if wait <= 0:
+                        break
+                self._changed.wait(wait)
+            if not self._queue:
+                return None
+            rows = [self._queue.popleft()[1] for _ in range(min(self._flush_rows, len(self._queue)))]
+            self._bytes -= sum(len(row.image) for row in rows if isinstance(row, Prediction))
+            self._spooling = len(rows)
+            return rows
+
+    def _write_segments(self, rows: list[Prediction | Rejection]) -> dict[Path, int]:
+        predictions = [row for row in rows if isinstance(row, Prediction)]
+        rejections = [row for row in rows if isinstance(row, Rejection)]
+        segments = {}
+        if predictions:
+            segments[self._spool.add("predictions", _segment_table(predictions))] = len(predictions)
+        if rejections:
+            segments[self._spool.add("rejections", _rejection_table(rejections))] = len(rejections)
+        return segments
+
+    def _give_back(self, rows: list[Prediction | Rejection]) -> None:
+        now = time.monotonic()
+        with self._changed:
+            self._queue.extendleft((now, row) for row in reversed(rows))
+            self._bytes += sum(len(row.image) for row in rows if isinstance(row, Prediction))
+            self._spooling = 0
+            self._failures += 1
+
+    # ------------------------------------------------------------------ spool -> stores
+
+    def _deliver_forever(self) -> None:
+        pause = FIRST_RETRY_SECONDS
+        together = True
+        while (segments := self._next_segments(together)) is not None:
+            try:
+                self._deliver(segments)
+            except (
+                pa.ArrowInvalid,
+                ValueError,
+                TypeError,
+            ) as error:  # the rows themselves: repeating is no use
+                self._tried.update(segments)
+                if len(segments) == 1:
+                    self._set_segment_aside(segments[0], error)
+                together = len(segments) == 1  # find the bad one
+            except Exception:  # whatever an adapter raises, the rows are kept and sent again
+                LOGGER.exception("%d segments could not be delivered; again in %.1f s", len(segments), pause)
+                self._tried.update(segments)
+                with self._changed:
+                    self._failures += 1
+                    self._changed.wait_for(lambda: self._closing, pause)
+                    if self._closing:
+                        return
+                pause = min(2 * pause, LAST_RETRY_SECONDS)
+            else:
+                pause = FIRST_RETRY_SECONDS
+                together = True
+                self._forget(segments, arrived=True)
+
+    def _next_segments(self, together: bool) -> list[Path] | None:
+        """The oldest segments of one kind, up to `flush_rows` rows; None when closing with nothing left."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._segments or (self._closing and not self._spooler.is_alive()))
+            if not self._segments:
+                return None
+            waiting = sorted(self._segments)
+            _, same_kind = next(groupby(waiting, kind_of))
+            chosen: list[Path] = []
+            rows = 0
+            for segment in same_kind:
+                rows += self._segments[segment]
+                if chosen and (rows > self._flush_rows or not together):
+                    break
+                chosen.append(segment)
+            return chosen
+
+    def _deliver(self, segments: list[Path]) -> None:
+        rows = pa.concat_tables([read_segment(segment) for segment in segments])
+        if kind_of(segments[0]) == "rejections":
+            self._ledgers.insert_new("rejected_images", rows, on=["name", "reason", "source"])
+            return
+        if not self._tried.isdisjoint(segments):
+            rows = self._unknown_to_the_log(rows)
+        if rows.num_rows:
+            self._predictions.append(self._with_stored_images(rows))
+
+    def _unknown_to_the_log(self, rows: pa.Table) -> pa.Table:
+        known = self._predictions.rows_of(rows["image_id"].unique().to_pylist(), ["prediction_id"])
+        return rows.filter(
+            pc.invert(pc.is_in(rows["prediction_id"], known["prediction_id"].combine_chunks()))
+        )
+
+    def _with_stored_images(self, rows: pa.Table) -> pa.Table:
+        """Store each image once and write its address into its rows."""
+        files = dict(zip(rows["image_id"].to_pylist(), rows["image"].to_pylist(), strict=True))
+        stored = self._writers.map(self._images.put, files.values())
+        uris = {image_id: image.uri for image_id, image in zip(files, stored, strict=True)}
+        addresses = pa.array([uris[image_id] for image_id in rows["image_id"].to_pylist()], pa.string())
+        rows = rows.drop_columns("image")
+        return rows.set_column(
+            rows.schema.get_field_index("image_uri"), PREDICTIONS.field("image_uri"), addresses
+        )
+
+    def _set_segment_aside(self, segment: Path, error: Exception) -> None:
+        LOGGER.error("%s", f"No store takes {self._spool.set_aside(segment)}: {error}")
+        with self._changed:
+            self._set_aside += 1
+        self._forget([segment], arrived=False)
+
+    def _forget(self, segments: list[Path], *, arrived: bool) -> None:
+        for segment in segments:
+            segment.unlink(missing_ok=True)
+        with self._changed:
+            for segment in segments:
+                rows = self._segments.pop(segment)
+                self._written += rows if arrived else 0
+            self._changed.notify_all()
+        self._tried.difference_update(segments)
+
+
+def _rows_in(segment: Path) -> int:
+    """How many rows a segment holds; 0 where it cannot be read, which its delivery will find out."""
+    try:
+        return read_segment(segment).num_rows
+    except pa.ArrowInvalid:
+        return 0
+
+
+def _segment_table(predictions: Sequence[Prediction]) -> pa.Table:
+    """Rows of `SEGMENT`; what one model answered is built together."""
+
+    def model_of(row: Prediction) -> tuple[Any, ...]:
+        return row.model_name, row.model_version, row.classes, row.source, row.embedding is None
+
+    tables = []
+    for _, group in groupby(sorted(predictions, key=model_of), model_of):
+        rows = list(group)
+        first = rows[0]
+        table = prediction_table(
+            image_ids=[row.image_id for row in rows],
+            image_uris=[""] * len(rows),  # known when the image is stored
+            image_hashes=[row.image_hash for row in rows],
+            model_name=first.model_name,
+            model_version=first.model_version,
+            classes=first.classes,
+            probs=np.stack([row.probs for row in rows]),
+            source=first.source,
+            embeddings=None if first.embedding is None else np.stack([_embedding(row) for row in rows]),
+            latency_ms=[row.latency_ms for row in rows],
+        )
+        answered_at = pa.array([row.answered_at for row in rows], UTC_MICROSECONDS)
+        table = table.set_column(
+            table.schema.get_field_index("logged_at"), PREDICTIONS.field("logged_at"), answered_at
+        )
+        tables.append(
+            table.append_column(
+                SEGMENT.field("image"), pa.array([row.image for row in rows], pa.large_binary())
+            )
+        )
+    return pa.concat_tables(tables)
+
+
+def _embedding(row: Prediction) -> np.ndarray:
+    assert row.embedding is not None
+    return row.embedding
+
+
+def _rejection_table(rejections: Sequence[Rejection]) -> pa.Table:
+    return table_of(
+        REJECTED_IMAGES,
+        [
+            {
+                "name": row.name,
+                "reason": row.reason[:LONGEST_REASON],
+                "source": row.source,
+                "rejected_at": row.rejected_at,
+            }
+            for row in rejections
+        ],
+    )

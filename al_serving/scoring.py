@@ -1,0 +1,201 @@
+"""From image files to answers and log rows; the one path for requests, folders, and Azure ML's `run()`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from al_core.images import MAX_PIXELS, BadImage, content_id, decode_image, near_duplicate_hash
+from al_core.preprocessing import to_pixels
+from al_core.records import Source
+from al_core.uncertainty import uncertainty_scores
+from al_serving.collector import Collector, CollectorFull, Prediction, Rejection
+from al_serving.payloads import BadRequest, SentImage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from al_core.inference import Predictor
+    from al_resources.platform import Platform
+
+Answer = dict[
+    str, Any
+]  # JSON: filename, image_id, label, labels, probs, model_name, model_version; or filename, error
+LONGEST_NAME = 200  # characters: what a client calls an image ends up in a ledger
+TOO_LARGE, UNREADABLE = 413, 422  # HTTP statuses of images that cannot be scored
+
+
+@dataclass(frozen=True)
+class ReadImage:
+    """An image ready for the model."""
+
+    name: str
+    data: bytes
+    image_id: str
+    image_hash: str
+    pixels: torch.Tensor  # (1, channels, size, size) uint8: waiting images take little memory
+    received: float | None = None  # time.perf_counter() of the request
+
+
+@dataclass(frozen=True)
+class RefusedImage:
+    """An image that cannot be scored, with the HTTP status that says why."""
+
+    name: str
+    reason: str
+    status: int
+
+
+def all_refused(refused: Sequence[RefusedImage]) -> BadRequest:
+    """What a request gets that holds no image that can be scored."""
+    return BadRequest(refused[0].status, "; ".join(f"{image.name}: {image.reason}" for image in refused[:5]))
+
+
+def printable(name: str) -> str:
+    """A client's name for an image as text that every store takes: valid Unicode, and not without end."""
+    return name.encode(errors="replace").decode()[:LONGEST_NAME]
+
+
+class Misbehaved(Exception):
+    """The model answered something that is no probability distribution over its classes."""
+
+
+class Scorer:
+    """One model version and the collector that logs its answers. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        collector: Collector | None,
+        *,
+        max_image_bytes: int = 20_000_000,
+        max_image_pixels: int = MAX_PIXELS,
+        log_embeddings: bool = False,
+    ) -> None:
+        self.predictor = predictor
+        self.manifest = predictor.manifest
+        self._collector = collector
+        self._max_bytes = max_image_bytes
+        self._max_pixels = max_image_pixels
+        self._log_embeddings = log_embeddings
+
+    @classmethod
+    def of(cls, platform: Platform, checkpoint: Path, collector: Collector | None) -> Scorer:
+        """The scorer of one checkpoint folder, as the platform's settings want it."""
+        from al_core.inference import Predictor
+
+        settings = platform.settings.serving
+        return cls(
+            Predictor.load(checkpoint),
+            collector,
+            max_image_bytes=settings.max_image_bytes,
+            max_image_pixels=settings.max_image_pixels,
+            log_embeddings=settings.log_embeddings,
+        )
+
+    def score(self, images: Sequence[SentImage], source: Source) -> list[Answer]:
+        """One answer per image, in their order; an image that cannot be scored is answered with its reason.
+
+        Raises:
+            CollectorFull: the answers could not be logged, so there are none.
+            Misbehaved: the model's output is no distribution.
+        """
+        return self.answer([self.read(image, source) for image in images], source)
+
+    def read(
+        self, image: SentImage, source: Source, received: float | None = None
+    ) -> ReadImage | RefusedImage:
+        """Decode one image; one that cannot be scored is put on record.
+
+        `received` is the `time.perf_counter()` of the request's arrival, for the latency in the log.
+        """
+        image_id = content_id(image.data)
+        name = printable(image.name)
+
+        def refuse(reason: str, status: int) -> RefusedImage:
+            if self._collector is not None:
+                # the content id belongs to the name: many clients call every image "0"
+                named = f"{name} ({image_id})" if name else image_id
+                self._collector.reject(Rejection(named, reason, source))
+            return RefusedImage(name or image_id, reason, status)
+
+        if image.problem:
+            return refuse(image.problem, UNREADABLE)
+        if len(image.data) > self._max_bytes:
+            reason = f"{len(image.data):,} bytes, at most {self._max_bytes:,} are accepted; scale it down"
+            return refuse(reason, TOO_LARGE)
+        channels = self.manifest.preprocessing.channels
+        try:
+            picture = decode_image(
+                image.data, name=image.name, channels=channels, max_pixels=self._max_pixels
+            )
+        except BadImage as error:
+            return refuse(error.reason, UNREADABLE)
+        pixels = to_pixels([picture], self.manifest.preprocessing)
+        return ReadImage(
+            name or image_id, image.data, image_id, near_duplicate_hash(picture), pixels, received
+        )
+
+    def answer(self, images: Sequence[ReadImage | RefusedImage], source: Source) -> list[Answer]:
+        """Predict and log. Raises as `score` does."""
+        if self._collector is not None and self._collector.full:
+            raise CollectorFull(
+                "the prediction log cannot take more at the moment; try again in a few seconds"
+            )
+        readable = [image for image in images if isinstance(image, ReadImage)]
+        probs, embeddings = self._predict(readable)
+        if self._collector is not None and readable:
+            self._collector.offer(self._rows(readable, probs, embeddings, source))
+        distributions = iter(probs)
+        return [
+            self._answer(image, next(distributions))
+            if isinstance(image, ReadImage)
+            else {"filename": image.name, "error": image.reason}
+            for image in images
+        ]
+
+    def _predict(self, images: Sequence[ReadImage]) -> tuple[np.ndarray, np.ndarray | None]:
+        if not images:
+            return np.empty((0, len(self.manifest.classes)), np.float32), None
+        probs, embeddings = self.predictor.predict_pixels(torch.cat([image.pixels for image in images]))
+        try:
+            uncertainty_scores(probs)
+        except ValueError as error:
+            raise Misbehaved(f"version {self.manifest.version} answered nonsense: {error}") from error
+        return probs, embeddings if self._log_embeddings else None
+
+    def _rows(
+        self, images: Sequence[ReadImage], probs: np.ndarray, embeddings: np.ndarray | None, source: Source
+    ) -> list[Prediction]:
+        now = time.perf_counter()
+        return [
+            Prediction(
+                image=image.data,
+                image_id=image.image_id,
+                image_hash=image.image_hash,
+                model_name=self.manifest.name,
+                model_version=self.manifest.version,
+                classes=self.manifest.classes,
+                probs=probs[row],
+                source=source,
+                embedding=None if embeddings is None else embeddings[row],
+                latency_ms=None if image.received is None else 1000 * (now - image.received),
+            )
+            for row, image in enumerate(images)
+        ]
+
+    def _answer(self, image: ReadImage, probs: np.ndarray) -> Answer:
+        return {
+            "filename": image.name,
+            "image_id": image.image_id,
+            "label": self.manifest.classes[int(probs.argmax())],
+            "labels": list(self.manifest.classes),
+            "probs": probs.tolist(),
+            "model_name": self.manifest.name,
+            "model_version": self.manifest.version,
+        }

@@ -1,0 +1,104 @@
+"""The spool: rows on their way to the stores lie here as files until they have arrived.
+
+A segment is one Arrow IPC file, written under a temporary name, synced and renamed, so that it is there as a
+whole or not at all. Each process works in a numbered folder of its own, held by a lock that the operating
+system releases when the process dies; what a dead process left behind is taken over by the next that starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from al_core.records import new_ids
+
+Kind = Literal["predictions", "rejections"]
+
+LOGGER = logging.getLogger(__name__)
+UNREADABLE = ".unreadable"
+
+
+class Spool:
+    """The segments of one process below `folder`, oldest first."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _claim_free_folder(folder)
+        self.folder = Path(self._lock.lock_file).parent
+        self._adopt_orphans(folder)
+
+    def add(self, kind: Kind, rows: pa.Table) -> Path:
+        """Keep `rows`; when this returns, they survive the end of the process and of the machine."""
+        segment = self.folder / f"{new_ids(1)[0]}-{kind}.arrow"
+        unfinished = segment.with_suffix(".part")
+        with unfinished.open("wb") as file:
+            with pa.ipc.new_file(file, rows.schema) as writer:
+                writer.write_table(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(segment)
+        _sync_folder(self.folder)
+        return segment
+
+    def segments(self) -> list[Path]:
+        """What waits, oldest first: the names begin with a time-ordered id."""
+        return sorted(self.folder.glob("*.arrow"))
+
+    def set_aside(self, segment: Path) -> Path:
+        """Put a segment that no store will ever take out of the way, kept for a person to look at."""
+        return segment.rename(segment.with_name(segment.name + UNREADABLE))
+
+    def close(self) -> None:
+        """Let go of the folder; what still waits is taken over by the next spool that opens here."""
+        self._lock.release()
+
+    def _adopt_orphans(self, folder: Path) -> None:
+        for other in sorted(path for path in folder.iterdir() if path.is_dir() and path != self.folder):
+            try:
+                with FileLock(other / "lock").acquire(blocking=False):
+                    for segment in other.glob("*.arrow"):
+                        segment.rename(self.folder / segment.name)
+            except Timeout:
+                continue  # its process is alive
+        for unfinished in self.folder.glob("*.part"):
+            unfinished.unlink()  # cut off while it was written: no whole segment, nothing to read
+        if waiting := len(self.segments()):
+            LOGGER.warning("%d segments of an earlier process wait in %s", waiting, self.folder)
+
+
+def read_segment(segment: Path) -> pa.Table:
+    """The rows of a segment. Raises `pyarrow.ArrowInvalid` where the file is damaged."""
+    return pa.ipc.open_file(pa.py_buffer(segment.read_bytes())).read_all()
+
+
+def kind_of(segment: Path) -> Kind:
+    """What a segment holds, as its name says."""
+    return "rejections" if segment.stem.endswith("-rejections") else "predictions"
+
+
+def _claim_free_folder(folder: Path) -> FileLock:
+    """The lock of the first numbered folder nobody works in."""
+    number = 0
+    while True:
+        (folder / str(number)).mkdir(exist_ok=True)
+        lock = FileLock(folder / str(number) / "lock", thread_local=False)  # closed by another thread, maybe
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            number += 1
+        else:
+            return lock
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere folders cannot be opened, and renames are durable by themselves
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,144 @@
+"""What clients may send, and what they hear when it is something else."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from al_serving.payloads import BadRequest, SentImage, images_of_bytes, images_of_json
+
+
+class Blobs:
+    """The one thing that is asked of a blob store here."""
+
+    def read(self, path: str) -> bytes:
+        if path.startswith("/") or ".." in path.split("/"):
+            raise ValueError("paths are relative and stay inside the store")
+        if path != "images/ab/abcd.png":
+            raise FileNotFoundError(path)
+        return b"stored"
+
+
+STORES: dict[str, Any] = {"workspaceblobstore": Blobs()}
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def parsed(content: Any) -> list[SentImage]:
+    return images_of_json(json.dumps(content).encode(), STORES)
+
+
+def test_rows_of_base64_are_images_named_by_their_index() -> None:
+    content = {
+        "input_data": {"columns": ["image"], "index": ["a.png", 7], "data": [encoded(b"x"), [encoded(b"y")]]}
+    }
+    assert parsed(content) == [SentImage("a.png", b"x"), SentImage("7", b"y")]
+
+
+def test_the_image_column_is_found_among_others() -> None:
+    content = {"input_data": {"columns": ["camera", "image"], "data": [["north", encoded(b"x")]]}}
+    assert parsed(content) == [SentImage("0", b"x")]
+
+
+def test_a_row_that_is_no_base64_does_not_spoil_the_others() -> None:
+    bad, number, good = parsed({"input_data": {"columns": ["image"], "data": ["%%%", 5, encoded(b"x")]}})
+    assert "base64" in bad.problem
+    assert "int" in number.problem
+    assert good == SentImage("2", b"x")
+
+
+@pytest.mark.parametrize("store", [{"datastore": "workspaceblobstore"}, {}])
+def test_an_image_in_the_blob_store_is_named_by_its_path(store: dict[str, str]) -> None:
+    assert parsed({"data": {**store, "img_path": "images/ab/abcd.png"}}) == [
+        SentImage("images/ab/abcd.png", b"stored")
+    ]
+
+
+@pytest.mark.parametrize("path", ["../secrets", "images/../../x", "/etc/passwd"])
+def test_paths_out_of_the_store_are_refused(path: str) -> None:
+    with pytest.raises(BadRequest, match="stay inside") as error:
+        parsed({"data": {"img_path": path}})
+    assert error.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "address", [{"img_path": "images/none.png"}, {"datastore": "other", "img_path": "x"}]
+)
+def test_what_is_not_in_the_store_is_not_found(address: dict[str, str]) -> None:
+    with pytest.raises(BadRequest) as error:
+        parsed({"data": address})
+    assert error.value.status == 404
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        "text",
+        None,
+        {},
+        {"images": []},
+        {"input_data": []},
+        {"input_data": {"columns": ["image"]}},
+        {"input_data": {"columns": ["image"], "data": []}},
+        {"input_data": {"columns": ["image"], "data": ["eA=="] * 1001}},
+        {"input_data": {"columns": ["picture"], "data": ["eA=="]}},
+        {"input_data": {"columns": "image", "data": ["eA=="]}},
+        {"input_data": {"columns": ["image"], "index": [0, 1], "data": ["eA=="]}},
+        {"input_data": {"columns": ["image"], "index": 5, "data": ["eA=="]}},
+        {"data": "images/ab/abcd.png"},
+        {"data": {"img_path": ""}},
+        {"data": {"img_path": ["images"]}},
+        {"data": {"datastore": ["a"], "img_path": "x"}},
+    ],
+)
+def test_other_json_is_refused_with_what_was_expected(content: Any) -> None:
+    with pytest.raises(BadRequest) as error:
+        parsed(content)
+    assert error.value.status in (400, 404)
+    assert len(error.value.reason) < 300
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe{}", b"[" * 100_000])
+def test_a_body_that_is_no_json_is_refused(body: bytes) -> None:
+    with pytest.raises(BadRequest, match="no JSON"):
+        images_of_bytes(body, "application/json", STORES)
+
+
+@pytest.mark.parametrize(
+    "kind", ["image/png", "application/octet-stream", "", "application/x-www-form-urlencoded"]
+)
+def test_raw_bytes_are_one_image_without_a_name(kind: str) -> None:
+    assert images_of_bytes(b"\x89PNG...", kind, STORES) == [SentImage("", b"\x89PNG...")]
+
+
+def test_json_is_recognised_without_its_content_type() -> None:
+    body = json.dumps({"input_data": {"columns": ["image"], "data": [encoded(b"x")]}}).encode()
+    assert images_of_bytes(body, "", STORES) == [SentImage("0", b"x")]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["input_data", "data", "columns", "index", "image", "img_path", "datastore"]),
+            inner,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(JSON)
+def test_whatever_json_comes_it_is_images_or_a_bad_request(content: Any) -> None:
+    with contextlib.suppress(BadRequest):
+        assert all(isinstance(image, SentImage) for image in parsed(content))
