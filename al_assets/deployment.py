@@ -106,13 +106,10 @@ def deploy(
     from al_resources.endpoint.rollout import roll_out
 
     settings = platform.settings.deployment
-    holdout = platform.datasets.of_version(manifest.dataset_version).images("holdout")[
-        : settings.smoke_images
-    ]
     result = roll_out(
         platform.endpoint,
         manifest.version,
-        smoke_images=[(platform.images.read(image.uri), image.label) for image in holdout],
+        smoke_images=_smoke_images(platform, manifest, settings.smoke_images),
         steps=settings.traffic_steps,
         watch_seconds=settings.watch_seconds,
         log=log,
@@ -132,3 +129,16 @@ def deploy(
         }
         platform.ledgers.insert_new("deployments", table_of(DEPLOYMENTS, [row]), on=["deployment_id"])
     return result
+
+
+def _smoke_images(
+    platform: Platform, manifest: "ModelManifest", count: int
+) -> list[tuple[bytes, str | None]]:
+    """Holdout images with the labels this very version gave them: another answer would mean another model."""
+    evaluation = evaluation_of(platform, manifest, CHALLENGER_EVALUATION)
+    predicted = (
+        {} if evaluation is None else dict(evaluation.answers.select("image_id", "predicted").iter_rows())
+    )
+    holdout = platform.datasets.of_version(manifest.dataset_version).images("holdout")
+    judged = [image for image in holdout if image.image_id in predicted][:count]
+    return [(platform.images.read(image.uri), predicted[image.image_id]) for image in judged]

@@ -13,9 +13,8 @@ from al_assets.rounds import ROUNDS
 from al_resources.platform import Platform
 
 if TYPE_CHECKING:
-    from al_core.evaluation import Evaluation
-
     from al_core.dataset import Dataset
+    from al_core.evaluation import Evaluation
     from al_core.inference import Predictor
     from al_core.records import ModelManifest
 
@@ -87,9 +86,8 @@ def _train_and_publish(
     run_id: str | None,
     log: Callable[[str], None],
 ) -> "ModelManifest":
-    from al_core.gate import decide
-
     from al_core.checkpoint import code_version, sha256_of
+    from al_core.gate import decide
     from al_core.inference import Predictor
     from al_core.records import ModelManifest, utc_now
     from al_core.training import TrainingRequest

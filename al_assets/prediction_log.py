@@ -1,6 +1,7 @@
 """`prediction_log`: what the deployed models answered, compacted and summed up."""
 
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -26,7 +27,7 @@ def prediction_log(
     merged = platform.predictions.compact()
     watermark = platform.predictions.watermark()
     context.log.info(f"{watermark.rows} predictions logged; compaction: {merged}")
-    serving = {}
+    serving: dict[str, Any] = {}
     if version is not None:
         serving = {
             "predictions of the serving version": platform.predictions.watermark(name, version).rows,

@@ -35,17 +35,21 @@ def status(as_json: bool) -> None:
 
 def rounds_table(rows: list[dict[str, Any]]) -> Table:
     """The rounds as the demo and `al status` show them."""
-    table = Table(title="rounds", title_justify="left", header_style="bold")
+    table = Table(
+        title="rounds, accuracy on the holdout with its 95 % interval",
+        title_justify="left",
+        header_style="bold",
+    )
     for column, justify in (
         ("round", "right"),
         ("strategy", "left"),
-        ("labeled", "right"),
-        ("training labels", "right"),
+        ("labels", "right"),
+        ("trained on", "right"),
         ("model", "right"),
-        ("accuracy on the holdout", "left"),
+        ("accuracy", "left"),
         ("outcome", "left"),
     ):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for row in rows:
         accuracy = row["accuracy"]
         colour = {"promoted": "green", "refused": "red"}.get(row["outcome"], "yellow")

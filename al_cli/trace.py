@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from rich.markup import escape
 from rich.tree import Tree
 
 from al_cli.console import console, json_option, open_platform, print_json
@@ -47,9 +48,22 @@ def _tree(tree: Tree, value: Any) -> Tree:
 
 
 def _branch(tree: Tree, name: str, value: Any) -> None:
-    flat = isinstance(value, list) and all(not isinstance(item, (dict, list)) for item in value)
-    if isinstance(value, (dict, list)) and value and not flat:
+    if value in (None, [], {}):
+        return
+    if _is_flat(value):
+        tree.add(f"{name}: [cyan]{escape(_in_a_line(value))}[/]")
+    else:
         _tree(tree.add(f"[bold]{name}[/]"), value)
-    elif value not in (None, [], {}):
-        text = ", ".join(str(item) for item in value) if flat else str(value)
-        tree.add(f"{name}: [cyan]{text}[/]")
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether a value fits into a line: no nesting, and few fields."""
+    if isinstance(value, dict):
+        return len(value) <= 5 and not any(isinstance(inner, (dict, list)) for inner in value.values())
+    return not isinstance(value, list) or not any(isinstance(inner, (dict, list)) for inner in value)
+
+
+def _in_a_line(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{key} {inner}" for key, inner in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -192,7 +192,7 @@ class _Splitter:
         """Split and note of each (image id, reason, hash); candidates for the holdout have their turn first."""
         first = [image for image in images if self._may_be_held_out(image[0], image[1])]
         rest = [image for image in images if not self._may_be_held_out(image[0], image[1])]
-        assigned = {}
+        assigned: dict[str, tuple[str, str | None]] = {}
         for image_id, reason, image_hash in [*first, *rest]:
             split, note = self._place(image_id, reason, image_hash)
             assigned[image_id] = (split, note)

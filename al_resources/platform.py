@@ -31,9 +31,9 @@ class Platform:
     @cached_property
     def blobs(self) -> BlobStore:
         """Images, staged batches, exports, datasets, models."""
-        from al_resources.blob_store import LocalBlobStore
+        from al_resources.blob_store import FsspecBlobStore
 
-        return LocalBlobStore(self.settings.home / "blobs")
+        return FsspecBlobStore(self.settings.home / "blobs")
 
     @cached_property
     def images(self) -> ImageStore:

@@ -1,0 +1,31 @@
+"""`al serve`: the scoring service."""
+
+from __future__ import annotations
+
+import click
+
+from al_cli.console import console, open_platform
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65535), help="Instead of serving.port; 0 takes any free one.")
+def serve(port: int | None) -> None:
+    """Run the scoring service until Ctrl-C.
+
+    \b
+    POST /score          raw bytes, multipart, or JSON; answers labels and probabilities
+    GET  /health/live    the process is there
+    GET  /health/ready   a model serves, which, and how it goes
+    GET  /metrics        for Prometheus
+
+    Every answer is logged. The service follows the endpoint: a new deployment is loaded beside the old one and
+    takes over without a dropped request.
+    """
+    from al_serving.app import run_service
+
+    try:
+        run_service(
+            open_platform(), port=port, ready=lambda address: console.print(f"scoring service: {address}")
+        )
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
