@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -18,6 +19,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class BlobStore(Protocol):
         """The address to show to people and to store as `image_uri`."""
 
 
+_UNFIT = re.compile(r"[\\\x00-\x1f\x7f]")  # backslashes and control characters
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")  # files in the middle of being written; no blob is called so
 
 
@@ -121,7 +126,7 @@ class FsspecBlobStore:
         return (
             self._object_info(full[len(self._root) :].lstrip("/"), found[full])
             for full in sorted(found)
-            if full != folder
+            if full != folder and _is_fit(full)
         )
 
     def delete(self, path: str) -> None:
@@ -162,7 +167,7 @@ class FsspecBlobStore:
 def _checked(path: str) -> str:
     """`path`, if it can only lead to a place inside the store."""
     segments = path.split("/")
-    if "\\" in path or any(ord(character) < 32 or ord(character) == 127 for character in path):
+    if _UNFIT.search(path):
         raise ValueError(f"blob path {path!r} holds a backslash or control character; use forward slashes")
     if any(segment in ("", ".", "..") for segment in segments):
         raise ValueError(
@@ -171,6 +176,16 @@ def _checked(path: str) -> str:
     if _TEMPORARY.fullmatch(segments[-1]):
         raise ValueError(f"blob path {path!r} is named like a file in the middle of being written")
     return path
+
+
+def _is_fit(path: str) -> bool:
+    """Whether a file that others put into the store can be a blob; one that cannot must not stop a listing."""
+    if _UNFIT.search(path):
+        LOGGER.warning(
+            "left out of the listing: %r; rename it without backslashes and control characters", path
+        )
+        return False
+    return True
 
 
 @contextmanager
@@ -236,7 +251,7 @@ def _local_list(folder: str, prefix: str) -> Iterator[BlobInfo]:
     for name, entry in entries:
         if name.endswith("/"):
             yield from _local_list(entry.path, prefix + name)
-        elif not _TEMPORARY.fullmatch(name):
+        elif not _TEMPORARY.fullmatch(name) and _is_fit(entry.path):
             try:
                 yield _local_info(prefix + name, entry.stat())
             except FileNotFoundError:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import PurePosixPath
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from al_resources.settings import LabelingSettings
 
@@ -74,7 +75,8 @@ class _Row:
     @property
     def image_id(self) -> str:
         """The stem of the file name: images are staged under their content id."""
-        return PurePosixPath(unquote(urlsplit(self.image).path)).stem
+        path = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/]*|[?#].*$", "", self.image, flags=re.DOTALL)
+        return PurePosixPath(unquote(path)).stem
 
 
 def parse_export(
@@ -121,19 +123,29 @@ def _coco_rows(data: bytes) -> Iterator[_Row]:
         content = json.loads(data)
     except ValueError as error:
         raise BrokenExport(f"not valid JSON: {error}", incomplete=True) from error
+    except RecursionError as error:
+        raise BrokenExport("not COCO: nested too deeply") from error
     if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise BrokenExport(
             f"not COCO: expected an object with images, annotations and categories, found {found}"
         )
     try:
-        names = {category["id"]: str(category["name"]) for category in content["categories"]}
-        images = {image["id"]: _coco_image_name(image) for image in content["images"]}
+        names = _by_id("categories", ((one["id"], str(one["name"])) for one in content["categories"]))
+        images = _by_id("images", ((one["id"], _coco_image_name(one)) for one in content["images"]))
         _refuse_mixed_boxes(content["annotations"])
         for annotation in content["annotations"]:
             yield _coco_row(annotation, images, names)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise BrokenExport(f"not COCO: {type(error).__name__} {error}") from error
+
+
+def _by_id(what: str, items: Iterable[tuple[Any, str]]) -> dict[Any, str]:
+    found: dict[Any, str] = {}
+    for number, name in items:
+        if found.setdefault(number, name) != name:
+            raise BrokenExport(f"two {what} have the id {number!r}: {found[number]!r} and {name!r}")
+    return found
 
 
 def _coco_image_name(image: Mapping[str, Any]) -> str:
@@ -178,6 +190,8 @@ def _jsonl_rows(data: bytes) -> Iterator[_Row]:
         try:
             row = json.loads(line)
             image, label = str(row["image_url"]), row["label"]
+        except RecursionError as error:
+            raise BrokenExport(f"line {number} is nested too deeply") from error
         except ValueError as error:
             # only the last line of a file in the middle of being written can be cut
             raise BrokenExport(
@@ -220,16 +234,21 @@ def _why_not(row: _Row, known: Collection[str], settings: LabelingSettings) -> s
         hint = f"; did they mean {near[0]!r}?" if near else ""
         return f"class {row.label!r} is not in labeling.classes{hint} (labeling.new_classes = 'grow' accepts new ones)"
     try:
-        _label(row)
-    except (ValueError, TypeError) as error:
+        label = _label(row)
+        f"{label.label}{label.annotator}".encode()  # half a surrogate pair is valid JSON, but no text
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         return f"a value that cannot be read: {error}"
     return None
 
 
 def _label(row: _Row) -> ExportedLabel:
     labeled_at = datetime.fromisoformat(row.labeled_at.replace("Z", "+00:00")) if row.labeled_at else None
-    if labeled_at is not None and labeled_at.tzinfo is None:
-        labeled_at = labeled_at.replace(tzinfo=timezone.utc)
+    if labeled_at is not None:
+        labeled_at = (
+            labeled_at.astimezone(timezone.utc)
+            if labeled_at.tzinfo
+            else labeled_at.replace(tzinfo=timezone.utc)
+        )
     return ExportedLabel(
         image_id=row.image_id,
         label=row.label,

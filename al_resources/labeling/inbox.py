@@ -70,10 +70,8 @@ def look(
     now: datetime,
 ) -> Look:
     """Look at what is new, oldest first, at most `limit` exports. Refusals and repeats are put on record here."""
-    new = sorted(
-        (blob for blob in blobs.list(INBOX) if is_export(blob.path) and cursor.is_new(blob)),
-        key=lambda blob: (blob.modified_at, blob.path),
-    )
+    inbox = [blob for blob in blobs.list(INBOX) if is_export(blob.path)]
+    new = sorted(filter(cursor.is_new, inbox), key=lambda blob: (blob.modified_at, blob.path))
     recorded = set(ledgers.read("exports").select("path", "etag").iter_rows()) if new else set()
     found = Look(left_for_later=max(0, len(new) - limit))
     handled: list[BlobInfo] = []
@@ -90,7 +88,9 @@ def look(
                     continue
                 found.refused.append(refuse_export(blobs, ledgers, blob, error.reason))
         handled.append(blob)
-    _advance(found.cursor, cursor, handled)
+    later = {blob.path for blob in new[limit:]}
+    found.cursor.waiting |= {path: etag for path, etag in cursor.waiting.items() if path in later}
+    _advance(found.cursor, cursor, inbox, handled, now)
     return found
 
 
@@ -106,9 +106,18 @@ def _is_settled(blob: BlobInfo, cursor: InboxCursor, settings: LabelingSettings,
     return unchanged and now - blob.modified_at >= timedelta(seconds=settings.settle_seconds)
 
 
-def _advance(after: InboxCursor, before: InboxCursor, handled: list[BlobInfo]) -> None:
-    """Move the watermark to the newest handled export and forget what lies before the overlap."""
-    after.watermark = max([before.watermark, *(blob.modified_at for blob in handled)])
-    fresh = {blob.path: blob.etag for blob in handled if blob.modified_at >= after.watermark - OVERLAP}
-    kept = before.seen if after.watermark - before.watermark < OVERLAP else {}
-    after.seen = kept | fresh
+def _advance(
+    after: InboxCursor, before: InboxCursor, inbox: list[BlobInfo], handled: list[BlobInfo], now: datetime
+) -> None:
+    """Move the watermark to the newest handled export and forget what lies before the overlap.
+
+    Never beyond the present: one file from a clock that is ahead would hide all that come after it.
+    """
+    newest = max((blob.modified_at for blob in handled), default=before.watermark)
+    after.watermark = max(before.watermark, min(newest, now))
+    done = before.seen | {blob.path: blob.etag for blob in handled}
+    after.seen = {
+        blob.path: blob.etag
+        for blob in inbox
+        if blob.modified_at >= after.watermark - OVERLAP and done.get(blob.path) == blob.etag
+    }

@@ -73,7 +73,8 @@ def plan_merge(
     """Read an export and compare it with the ledger; nothing is written.
 
     A label is new where the same annotator's latest answer for that image is another one, so a cumulative
-    export brings only what changed since the last. An export that was recorded before brings nothing.
+    export brings only what changed since the last. An export that was recorded before brings nothing, but for
+    rows that were set aside then and can be used now: those of images its annotator never labeled.
 
     Raises:
         BrokenExport: see `parse_export`.
@@ -86,17 +87,14 @@ def plan_merge(
         return {image_id for image_id in image_ids if image_id in chosen or images.exists(image_id)}
 
     parsed = parse_export(blobs.read(export.path), export.path, settings, known_images)
-    if not ledgers.read("exports", export_id=parsed.export_id).is_empty():
-        return Plan(export, parsed, _label_rows(export, parsed, chosen).clear(), None)
     rows = _label_rows(export, parsed, chosen)
     labels = ledgers.read("labels")
-    own = labels.filter(export_id=parsed.export_id)  # from an attempt that did not get to its end
-    latest = (
-        labels.join(own, on=["image_id", "annotator", "export_id"], how="anti")
-        .sort("labeled_at", maintain_order=True)
-        .unique(["image_id", "annotator"], keep="last")
-    )
-    new = rows.join(latest, on=["image_id", "annotator", "label"], how="anti")
+    if ledgers.read("exports", export_id=parsed.export_id).is_empty():
+        others = labels.filter(pl.col("export_id") != parsed.export_id)  # not those of an interrupted attempt
+        latest = others.sort("labeled_at", maintain_order=True).unique(["image_id", "annotator"], keep="last")
+        new = rows.join(latest, on=["image_id", "annotator", "label"], how="anti")
+    else:
+        new = rows.join(labels, on=["image_id", "annotator"], how="anti")
     newest = new["round"].max()
     fallback = max(chosen.values(), default=0)
     return Plan(export, parsed, new, None if new.is_empty() else int(fallback if newest is None else newest))  # type: ignore[arg-type]
@@ -148,13 +146,16 @@ def refuse_export(blobs: BlobStore, ledgers: Ledgers, export: BlobInfo, reason: 
 
 
 def _label_rows(export: BlobInfo, parsed: ParsedExport, chosen: dict[str, int]) -> pl.DataFrame:
-    """Rows of `LABELS`; where the tool reports no time, the export's own counts."""
+    """Rows of `LABELS`; where the tool reports no time, the export's own counts.
+
+    No label is younger than its export: a clock that is ahead would make it win over all later corrections.
+    """
     rows = [
         {
             "image_id": label.image_id,
             "label": label.label,
             "annotator": label.annotator or UNKNOWN_ANNOTATOR,
-            "labeled_at": label.labeled_at or export.modified_at,
+            "labeled_at": min(label.labeled_at or export.modified_at, export.modified_at),
             "export_id": parsed.export_id,
             "round": chosen.get(label.image_id),
             "confidence": label.confidence,

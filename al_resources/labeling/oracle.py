@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from al_resources.labeling import LabelingStatus
+from al_resources.labeling import LabelingStatus, StagedImage
 from al_resources.labeling.merge import INBOX
 from al_resources.labeling.staging import is_staged, round_folder, staged_images
 
@@ -33,14 +33,13 @@ class OracleLabeling:
 
     def status(self, round_: int) -> LabelingStatus:
         """Labeled is what was exported."""
-        staged = staged_images(self.blobs, round_)
-        done = sum(image.image_id in self.labels for image in staged) if self._answered(round_) else 0
-        return LabelingStatus(total=len(staged), labeled=done, skipped=0)
+        done = len(self._known(round_)) if self._answered(round_) else 0
+        return LabelingStatus(total=len(staged_images(self.blobs, round_)), labeled=done)
 
     def answer(self, round_: int) -> str:
         """Export the labels of a staged round; returns the path. Images the oracle does not know stay open."""
         folder = round_folder(round_)
-        known = [image for image in staged_images(self.blobs, round_) if image.image_id in self.labels]
+        known = self._known(round_)
         classes = sorted({self.labels[image.image_id] for image in known})
         numbers = {name: number for number, name in enumerate(classes, start=1)}
         content = {
@@ -67,14 +66,17 @@ class OracleLabeling:
         return self._export(round_)
 
     def answer_all(self) -> list[str]:
-        """Answer every staged round that has no export yet; returns the paths."""
+        """Answer every staged round that has no export yet, as far as labels are known; returns the paths."""
         answered = []
         round_ = 0
         while is_staged(self.blobs, round_):
-            if not self._answered(round_):
+            if not self._answered(round_) and self._known(round_):
                 answered.append(self.answer(round_))
             round_ += 1
         return answered
+
+    def _known(self, round_: int) -> list[StagedImage]:
+        return [image for image in staged_images(self.blobs, round_) if image.image_id in self.labels]
 
     def _export(self, round_: int) -> str:
         return f"{INBOX}/{round_:04d}-oracle.json"

@@ -42,4 +42,4 @@ def quarantine_rows(blobs: BlobStore, path: str, etag: str, rows: Sequence[SetAs
 
 
 def _json(value: object) -> bytes:
-    return json.dumps(value, indent=1, ensure_ascii=False, default=str).encode()
+    return json.dumps(value, indent=1, default=str).encode()

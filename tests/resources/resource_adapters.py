@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -58,3 +59,26 @@ def prediction_rows(rows: Sequence[dict[str, Any]]) -> pa.Table:
 
 def after(seconds: float) -> datetime:
     return MIDNIGHT + timedelta(seconds=seconds)
+
+
+def coco(answers: dict[str, str], **beside: Any) -> bytes:
+    """A COCO export {image id: class}; `beside` goes into every annotation."""
+    names = sorted(set(answers.values()))
+    content = {
+        "images": [{"id": n, "file_name": f"{i}.png"} for n, i in enumerate(answers, start=1)],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": 1 + names.index(label)} | beside
+            for n, label in enumerate(answers.values(), start=1)
+        ],
+        "categories": [{"id": n, "name": name} for n, name in enumerate(names, start=1)],
+    }
+    return json.dumps(content).encode()
+
+
+def jsonl(answers: dict[str, Any], **beside: Any) -> bytes:
+    """A JSONL export {image id: label}; `beside` goes into every row."""
+    rows = (
+        {"image_url": f"AmlDatastore://store/{i}.png", "label": label} | beside
+        for i, label in answers.items()
+    )
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -1,0 +1,344 @@
+"""From the inbox to the label ledger: each label once, however often and under whatever name it comes."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from resource_adapters import coco, image, jsonl
+
+from al_core.records import SELECTIONS, table_of
+from al_resources.blob_store import FsspecBlobStore
+from al_resources.image_store import ImageStore
+from al_resources.labeling.inbox import InboxCursor, Look, look
+from al_resources.labeling.merge import Merge, merge_export, unmerged_exports
+from al_resources.ledgers import DeltaLedgers
+from al_resources.settings import LabelingSettings
+
+INBOX = "labeling/exports"
+
+
+class Desk:
+    """Blob store, ledgers and settings of one loop, with ten images selected in rounds 0 and 1."""
+
+    def __init__(self, folder: Path, **labeling: Any) -> None:
+        self.blobs = FsspecBlobStore(folder / "blobs")
+        self.ledgers = DeltaLedgers(folder / "tables")
+        self.images = ImageStore(self.blobs)
+        self.settings = LabelingSettings(**labeling)
+        rows = [{"round": number // 5, "image_id": image(number)} for number in range(10)]
+        self.ledgers.insert_new("selections", table_of(SELECTIONS, rows), ["image_id"])
+
+    def release(self, name: str, data: bytes) -> str:
+        self.blobs.write(f"{INBOX}/{name}", data)
+        return f"{INBOX}/{name}"
+
+    def merge(self, path: str) -> Merge:
+        return merge_export(self.blobs, self.ledgers, self.images, self.settings, path)
+
+    def look(self, cursor: str | None = None, limit: int = 20, seconds: float = 0) -> Look:
+        now = datetime.now(timezone.utc) + timedelta(seconds=seconds)
+        arguments = (self.blobs, self.ledgers, self.images, self.settings, InboxCursor.parse(cursor))
+        return look(*arguments, limit=limit, now=now)
+
+    def labels(self) -> list[tuple[str, str]]:
+        return self.ledgers.read("labels").select("image_id", "label").rows()
+
+    def resolved(self) -> dict[str, str]:
+        """The latest label of each image."""
+        newest_last = self.ledgers.read("labels").sort("labeled_at", maintain_order=True)
+        return dict(newest_last.select("image_id", "label").rows())
+
+    def quarantined(self) -> list[str]:
+        return [blob.path for blob in self.blobs.list("labeling/quarantine")]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+# ---------------------------------------------------------------------- merging
+def test_an_export_becomes_labels_with_their_rounds(desk: Desk) -> None:
+    path = desk.release("a.json", coco({image(1): "cat", image(7): "dog"}))
+    merge = desk.merge(path)
+    assert (merge.status, merge.round, merge.labels, merge.new_labels) == ("merged", 1, 2, 2)
+    rows = desk.ledgers.read("labels").to_dicts()
+    assert {row["image_id"]: row["round"] for row in rows} == {image(1): 0, image(7): 1}
+    assert {row["annotator"] for row in rows} == {"unknown"}
+    assert {row["labeled_at"] for row in rows} == {desk.blobs.info(path).modified_at}
+    (recorded,) = desk.ledgers.read("exports").to_dicts()
+    assert (recorded["path"], recorded["status"], recorded["new_labels"]) == (path, "merged", 2)
+
+
+def test_the_same_labels_again_change_nothing_whatever_the_name_order_or_file(desk: Desk) -> None:
+    answers = {image(1): "cat", image(2): "dog"}
+    desk.merge(desk.release("a.json", coco(answers)))
+    before = desk.labels()
+    for name, data in (
+        ("a.json", coco(answers)),
+        ("renamed.json", coco(dict(reversed(answers.items())))),
+        ("deeper/other.jsonl", jsonl(answers)),
+    ):
+        merge = desk.merge(desk.release(name, data))
+        assert (merge.status, merge.new_labels, merge.round) == ("nothing_new", 0, None)
+    assert desk.labels() == before
+
+
+def test_a_cumulative_export_brings_only_what_changed(desk: Desk) -> None:
+    desk.merge(desk.release("1.json", coco({image(1): "cat", image(2): "dog"})))
+    merge = desk.merge(desk.release("2.json", coco({image(1): "cat", image(2): "cat", image(6): "dog"})))
+    assert (merge.new_labels, merge.round) == (2, 1)
+    assert desk.resolved() == {image(1): "cat", image(2): "cat", image(6): "dog"}
+
+
+def test_an_answer_that_changes_its_mind_twice_ends_where_it_ends(desk: Desk) -> None:
+    for number, label in enumerate(["cat", "dog", "cat"]):
+        answers = {image(1): label} | {image(2 + n): "dog" for n in range(number)}
+        desk.merge(desk.release(f"{number}.json", coco(answers)))
+    assert desk.resolved()[image(1)] == "cat"
+    assert [label for i, label in desk.labels() if i == image(1)] == ["cat", "dog", "cat"]
+
+
+def test_an_old_export_that_comes_again_does_not_undo_a_correction(desk: Desk) -> None:
+    first = coco({image(1): "cat"})
+    desk.merge(desk.release("1.json", first))
+    desk.merge(desk.release("2.json", coco({image(1): "dog"})))
+    assert desk.merge(desk.release("1-again.json", first)).new_labels == 0
+    assert desk.resolved() == {image(1): "dog"}
+
+
+def test_a_clock_that_is_ahead_does_not_win_for_ever(desk: Desk) -> None:
+    desk.merge(desk.release("1.jsonl", jsonl({image(1): "cat"}, labeled_at="2999-01-01T00:00:00Z")))
+    desk.merge(desk.release("2.jsonl", jsonl({image(1): "dog"})))
+    assert desk.resolved() == {image(1): "dog"}
+
+
+def test_labels_of_different_annotators_stand_side_by_side(desk: Desk) -> None:
+    desk.merge(desk.release("ann.jsonl", jsonl({image(1): "cat"}, annotator="ann")))
+    desk.merge(desk.release("bob.jsonl", jsonl({image(1): "cat"}, annotator="bob")))
+    assert len(desk.labels()) == 2
+
+
+def test_an_image_that_was_never_selected_but_is_stored_may_be_labeled(desk: Desk, png: bytes) -> None:
+    stored = desk.images.put(png)
+    merge = desk.merge(desk.release("1.json", coco({stored.image_id: "cat"})))
+    assert (merge.new_labels, merge.round) == (1, 1)
+    assert desk.ledgers.read("labels")["round"].to_list() == [None]
+
+
+def test_rows_set_aside_lie_in_quarantine_and_count_once_they_can_be_used(tmp_path: Path) -> None:
+    strict = Desk(tmp_path, classes=("cat",))
+    data = coco({image(1): "cat", image(2): "zebra"})
+    merge = strict.merge(strict.release("1.json", data))
+    assert (merge.new_labels, merge.set_aside) == (1, 1)
+    (file,) = strict.quarantined()
+    assert json.loads(strict.blobs.read(file))["rows"][0]["image"] == f"{image(2)}.png"
+    assert strict.blobs.exists("labeling/exports/1.json")
+
+    strict.merge(strict.release("2.json", coco({image(1): "cat", image(3): "cat"})))
+    taught = Desk(tmp_path, classes=("cat", "zebra"))
+    again = taught.merge(taught.release("1-again.json", data))
+    assert (again.status, again.new_labels, again.set_aside) == ("merged", 1, 0)
+    assert taught.resolved() == {image(1): "cat", image(2): "zebra", image(3): "cat"}
+
+
+def test_a_broken_export_goes_to_quarantine_with_its_reason_and_stays_where_it_was(desk: Desk) -> None:
+    path = desk.release("bad.json", b"[]")
+    merge = desk.merge(path)
+    assert merge.status == "quarantined"
+    copy, reason = desk.quarantined()
+    assert desk.blobs.read(copy) == desk.blobs.read(path) == b"[]"
+    assert "not COCO" in json.loads(desk.blobs.read(reason))["reason"]
+    assert desk.ledgers.read("exports")["status"].to_list() == ["quarantined"]
+    assert unmerged_exports(desk.blobs, desk.ledgers) == []
+
+
+def test_an_export_that_is_gone_is_an_error_of_the_caller(desk: Desk) -> None:
+    with pytest.raises(FileNotFoundError):
+        desk.merge(f"{INBOX}/gone.json")
+
+
+@pytest.mark.parametrize("text", ["o'brien", 'x" | drop', "多\n行", "a/../b"])
+def test_labels_and_annotators_are_values(desk: Desk, text: str) -> None:
+    desk.merge(desk.release("1.jsonl", jsonl({image(1): text}, annotator=text)))
+    assert desk.labels() == [(image(1), text)]
+    assert desk.ledgers.read("labels", annotator=text).height == 1
+
+
+def test_a_file_name_is_a_name_whatever_is_in_it(desk: Desk) -> None:
+    merge = desk.merge(desk.release('o\'brien "x" | drop %2e%2e ü.json', b"[]"))
+    assert merge.status == "quarantined"
+    assert len(desk.quarantined()) == 2
+
+
+def test_a_file_whose_name_cannot_be_a_path_stops_nobody(desk: Desk) -> None:
+    path = desk.release("good.json", coco({image(1): "cat"}))
+    folder = Path(desk.blobs.url(path).removeprefix("file://")).parent
+    (folder / "back\\slash.json").write_bytes(b"{}")
+    (folder / "new\nline.json").write_bytes(b"{}")
+    assert [plan.export.path for plan in desk.look().ready] == [path]
+
+
+class Crash(Exception):  # noqa: N818
+    pass
+
+
+class CrashingLedgers(DeltaLedgers):
+    """Dies before the n-th insert."""
+
+    inserts_left = 0
+
+    def insert_new(self, *arguments: Any, **named: Any) -> int:
+        if self.inserts_left == 0:
+            raise Crash
+        self.inserts_left -= 1
+        return super().insert_new(*arguments, **named)
+
+
+@pytest.mark.parametrize("inserts", [0, 1])
+def test_a_merge_that_dies_is_repeated_with_the_same_result(tmp_path: Path, inserts: int) -> None:
+    desk = Desk(tmp_path)
+    path = desk.release("1.json", coco({image(1): "cat", image(6): "dog"}))
+    whole = desk.ledgers
+    dying = CrashingLedgers(whole.path)
+    dying.inserts_left = inserts
+    desk.ledgers = dying
+    with pytest.raises(Crash):
+        desk.merge(path)
+    desk.ledgers = whole
+    assert unmerged_exports(desk.blobs, desk.ledgers) == [path]
+    merge = desk.merge(path)
+    assert (merge.status, merge.round, merge.new_labels) == ("merged", 1, 2)
+    assert len(desk.labels()) == 2
+
+
+# ---------------------------------------------------------------------- the inbox
+def test_a_new_export_is_seen_once(desk: Desk) -> None:
+    path = desk.release("1.json", coco({image(1): "cat"}))
+    found = desk.look()
+    assert [plan.export.path for plan in found.ready] == [path]
+    assert desk.look(found.cursor.model_dump_json()).ready == []
+
+
+def test_a_cursor_that_is_garbage_is_a_cursor_at_the_beginning(desk: Desk) -> None:
+    desk.release("1.json", coco({image(1): "cat"}))
+    for cursor in ("garbage", "{}", "[]", "null", '{"watermark": "x"}', None):
+        assert len(desk.look(cursor).ready) == 1
+
+
+def test_resetting_the_cursor_after_a_merge_brings_nothing_back(desk: Desk) -> None:
+    desk.merge(desk.release("1.json", coco({image(1): "cat"})))
+    assert desk.look(None).ready == []
+
+
+def test_a_half_written_export_waits_and_is_taken_when_it_is_whole(desk: Desk) -> None:
+    data = coco({image(1): "cat"})
+    path = desk.release("1.json", data[:20])
+    first = desk.look()
+    assert (first.waiting, first.refused) == ([path], [])
+    desk.release("1.json", data)
+    assert len(desk.look(first.cursor.model_dump_json()).ready) == 1
+
+
+def test_an_export_that_stays_half_is_broken_once_it_has_settled(desk: Desk) -> None:
+    path = desk.release("1.json", b'{"images"')
+    first = desk.look()
+    early = desk.look(first.cursor.model_dump_json(), seconds=30)
+    assert early.waiting == [path]
+    late = desk.look(early.cursor.model_dump_json(), seconds=61)
+    assert [merge.status for merge in late.refused] == ["quarantined"]
+    last = desk.look(late.cursor.model_dump_json(), seconds=120)
+    assert (last.refused, last.waiting) == ([], [])
+
+
+def test_one_that_still_grows_is_not_broken_however_long_it_takes(desk: Desk) -> None:
+    data = coco({image(n): "cat" for n in range(5)})
+    cursor = None
+    for length in range(20, len(data), 60):
+        desk.release("1.json", data[:length])
+        found = desk.look(cursor, seconds=90)
+        assert found.refused == []
+        cursor = found.cursor.model_dump_json()
+    desk.release("1.json", data)
+    assert len(desk.look(cursor, seconds=90).ready) == 1
+
+
+def test_a_tick_takes_a_few_oldest_first_and_the_next_goes_on(desk: Desk) -> None:
+    paths = [desk.release(f"{9 - n}.json", coco({image(n): "cat"})) for n in range(5)]
+    taken, cursor = [], None
+    for left in (3, 1, 0):
+        found = desk.look(cursor, limit=2)
+        assert found.left_for_later == left
+        taken += [plan.export.path for plan in found.ready]
+        cursor = found.cursor.model_dump_json()
+    assert taken == paths
+
+
+def test_one_file_from_the_future_hides_none_that_come_after_it(desk: Desk) -> None:
+    import os
+
+    path = desk.release("future.json", coco({image(1): "cat"}))
+    os.utime(desk.blobs.url(path).removeprefix("file://"), (4e9, 4e9))
+    found = desk.look()
+    assert len(found.ready) == 1
+    desk.release("now.json", coco({image(2): "cat"}))
+    second = desk.look(found.cursor.model_dump_json())
+    assert [plan.export.path for plan in second.ready] == [f"{INBOX}/now.json"]
+
+
+def test_the_cursor_stays_small(desk: Desk) -> None:
+    cursor = None
+    for number in range(20):
+        path = Path(desk.blobs.url(desk.release(f"{number}.json", b"[]")).removeprefix("file://"))
+        path.touch()
+    found = desk.look(cursor, limit=100)
+    assert len(found.refused) == 20
+    later = found.cursor.model_copy(update={"watermark": datetime.now(timezone.utc) + timedelta(hours=1)})
+    assert desk.look(later.model_dump_json(), seconds=7200).cursor.seen == {}
+
+
+def test_files_that_are_no_exports_are_left_alone(desk: Desk) -> None:
+    for name in ("readme.txt", ".hidden.json", "_manifest.json", "image.png"):
+        desk.release(name, b"x")
+    found = desk.look()
+    assert (found.ready, found.refused, found.waiting) == ([], [], [])
+
+
+# ---------------------------------------------------------------------- the law
+ANSWERS = st.dictionaries(
+    st.sampled_from([image(n) for n in range(4)]), st.sampled_from(["cat", "dog"]), min_size=1
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(exports=st.lists(ANSWERS, min_size=1, max_size=4), data=st.data())
+def test_deliveries_again_renamed_or_interrupted_give_the_same_labels(
+    exports: list[dict[str, str]], data: st.DataObject
+) -> None:
+    """Each export is delivered first in its turn; around that anything may happen."""
+    with tempfile.TemporaryDirectory() as once, tempfile.TemporaryDirectory() as often:
+        plain, tossed = Desk(Path(once)), Desk(Path(often))
+        dying = CrashingLedgers(tossed.ledgers.path)
+        for number, answers in enumerate(exports):
+            plain.merge(plain.release(f"{number}.json", coco(answers)))
+            path = tossed.release(f"{number}.json", coco(answers))
+            dying.inserts_left = data.draw(st.integers(0, 2), label="inserts before a crash")
+            try:
+                merge_export(tossed.blobs, dying, tossed.images, tossed.settings, path)
+            except Crash:
+                tossed.merge(path)
+            for old in data.draw(st.lists(st.integers(0, number), max_size=2), label="delivered again"):
+                form = data.draw(st.sampled_from([coco, jsonl]))
+                shuffled = dict(data.draw(st.permutations(list(exports[old].items()))))
+                number_again = data.draw(st.integers(0, 9))
+                name = f"{old}-{number_again}.{'json' if form is coco else 'jsonl'}"
+                tossed.merge(tossed.release(name, form(shuffled)))
+        assert tossed.labels() == plain.labels()
+        assert tossed.resolved() == plain.resolved()
