@@ -19,6 +19,7 @@ from typing import Any
 import click
 import httpx
 import numpy as np
+from rich.box import SIMPLE
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -316,7 +317,11 @@ def _rounded(parts: dict[str, float]) -> dict[str, float]:
 def _timing_table(timings: list[Timing]) -> Table:
     names = list(dict.fromkeys(name for timing in timings for name in timing.parts))
     table = Table(
-        title="seconds per round; the last row is neither scoring nor training", title_justify="left"
+        caption="seconds per round; overhead: neither scoring nor training",
+        box=SIMPLE,
+        padding=(0, 1),
+        pad_edge=False,
+        header_style="bold",
     )
     table.add_column("")
     for timing in timings:

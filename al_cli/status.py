@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from rich.box import SIMPLE
 from rich.table import Table
 
 from al_cli.console import console, json_option, open_platform, print_json
@@ -36,8 +37,10 @@ def status(as_json: bool) -> None:
 def rounds_table(rows: list[dict[str, Any]]) -> Table:
     """The rounds as the demo and `al status` show them."""
     table = Table(
-        title="rounds, accuracy on the holdout with its 95 % interval",
-        title_justify="left",
+        caption="accuracy on the holdout, with its 95 % interval",
+        box=SIMPLE,
+        padding=(0, 1),
+        pad_edge=False,
         header_style="bold",
     )
     for column, justify in (
@@ -56,10 +59,14 @@ def rounds_table(rows: list[dict[str, Any]]) -> Table:
         table.add_row(
             str(row["round"]),
             row["strategy"] or "",
-            f"{row['labeled']}/{row['selected']}",
+            _out_of(row["labeled"], row["selected"]),
             "" if row["training_labels"] is None else str(row["training_labels"]),
             "" if row["model_version"] is None else f"v{row['model_version']}",
             "" if accuracy is None else "{value:.3f} [{low:.3f}, {high:.3f}]".format(**accuracy),
             f"[{colour}]{row['outcome']}[/]",
         )
     return table
+
+
+def _out_of(done: int, total: int) -> str:
+    return str(total) if done == total else f"{done} of {total}"

@@ -1,0 +1,182 @@
+"""The sensor requests training for each export once; what it cannot use is put aside with the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+
+from al_core.records import SELECTIONS, table_of, utc_now
+from al_resources.labeling.merge import merge_export
+from al_resources.platform import Platform
+from sensors.labeling_exports import look_for_exports
+
+IMAGES = [f"{number:032x}" for number in range(10)]
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+@pytest.fixture
+def platform(platform: Platform) -> Platform:
+    """Ten images were selected in rounds 0 (the first five) and 1."""
+    rows = [
+        {
+            "round": number // 5, "image_id": image_id, "image_uri": f"images/{image_id}.png", "rank": number % 5,
+            "reason": "strategy", "strategy": "margin", "seed": 0, "selected_at": utc_now(),
+        }
+        for number, image_id in enumerate(IMAGES)
+    ]  # fmt: skip
+    platform.ledgers.insert_new("selections", table_of(SELECTIONS, rows), on=["round", "image_id"])
+    return platform
+
+
+def coco(labels: dict[str, str]) -> bytes:
+    """An export as a labeling tool writes it."""
+    names = sorted(set(labels.values()))
+    return json.dumps(
+        {
+            "images": [{"id": n, "file_name": f"0000/{image}.png"} for n, image in enumerate(labels, 1)],
+            "annotations": [
+                {"id": n, "image_id": n, "category_id": names.index(name)} for n, name in enumerate(labels.values(), 1)
+            ],
+            "categories": [{"id": n, "name": name} for n, name in enumerate(names)],
+        }
+    ).encode()
+
+
+def export(platform: Platform, name: str, content: bytes) -> str:
+    path = f"labeling/exports/{name}"
+    platform.blobs.write(path, content)
+    return path
+
+
+def change(platform: Platform, section: str, **values: object) -> None:
+    """Other settings for one test."""
+    changed = getattr(platform.settings, section).model_copy(update=values)
+    platform.settings = platform.settings.model_copy(update={section: changed})
+
+
+def tick(platform: Platform, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
+    result = look_for_exports(dg.build_sensor_context(instance=instance, cursor=cursor), platform)
+    assert isinstance(result, dg.SensorResult)
+    return result
+
+
+def reason(result: dg.SensorResult) -> str:
+    assert isinstance(result.skip_reason, dg.SkipReason)
+    return result.skip_reason.skip_message or ""
+
+
+def test_an_empty_inbox_is_no_reason_for_a_run(platform: Platform, instance: dg.DagsterInstance) -> None:
+    assert reason(tick(platform, instance)) == "no new exports"
+
+
+def test_a_new_export_requests_one_run_for_the_newest_round_it_brings_labels_for(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    path = export(platform, "a.json", coco({IMAGES[0]: "cat", IMAGES[7]: "dog"}))
+    (request,) = tick(platform, instance).run_requests or []
+    assert request.partition_key == "0001"
+    assert request.run_key == f"{path}@{platform.blobs.info(path).etag}"
+    assert request.run_config["ops"]["labeled_dataset"]["config"] == {"export": path}
+
+
+def test_a_round_that_dagster_does_not_know_yet_is_opened_in_the_same_tick(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    export(platform, "a.json", coco({IMAGES[0]: "cat"}))
+    (added,) = tick(platform, instance).dynamic_partitions_requests or []
+    assert added.partition_keys == ["0000"]
+    instance.add_dynamic_partitions("round", ["0000"])
+    assert not tick(platform, instance).dynamic_partitions_requests
+
+
+def test_the_next_tick_does_not_look_at_it_again(platform: Platform, instance: dg.DagsterInstance) -> None:
+    export(platform, "a.json", coco({IMAGES[0]: "cat"}))
+    first = tick(platform, instance)
+    assert reason(tick(platform, instance, first.cursor)) == "no new exports"
+
+
+@pytest.mark.parametrize("cursor", [None, "", "garbage", "{}", '{"watermark": 7}'])
+def test_a_lost_or_broken_cursor_requests_the_same_run_key_and_after_the_merge_nothing(
+    platform: Platform, instance: dg.DagsterInstance, cursor: str | None
+) -> None:
+    path = export(platform, "a.json", coco({IMAGES[0]: "cat"}))
+    (first,) = tick(platform, instance).run_requests or []
+    (again,) = tick(platform, instance, cursor).run_requests or []
+    assert again.run_key == first.run_key
+    merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    assert not tick(platform, instance, cursor).run_requests
+
+
+def test_the_same_labels_under_another_name_bring_nothing_new(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    content = coco({IMAGES[0]: "cat"})
+    path = export(platform, "a.json", content)
+    merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    export(platform, "b.json", content)
+    assert "b.json brings no new labels" in reason(tick(platform, instance))
+    assert platform.ledgers.read("labels").height == 1
+
+
+def test_a_cumulative_export_is_a_run_for_what_it_adds(platform: Platform, instance: dg.DagsterInstance) -> None:
+    path = export(platform, "a.json", coco({IMAGES[0]: "cat"}))
+    merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    export(platform, "b.json", coco({IMAGES[0]: "cat", IMAGES[1]: "dog"}))
+    (request,) = tick(platform, instance).run_requests or []
+    assert request.partition_key == "0000"
+
+
+def test_a_half_written_export_is_waited_for_and_then_taken(platform: Platform, instance: dg.DagsterInstance) -> None:
+    content = coco({IMAGES[0]: "cat"})
+    export(platform, "a.json", content[:40])
+    first = tick(platform, instance)
+    assert "a.json is not complete yet" in reason(first)
+    export(platform, "a.json", content)
+    assert len(tick(platform, instance, first.cursor).run_requests or []) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b'{"images": ['])
+def test_what_never_becomes_complete_goes_to_quarantine_with_the_reason(
+    platform: Platform, instance: dg.DagsterInstance, content: bytes
+) -> None:
+    change(platform, "labeling", settle_seconds=0)
+    export(platform, "a.json", content)
+    first = tick(platform, instance)
+    assert "not complete yet" in reason(first), "a first look cannot tell whether the file still changes"
+    second = tick(platform, instance, first.cursor)
+    assert "a.json was refused" in reason(second)
+    (folder,) = (platform.settings.home / "blobs" / "labeling" / "quarantine").iterdir()
+    assert (folder / "a.json").read_bytes() == content
+    assert json.loads((folder / "reason.json").read_text())["reason"]
+    assert reason(tick(platform, instance, second.cursor)) == "no new exports"
+    assert platform.blobs.exists("labeling/exports/a.json"), "the original stays where it was"
+
+
+def test_a_broken_export_does_not_hold_up_a_good_one(platform: Platform, instance: dg.DagsterInstance) -> None:
+    export(platform, "bad.json", b'{"no": "coco"}')
+    export(platform, "good.json", coco({IMAGES[0]: "cat"}))
+    assert len(tick(platform, instance).run_requests or []) == 1
+    assert platform.ledgers.read("exports")["status"].to_list() == ["quarantined"]
+
+
+def test_a_tick_takes_a_bounded_number_and_the_next_ones_the_rest(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    change(platform, "sensors", exports_per_tick=2)
+    for number in range(5):
+        export(platform, f"{number}.json", coco({IMAGES[number]: "cat"}))
+    keys: list[str] = []
+    cursor = None
+    for _ in range(3):
+        result = tick(platform, instance, cursor)
+        keys += [str(request.run_key) for request in result.run_requests or []]
+        cursor = result.cursor
+    assert len(keys) == len(set(keys)) == 5
