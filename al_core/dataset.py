@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import polars as pl
 
@@ -67,7 +67,7 @@ def resolve_labels(labels: pl.DataFrame, rule: Literal["latest", "majority"] = "
     )
     order = ["votes", "labeled_at"] if rule == "majority" else ["labeled_at", "votes"]
     return (
-        counted.sort([*order, "label"], descending=[True, True, False])
+        counted.sort([*order, "label"], descending=[True, True, False], nulls_last=True)
         .unique("image_id", keep="first", maintain_order=True)
         .select("image_id", "label", "round")
         .sort("image_id")
@@ -92,7 +92,7 @@ def build_dataset(
 
     - goes to the holdout if it was drawn at random and its hash falls below `holdout_share`, unless nearly the
       same picture was trained on already: then it follows its twin;
-    - is excluded if nearly the same picture is in the holdout;
+    - is excluded if nearly the same picture is in the holdout, or one in train and another in validation;
     - goes where its twin is, if it has one in train or validation;
     - goes to validation if another hash falls below `validation_share`, else to train.
 
@@ -106,13 +106,24 @@ def build_dataset(
         validation_share: Of those that are trained with.
         near_duplicate_distance: Bits in which near-duplicates may differ; -1 for none.
         round_: The round this version is made in.
+
+    Raises:
+        ValueError: it is not known where a labeled image lies.
     """
     if parent is not None:
-        kept = parent.rows.drop("label").join(resolved.select("image_id", "label"), on="image_id")
+        relabeled = resolved.select("image_id", pl.col("label").alias("now"))
+        kept = parent.rows.join(relabeled, on="image_id", how="left", maintain_order="left").with_columns(
+            label=pl.coalesce("now", "label")
+        )
         kept = kept.select(ROWS.names())
     else:
         kept = pl.DataFrame(schema=ROWS)
     new = resolved.join(kept, on="image_id", how="anti").sort("image_id")
+    lost = [image_id for image_id in new["image_id"] if image_id not in urls]
+    if lost:
+        raise ValueError(
+            f"{len(lost)} labeled image(s) have no address, like {lost[0]}; put them into the image store"
+        )
     splitter = _Splitter(kept, near_duplicate_distance, holdout_share, validation_share)
     candidates = [(image_id, reasons.get(image_id), hashes.get(image_id)) for image_id in new["image_id"]]
     assigned = splitter.assign(candidates)
@@ -175,54 +186,51 @@ def from_jsonl(lines: Iterable[bytes]) -> pl.DataFrame:
 
 
 class _Splitter:
-    """Gives new images their split; a group of near-duplicates never straddles holdout and training."""
+    """Gives new images their split; near-duplicates never lie in two of holdout, validation and train."""
 
     def __init__(
         self, kept: pl.DataFrame, distance: int, holdout_share: float, validation_share: float
     ) -> None:
         self._holdout_share = holdout_share
         self._validation_share = validation_share
-        self._held_out = NearDuplicates(distance)
-        self._used = NearDuplicates(distance)
-        self._split: dict[str, str] = {}
+        self._placed: dict[Split, NearDuplicates] = {
+            split: NearDuplicates(distance) for split in SPLITS if split != "excluded"
+        }
         for image_id, split, image_hash in kept.select("image_id", "split", "image_hash").iter_rows():
             self._remember(image_id, split, image_hash)
 
-    def assign(self, images: list[tuple[str, str | None, str | None]]) -> dict[str, tuple[str, str | None]]:
+    def assign(
+        self, images: Sequence[tuple[str, str | None, str | None]]
+    ) -> dict[str, tuple[Split, str | None]]:
         """Split and note of each (image id, reason, hash); candidates for the holdout have their turn first."""
-        first = [image for image in images if self._may_be_held_out(image[0], image[1])]
-        rest = [image for image in images if not self._may_be_held_out(image[0], image[1])]
-        assigned: dict[str, tuple[str, str | None]] = {}
-        for image_id, reason, image_hash in [*first, *rest]:
-            split, note = self._place(image_id, reason, image_hash)
-            assigned[image_id] = (split, note)
-            self._remember(image_id, split, image_hash)
+        candidate = {image_id: self._may_be_held_out(image_id, reason) for image_id, reason, _ in images}
+        assigned = {}
+        for image_id, _, image_hash in sorted(images, key=lambda image: not candidate[image[0]]):
+            assigned[image_id] = self._place(image_id, candidate[image_id], image_hash)
+            self._remember(image_id, assigned[image_id][0], image_hash)
         return assigned
 
     def _may_be_held_out(self, image_id: str, reason: str | None) -> bool:
         return reason in RANDOM_REASONS and below(image_id, HOLDOUT_SALT, self._holdout_share)
 
-    def _place(self, image_id: str, reason: str | None, image_hash: str | None) -> tuple[Split, str | None]:
-        twin_in_use = self._used.find(image_hash) if image_hash else None
-        twin_held_out = self._held_out.find(image_hash) if image_hash else None
-        if twin_held_out is None and twin_in_use is None:
-            if self._may_be_held_out(image_id, reason):
+    def _place(self, image_id: str, candidate: bool, image_hash: str | None) -> tuple[Split, str | None]:
+        found = {split: index.find(image_hash) for split, index in self._placed.items()} if image_hash else {}
+        twins = {split: twin for split, twin in found.items() if twin is not None}
+        if not twins:
+            if candidate:
                 return "holdout", None
-            return (
-                "validation" if below(image_id, VALIDATION_SALT, self._validation_share) else "train"
-            ), None
-        if twin_held_out is None:
-            return self._split[twin_in_use], f"near-duplicate of {twin_in_use}"  # type: ignore[index, return-value]
-        if twin_in_use is None and self._may_be_held_out(image_id, reason):
-            return "holdout", f"near-duplicate of {twin_held_out}"
-        return "excluded", f"near-duplicate of {twin_held_out}, which is held out"
+            return "validation" if below(image_id, VALIDATION_SALT, self._validation_share) else "train", None
+        split, twin = next(iter(twins.items()))
+        if len(twins) > 1:
+            where = " and ".join(f"{twin} ({split})" for split, twin in twins.items())
+            return "excluded", f"near-duplicate of {where}"
+        if split == "holdout" and not candidate:
+            return "excluded", f"near-duplicate of {twin}, which is held out"
+        return split, f"near-duplicate of {twin}"
 
     def _remember(self, image_id: str, split: str, image_hash: str | None) -> None:
-        self._split[image_id] = split
-        if image_hash and split == "holdout":
-            self._held_out.add(image_id, image_hash)
-        elif image_hash and split != "excluded":
-            self._used.add(image_id, image_hash)
+        if image_hash and split != "excluded":
+            self._placed[cast(Split, split)].add(image_id, image_hash)
 
 
 def _manifest(rows: pl.DataFrame, parent: Dataset | None, round_: int) -> DatasetManifest:

@@ -54,7 +54,10 @@ class Evaluation:
     def metrics(self, *, confidence: float = 0.95, seed: int = 0) -> dict[str, Interval]:
         """Accuracy, macro F1, NLL (nats), ECE and Brier score, each with its percentile bootstrap interval.
 
-        Empty for an empty holdout. Source: Efron & Tibshirani (1993), An Introduction to the Bootstrap.
+        Empty for an empty holdout. The calibration error is a sum of absolute values and therefore reads high on
+        few images, in the replicates still more than in the estimate: a calibrated model shows about 0.04 on 300
+        images, with an interval up to 0.09. Compare it between models on the same holdout.
+        Source: Efron & Tibshirani (1993), An Introduction to the Bootstrap.
         """
         count = self.answers.height
         if not count:

@@ -2,6 +2,10 @@
 
 Non-inferiority on the holdout: with the demanded confidence, the challenger's accuracy is not below the
 champion's by more than the tolerance. Both answer the same images, so the comparison is paired.
+
+A challenger that is wrong on no image where the champion is right passes, identical answers included. What the
+gate can see depends on the holdout: a model that loses l images and wins fewer is refused in 19 of 20 cases once
+l is about 3 or more (1 point of 300 images); below that the holdout simply holds too little to tell.
 """
 
 from __future__ import annotations

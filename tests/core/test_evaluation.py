@@ -1,0 +1,177 @@
+"""What the metrics and their intervals promise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.metrics import f1_score
+from trained import Files, fit
+from trained import settings as training_settings
+
+from al_core import evaluation
+from al_core.evaluation import COLUMNS, Evaluation, answers_of, evaluate, paired_bootstrap, wilson
+from al_core.inference import Predictor
+from al_core.training import LabeledImage
+
+CLASSES = ("a", "b", "c")
+
+
+def labeled(labels: list[str]) -> list[LabeledImage]:
+    return [LabeledImage(f"{i:06d}", "", label) for i, label in enumerate(labels)]
+
+
+def judged(probs: np.ndarray, labels: list[str], classes: tuple[str, ...] = CLASSES) -> Evaluation:
+    return Evaluation(answers_of(labeled(labels), probs.astype(np.float32), classes), {})
+
+
+def random_answers(count: int, seed: int, sharpness: float = 2.0) -> tuple[np.ndarray, list[str]]:
+    """Calibrated: labels are drawn from the probabilities."""
+    rng = np.random.default_rng(seed)
+    logits = sharpness * rng.standard_normal((count, 3))
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = [CLASSES[rng.choice(3, p=row)] for row in probs]
+    return probs, labels
+
+
+def test_the_headlines_are_what_the_textbook_says():
+    probs, labels = random_answers(500, 0)
+    metrics = judged(probs, labels).metrics()
+    true = np.array([CLASSES.index(label) for label in labels])
+    onehot = np.eye(3)[true]
+    assert metrics["accuracy"].value == pytest.approx((probs.argmax(1) == true).mean(), abs=1e-5)
+    assert metrics["nll"].value == pytest.approx(-np.log(probs[np.arange(500), true]).mean(), abs=1e-4)
+    assert metrics["brier"].value == pytest.approx(np.square(probs - onehot).sum(1).mean(), abs=1e-4)
+    assert metrics["macro_f1"].value == pytest.approx(
+        f1_score(true, probs.argmax(1), average="macro"), abs=1e-5
+    )
+    for interval in metrics.values():
+        assert interval.low <= interval.high
+
+
+def test_the_calibration_error_of_a_model_that_is_too_sure():
+    probs = np.tile([0.9, 0.05, 0.05], (1000, 1))
+    labels = ["a"] * 600 + ["b"] * 400
+    assert judged(probs, labels).metrics()["ece"].value == pytest.approx(0.3, abs=1e-3)
+
+
+def test_a_class_that_the_model_does_not_know_is_wrong_and_finite():
+    metrics = judged(np.array([[0.7, 0.3]]), ["new"], ("a", "b")).metrics()
+    assert metrics["accuracy"].value == 0
+    assert np.isfinite(metrics["nll"].value)
+    assert metrics["brier"].value == pytest.approx(0.49 + 0.09 + 1)
+
+
+def test_an_empty_holdout_has_no_metrics():
+    assert Evaluation(pl.DataFrame(schema=COLUMNS), {}).metrics() == {}
+
+
+def test_the_same_seed_gives_the_same_interval():
+    answers = judged(*random_answers(200, 1))
+    assert answers.metrics(seed=3) == answers.metrics(seed=3)
+    assert answers.metrics(seed=3) != answers.metrics(seed=4)
+
+
+def test_memory_is_bounded_by_chunks_that_change_nothing_in_kind(monkeypatch):
+    answers = judged(*random_answers(300, 1))
+    together = answers.metrics()["accuracy"]
+    monkeypatch.setattr(evaluation, "CHUNK_VALUES", 301)
+    one_by_one = answers.metrics()["accuracy"]
+    assert one_by_one.value == together.value
+    assert one_by_one.low == pytest.approx(together.low, abs=0.01)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say(monkeypatch):
+    monkeypatch.setattr(evaluation, "REPLICATES", 300)
+    probs, labels = random_answers(100_000, 99)
+    truth = _truth(probs, labels)
+    covered = []
+    for trial in range(150):
+        rows = np.random.default_rng(trial).integers(0, len(labels), 150)
+        metrics = judged(probs[rows], [labels[row] for row in rows]).metrics()
+        covered.append([metrics[name].low <= value <= metrics[name].high for name, value in truth.items()])
+    for name, share in zip(truth, np.mean(covered, axis=0), strict=True):
+        assert 0.89 <= share <= 0.995, name
+
+
+def _truth(probs: np.ndarray, labels: list[str]) -> dict[str, float]:
+    true = np.array([CLASSES.index(label) for label in labels])
+    of_truth = probs[np.arange(len(true)), true]
+    return {
+        "accuracy": float((probs.argmax(1) == true).mean()),
+        "nll": float(-np.log(of_truth).mean()),
+        "brier": float((np.square(probs).sum(1) - 2 * of_truth + 1).mean()),
+    }
+
+
+def test_a_perfect_recall_of_few_images_is_not_certain():
+    perfect = wilson(5, 5)
+    assert (perfect.value, perfect.high) == (1.0, pytest.approx(1.0))
+    assert perfect.low == pytest.approx(0.566, abs=1e-3)  # Wilson (1927)
+    assert wilson(0, 10).low == pytest.approx(0, abs=1e-12)
+
+
+def test_recall_per_class():
+    probs = np.eye(3)[[0, 0, 1, 1]]
+    recall = judged(probs, ["a", "a", "b", "c"]).per_class()
+    assert {name: interval.value for name, interval in recall.items()} == {"a": 1.0, "b": 1.0, "c": 0.0}
+
+
+def test_the_confusion_matrix_has_truth_down_and_predictions_across():
+    classes, counts = judged(np.eye(3)[[0, 1, 1]], ["a", "a", "b"]).confusion_matrix()
+    assert classes == ["a", "b"]
+    assert counts.tolist() == [[1, 1], [0, 1]]
+
+
+def test_an_evaluation_survives_its_file():
+    answers = judged(*random_answers(50, 2))
+    read = Evaluation.from_bytes(answers.to_bytes())
+    assert read.answers.equals(answers.answers)
+    assert read.metrics() == answers.metrics()
+
+
+@given(hnp.arrays(bool, 40), hnp.arrays(bool, 40))
+@settings(max_examples=50, deadline=None)
+def test_the_paired_difference_lies_in_its_interval_and_turns_its_sign_with_the_roles(one, other):
+    interval = paired_bootstrap(one, other, replicates=500)
+    assert interval.low <= interval.value <= interval.high
+    assert interval.value == pytest.approx(one.mean() - other.mean())
+    assert paired_bootstrap(other, one, replicates=500).value == -interval.value
+
+
+def test_pairing_makes_the_comparison_sharper_than_two_separate_ones():
+    rng = np.random.default_rng(0)
+    champion = rng.random(400) < 0.8
+    challenger = champion | (rng.random(400) < 0.1)
+    paired = paired_bootstrap(challenger, champion)
+    shuffled = paired_bootstrap(challenger, rng.permutation(champion))
+    assert paired.high - paired.low < (shuffled.high - shuffled.low) / 2
+
+
+@given(st.integers(0, 30), st.integers(1, 30))
+@settings(max_examples=30, deadline=None)
+def test_drawing_the_counts_is_drawing_the_images(won, lost):
+    """The multinomial shortcut against the bootstrap it stands for."""
+    champion = np.array([False] * won + [True] * lost + [True] * 60)
+    challenger = np.array([True] * won + [False] * lost + [True] * 60)
+    shortcut = paired_bootstrap(challenger, champion)
+    rows = np.random.default_rng(1).integers(0, len(champion), (4000, len(champion)))
+    naive = (challenger.astype(int) - champion.astype(int))[rows].mean(axis=1)
+    assert shortcut.low == pytest.approx(np.quantile(naive, 0.05), abs=0.02)
+    assert shortcut.high == pytest.approx(np.quantile(naive, 0.95), abs=0.02)
+
+
+def test_a_model_is_evaluated_on_files_and_the_broken_ones_are_named(tmp_path: Path):
+    files = Files()
+    fit(files, files.patterns(12), tmp_path, settings=training_settings(epochs=10))
+    images = files.patterns(10, seed=4)
+    broken = files.add("f" * 32, "down", b"\x89PNG\r\n\x1a\nrest")
+    answers = evaluate(Predictor.load(tmp_path), [*images, broken], files.read)
+    assert answers.answers["image_id"].to_list() == sorted(image.image_id for image in images)
+    assert list(answers.skipped) == ["f" * 32]
+    assert answers.metrics()["accuracy"].value > 0.9
