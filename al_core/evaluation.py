@@ -65,13 +65,19 @@ class Evaluation:
         metrics = _Metrics(self)
         replicates = [metrics.of(weights) for weights in _resampled(count, seed)]
         ends = (1 - confidence) / 2
-        point = metrics.of(np.ones((1, count), np.float32))
         intervals = {}
-        for name, value in point.items():
+        for name, value in self.point_metrics().items():
             draws = np.concatenate([replicate[name] for replicate in replicates])
             low, high = np.quantile(draws, [ends, 1 - ends])
-            intervals[name] = Interval(value=float(value[0]), low=float(low), high=float(high))
+            intervals[name] = Interval(value=value, low=float(low), high=float(high))
         return intervals
+
+    def point_metrics(self) -> dict[str, float]:
+        """The values of `metrics` without their intervals; a simulation has its seeds to tell the spread."""
+        if not self.answers.height:
+            return {}
+        point = _Metrics(self).of(np.ones((1, self.answers.height), np.float32))
+        return {name: float(value[0]) for name, value in point.items()}
 
     def confusion_matrix(self) -> tuple[list[str], np.ndarray]:
         """The classes, and counts of shape (C, C): true class down, predicted class across."""

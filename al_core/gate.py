@@ -45,12 +45,10 @@ def decide(
     images = challenger.answers.height
     difference = None
     if images < LEAST_IMAGES:
-        passed, reason = (
-            False,
-            (
-                f"the holdout has {images} images, at least {LEAST_IMAGES} are needed to judge a model: label more random "
-                "images (selection.initial_budget, selection.control_share) or raise holdout.share"
-            ),
+        passed = False
+        reason = (
+            f"the holdout has {images} images, at least {LEAST_IMAGES} are needed to judge a model: label more "
+            "random images (selection.initial_budget, selection.control_share) or raise holdout.share"
         )
     elif champion is None:
         accuracy = float(challenger.correct.mean())

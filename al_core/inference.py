@@ -75,10 +75,15 @@ class Predictor:
     @torch.inference_mode()
     def predict_pixels(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """The same for images that are resized already, shape (N, channels, size, size), uint8."""
-        probs, embeddings = [], []
-        for part in pixels.split(self._batch):
-            embedding = self._network.embed(normalise(part.to(self._device), self.manifest.preprocessing))
-            logits = self._network.head(embedding) / self.manifest.temperature
-            probs.append(logits.softmax(dim=1).cpu())
-            embeddings.append(embedding.cpu())
-        return torch.cat(probs).numpy(), torch.cat(embeddings).numpy()
+        parts = [
+            self._network.embed(normalise(part.to(self._device), self.manifest.preprocessing)).cpu()
+            for part in pixels.split(self._batch)
+        ]
+        embeddings = torch.cat(parts).numpy()
+        return self.classify(embeddings), embeddings
+
+    @torch.inference_mode()
+    def classify(self, embeddings: np.ndarray) -> np.ndarray:
+        """Probabilities (N, C) of embeddings (N, d) that this model's encoder made."""
+        logits = self._network.head(torch.from_numpy(embeddings).to(self._device))
+        return (logits / self.manifest.temperature).softmax(dim=1).cpu().numpy()

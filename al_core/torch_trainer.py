@@ -6,7 +6,7 @@ import copy
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +33,11 @@ EVALUATION_VALUES = 1 << 24  # pixels looked at together without gradients
 
 @dataclass(frozen=True)
 class Labeled:
-    """Decoded images with the position of their label in the classes."""
+    """Decoded images, or their embeddings where these are known, with the position of their label."""
 
     pixels: torch.Tensor  # (N, channels, size, size) uint8
     targets: torch.Tensor  # (N,) int64
+    embeddings: torch.Tensor | None = None  # (N, d) float32
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -60,7 +61,14 @@ class TorchTrainer:
       (L-BFGS); images are not augmented there.
     * Temperature scaling (Guo et al. 2017) on the validation images.
     * The same request gives the same weights on the same machine.
+
+    Args:
+        embeddings: Of the frozen encoder, by image id, where somebody has computed them already: with `frozen`
+            set, these images are not even read.
     """
+
+    def __init__(self, embeddings: Mapping[str, np.ndarray] | None = None) -> None:
+        self.embeddings = embeddings
 
     def fit(self, request: TrainingRequest, report: Callable[[str], None]) -> TrainingResult:
         """Train; see `Trainer`.
@@ -204,7 +212,7 @@ class _Task:
 
     def fit_head(self) -> dict[str, Any]:
         """The head only, on embeddings computed once; features are standardised and the scaling folded in."""
-        embeddings = self._embed(self.train.pixels)
+        embeddings = self._embed(self.train)
         std, mean = torch.std_mean(embeddings, dim=0, correction=0)
         std = torch.where(std > 1e-6, std, 1.0)
         features, targets = (embeddings - mean) / std, self.train.targets.to(self.device)
@@ -240,7 +248,7 @@ class _Task:
         """What the logits are divided by before the softmax; 1 where too few validation images could say."""
         if not self.judges:
             return 1.0
-        return fit_temperature(self._logits(self.validation.pixels), self.validation.targets.to(self.device))
+        return fit_temperature(self._logits(self.validation), self.validation.targets.to(self.device))
 
     @property
     def _autocasts(self) -> bool:
@@ -262,16 +270,20 @@ class _Task:
                 parts.append(apply(self._to_device(part)).float())
         return torch.cat(parts)
 
-    def _logits(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self._in_chunks(self.network, pixels)
+    def _logits(self, images: Labeled) -> torch.Tensor:
+        if images.embeddings is None:
+            return self._in_chunks(self.network, images.pixels)
+        with torch.no_grad():
+            return self.network.head(images.embeddings.to(self.device))
 
-    def _embed(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self._in_chunks(self.network.embed, pixels)
+    def _embed(self, images: Labeled) -> torch.Tensor:
+        if images.embeddings is None:
+            return self._in_chunks(self.network.embed, images.pixels)
+        return images.embeddings.to(self.device)
 
     def _validation_loss(self) -> float:
-        return functional.cross_entropy(
-            self._logits(self.validation.pixels), self.validation.targets.to(self.device)
-        ).item()
+        targets = self.validation.targets.to(self.device)
+        return functional.cross_entropy(self._logits(self.validation), targets).item()
 
     def _tell(self, epoch: int, losses: Sequence[float], validation_losses: Sequence[float]) -> None:
         every = max(1, self.settings.epochs // 5)
@@ -416,24 +428,37 @@ def _starting_network(
     return network
 
 
-def _decode(
-    images: Sequence[LabeledImage], request: TrainingRequest, preprocessing: Preprocessing, scratch: Path
+def _load(
+    images: Sequence[LabeledImage],
+    request: TrainingRequest,
+    preprocessing: Preprocessing,
+    scratch: Path,
+    embeddings: Mapping[str, np.ndarray] | None,
 ) -> tuple[Labeled, dict[str, str]]:
-    """All images decoded once, in memory or, where they are too many, in a scratch file."""
-    shape = (len(images), preprocessing.channels, preprocessing.size, preprocessing.size)
-    if math.prod(shape) > MAX_IN_MEMORY:
-        with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as file:
-            pixels = torch.from_numpy(np.memmap(file.name, np.uint8, "w+", shape=shape))
-    else:
-        pixels = torch.empty(shape, dtype=torch.uint8)
+    """All images decoded once, or their known embeddings, and why some of them are missing."""
     position = {label: i for i, label in enumerate(request.classes)}
-    targets: list[int] = []
+    if embeddings is not None and images:
+        rows = torch.from_numpy(np.stack([embeddings[image.image_id] for image in images]))
+        targets = torch.tensor([position[image.label] for image in images])
+        return Labeled(torch.empty(0, dtype=torch.uint8), targets, rows), {}
+    pixels = _pixel_memory(
+        (len(images), preprocessing.channels, preprocessing.size, preprocessing.size), scratch
+    )
+    labels: list[int] = []
     skipped: dict[str, str] = {}
     for chunk in read_in_chunks(images, request.read_image, preprocessing):
-        pixels[len(targets) : len(targets) + len(chunk.positions)] = chunk.pixels
-        targets += [position[images[row].label] for row in chunk.positions]
+        pixels[len(labels) : len(labels) + len(chunk.positions)] = chunk.pixels
+        labels += [position[images[row].label] for row in chunk.positions]
         skipped |= chunk.skipped
-    return Labeled(pixels[: len(targets)], torch.tensor(targets, dtype=torch.int64)), skipped
+    return Labeled(pixels[: len(labels)], torch.tensor(labels, dtype=torch.int64)), skipped
+
+
+def _pixel_memory(shape: tuple[int, ...], scratch: Path) -> torch.Tensor:
+    """Room for decoded images: in memory or, where they are too many, in a scratch file."""
+    if math.prod(shape) <= MAX_IN_MEMORY:
+        return torch.empty(shape, dtype=torch.uint8)
+    with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as file:
+        return torch.from_numpy(np.memmap(file.name, np.uint8, "w+", shape=shape))
 
 
 def _class_weights(targets: torch.Tensor, classes: int) -> torch.Tensor:

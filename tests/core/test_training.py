@@ -12,6 +12,7 @@ from trained import Files, digits, fit, png, settings
 
 from al_core import torch_trainer
 from al_core.checkpoint import BadCheckpoint, code_version, training_key
+from al_core.images import decode_image
 from al_core.inference import Predictor
 from al_core.networks import build_network, preprocessing_for, resolve_device
 from al_core.torch_trainer import TorchTrainer, augment, fit_temperature, shrink_and_perturb
@@ -53,8 +54,6 @@ def test_few_digits_are_enough_to_learn_from(tmp_path):
     )
 
     def accuracy(folder: Path) -> float:
-        from al_core.images import decode_image
-
         predictor = Predictor.load(folder)
         probs = predictor.predict([decode_image(files.read(image.uri), channels=1) for image in test])
         names = np.asarray(predictor.classes)[probs.argmax(axis=1)]
@@ -405,6 +404,30 @@ def test_a_frozen_encoder_trains_the_head_alone(files, tmp_path):
     assert all(torch.equal(old[name], new[name]) for name in old if name.startswith("encoder."))
     assert not torch.equal(old["head.weight"], new["head.weight"])
     assert result.log["train_loss"][1] < 0.2
+
+
+def test_known_embeddings_spare_reading_the_images(files, tmp_path):
+    train = files.patterns(20)
+    fit(files, train, tmp_path / "1", settings=settings(epochs=1))
+    fit(files, train, tmp_path / "read", parent=tmp_path / "1", settings=settings(frozen=True))
+    predictor = Predictor.load(tmp_path / "1")
+    pictures = [decode_image(files.read(image.uri), channels=1) for image in train]
+    vectors = predictor.predict_with_embeddings(pictures)[1]
+    known = {image.image_id: vector for image, vector in zip(train, vectors, strict=True)}
+    (tmp_path / "known").mkdir()
+    request = TrainingRequest(
+        train,
+        [],
+        ("across", "down"),
+        settings(frozen=True),
+        {}.__getitem__,
+        tmp_path / "known",
+        tmp_path / "1",
+    )
+    TorchTrainer(known).fit(request, print)
+    for name, value in weights(tmp_path / "read").items():
+        assert torch.allclose(value, weights(tmp_path / "known")[name], atol=1e-3)
+    assert np.allclose(predictor.classify(vectors), predictor.predict(pictures), atol=1e-6)
 
 
 def test_freezing_an_encoder_that_never_learned_is_an_error(files, tmp_path):
