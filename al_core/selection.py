@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from al_core.images import BadImage, NearDuplicates
 from al_core.records import PREDICTIONS, SELECTIONS, table_of, utc_now
-from al_core.strategies.base import Order, Pool, QueryStrategy
+from al_core.strategies._arrays import to_device
+from al_core.strategies.base import Labeled, Order, Pool, QueryStrategy
 
 POOL_LIMIT = 50_000  # candidates whose arrays are loaded for a strategy that needs them
 _PROVENANCE = ("image_uri", "image_hash", "prediction_id")
@@ -100,6 +101,9 @@ def select_batch(
     round_: int,
     model_version: int,
     pool_limit: int = POOL_LIMIT,
+    labeled: Labeled | None = None,
+    committee: Callable[[Sequence[str]], np.ndarray] | None = None,
+    device: str = "cpu",
 ) -> Selection:
     """Choose up to `budget` eligible images: a random control slice, then the strategy's from the rest.
 
@@ -110,12 +114,15 @@ def select_batch(
     are never near-duplicates.
 
     A strategy with an `order` is answered by the store. Any other gets the first `pool_limit` images of its
-    `prefilter` order as arrays. The same seed on the same log chooses the same images.
+    `prefilter` order as arrays, on `device`; `labeled` is for strategies that look at what is labeled, and
+    `committee` is asked for the answers (N, T, C) of several models to the images of that pool. The same seed
+    on the same log chooses the same images.
 
     Raises:
         ValueError: budget or share are out of range, or the strategy refuses the pool.
     """
     _check_request(budget, control_share)
+    configured, strategy = strategy, strategy if labeled is None else strategy.plan(labeled)
     control_seed, strategy_seed = _seeds(seed, 2)
     candidates = _Candidates(source, near_duplicate_distance)
     eligible = source.count_eligible()
@@ -129,10 +136,14 @@ def select_batch(
         rows = _rows(chosen, None if order.column == "random" else chosen.column(order.column).to_numpy())
         details: dict[str, float] = {}
     else:
-        rows, details = _query(candidates, strategy, strategy_seed, count, max(pool_limit, count))
+        table = _pool_table(candidates, strategy, strategy_seed, max(pool_limit, count) if count else 0)
+        pool = _pool(table, strategy, labeled, committee, device)
+        picks = strategy.query(pool, count, strategy_seed)
+        rows, details = _rows(table.take(picks.indices), picks.scores, picks.clusters), picks.details
 
     common = {"round": round_, "model_version": model_version, "seed": seed, "selected_at": utc_now()}
-    batch = [{**row, "reason": "strategy", "strategy": strategy.name} for row in rows]
+    name = strategy.name if strategy is configured else f"{configured.name}:{strategy.name}"
+    batch = [{**row, "reason": "strategy", "strategy": name} for row in rows]
     batch += [
         {**row, "reason": "control", "strategy": "random", "propensity": share / eligible}
         for row in _rows(control)
@@ -252,30 +263,45 @@ class _Candidates:
                 yield position
 
 
-def _query(
-    candidates: _Candidates, strategy: QueryStrategy, seed: int, count: int, pool_limit: int
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Two stages: the store's cheap order finds a pool, the strategy chooses from the pool's arrays.
+def _pool_table(candidates: _Candidates, strategy: QueryStrategy, seed: int, limit: int) -> pa.Table:
+    """First of two stages: the store's cheap order finds the images whose arrays are worth loading.
 
-    The pool is freed of near-duplicates before the strategy sees it, so its batch stays whole.
+    They are free of near-duplicates before the strategy sees them, so its batch stays whole.
     """
     arrays = [column for column in ("probs", "embedding") if column in strategy.needs]
     prefilter = Order(strategy.prefilter, descending=strategy.prefilter == "entropy", seed=seed)
-    table = candidates.draw(prefilter, pool_limit if count else 0, arrays)
+    table = candidates.draw(prefilter, limit, arrays)
     if candidates.unusable and not table.num_rows:
         raise ValueError(
             f"strategy {strategy.name} needs {' and '.join(arrays)}, which none of the eligible images has "
             f"logged ({len(candidates.unusable)} looked at); switch serving.log_embeddings on and score them "
             "again, or choose another strategy"
         )
-    table = table.sort_by("image_id")
-    pool = Pool(
-        image_ids=np.array(table.column("image_id").to_pylist(), str),
-        probs=_matrix(table, "probs") if "probs" in arrays else None,
-        embeddings=_matrix(table, "embedding") if "embedding" in arrays else None,
+    return table.sort_by("image_id")
+
+
+def _pool(
+    table: pa.Table,
+    strategy: QueryStrategy,
+    labeled: Labeled | None,
+    committee: Callable[[Sequence[str]], np.ndarray] | None,
+    device: str,
+) -> Pool:
+    ids = table.column("image_id").to_pylist()
+    arrays: dict[str, np.ndarray] = {}
+    if "probs" in strategy.needs:
+        arrays["probs"] = _matrix(table, "probs")
+    if "embedding" in strategy.needs:
+        arrays["embeddings"] = _matrix(table, "embedding")
+    if "committee" in strategy.needs and committee is not None:
+        arrays["committee"] = committee(ids)
+    if labeled is not None:
+        arrays |= {"labeled_embeddings": labeled.embeddings, "labeled_targets": labeled.targets}
+    return Pool(
+        image_ids=np.array(ids, str),
+        labeled_ids=None if labeled is None else labeled.image_ids,
+        **{name: to_device(array, device) for name, array in arrays.items()},
     )
-    picks = strategy.query(pool, count, seed)
-    return _rows(table.take(picks.indices), picks.scores, picks.clusters), picks.details
 
 
 def _matrix(table: pa.Table, name: str) -> np.ndarray:

@@ -18,7 +18,7 @@ class ByScore(QueryStrategy):
     compute the score in float32.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"probs"})
+    needs: frozenset[Need] = frozenset({"probs"})
     cost: ClassVar[str] = "time O(N C), memory O(N); in the store a top-k over one column"
     column: ClassVar[Literal["confidence", "margin", "entropy"]]
     descending: ClassVar[bool] = False

@@ -24,3 +24,16 @@ def first_by(scores: np.ndarray, count: int, *, descending: bool = False) -> np.
     else:
         candidates = np.arange(len(scores))
     return candidates[np.argsort(scores[candidates], kind="stable")]
+
+
+def round_robin(groups: np.ndarray, scores: np.ndarray, precedence: np.ndarray) -> np.ndarray:
+    """All positions, as if every group in turn handed in its member with the smallest score.
+
+    Groups take their turns in the order of `precedence`, shape (number of groups,), the smallest first; a
+    group without members left is passed over. Equal scores keep the order of their positions.
+    """
+    by_group = np.lexsort((scores, groups))
+    starts = np.searchsorted(groups[by_group], np.arange(len(precedence)))
+    turn = np.empty(len(groups), np.int64)
+    turn[by_group] = np.arange(len(groups)) - starts[groups[by_group]]
+    return np.lexsort((np.arange(len(groups)), groups, precedence[groups], turn))

@@ -32,6 +32,8 @@ def random_pool(count: int, *, classes: int = 4, width: int = 8, labeled: int = 
         image_ids=np.array(image_ids(count, seed), "<U32"),
         probs=random_probs(count, classes, seed),
         embeddings=rng.normal(size=(count, width)).astype(np.float32),
+        committee=np.stack([random_probs(count, classes, seed + 1 + member) for member in range(3)], axis=1),
+        labeled_ids=np.array(image_ids(labeled, seed + 1_000_000), "<U32"),
         labeled_embeddings=rng.normal(size=(labeled, width)).astype(np.float32),
         labeled_targets=rng.integers(0, classes, labeled),
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,8 +11,8 @@ from pools import MemorySource, image_ids, random_hashes, random_probs
 from al_core.images import BadImage, hamming_distance
 from al_core.records import SELECTIONS
 from al_core.selection import Selection, select_batch, select_seed_batch
-from al_core.strategies.base import Need, Picks, Pool, QueryStrategy
-from al_core.strategies.registry import get_strategy
+from al_core.strategies.base import Labeled, Need, Picks, Pool, QueryStrategy
+from al_core.strategies.registry import get_strategy, strategy_names
 
 PROVENANCE = ("round", "image_id", "image_uri", "rank", "reason", "strategy", "seed", "selected_at")
 
@@ -23,7 +21,7 @@ class FarthestFromOrigin(QueryStrategy):
     """A strategy that needs arrays: the longest embeddings first."""
 
     name = "farthest_from_origin"
-    needs: ClassVar[frozenset[Need]] = frozenset({"embedding", "probs"})
+    needs: frozenset[Need] = frozenset({"embedding", "probs"})
     prefilter = "margin"
 
     def query(self, pool: Pool, budget: int, seed: int) -> Picks:
@@ -254,6 +252,54 @@ def test_a_strategy_that_needs_arrays_chooses_from_the_prefiltered_pool() -> Non
     assert chosen(selection) == [row["image_id"] for row in by_length[:10]]
     assert selection.facts["pool"] == 40
     assert set(selection.table.column("cluster").to_pylist()) == {0, 1}
+
+
+LABELED = Labeled(
+    np.array(image_ids(6, salt=5)),
+    np.random.default_rng(3).normal(size=(6, 5)).astype(np.float32),
+    np.array([0, 1, 2, 0, 1, 2]),
+)
+
+
+@pytest.mark.parametrize("name", strategy_names())
+def test_every_strategy_works_on_the_store_and_leaves_provenance(name: str) -> None:
+    rng = np.random.default_rng(1)
+    source = MemorySource.of(
+        random_probs(300, 3),
+        hashes=with_duplicates(300, 250, 1),
+        embeddings=rng.normal(size=(300, 5)).astype(np.float32),
+    )
+
+    def committee(ids: list[str]) -> np.ndarray:
+        return np.stack([random_probs(len(ids), 3, seed) for seed in range(4)], axis=1)
+
+    request: dict = {
+        "strategy": name,
+        "budget": 20,
+        "pool_limit": 100,
+        "labeled": LABELED,
+        "committee": committee,
+    }
+    selection, again = select(source, **request), select(source, **request)
+    assert selection.size == 20
+    assert chosen(selection) == chosen(again)
+    strategies = {row["strategy"] for row in selection.table.to_pylist() if row["reason"] == "strategy"}
+    assert strategies == {"auto:typiclust" if name == "auto" else name}
+
+
+def test_a_strategy_that_looks_at_labels_says_so_when_there_are_none() -> None:
+    source = MemorySource.of(random_probs(20, 3), embeddings=np.ones((20, 5), np.float32))
+    with pytest.raises(ValueError, match="strategy k_center_greedy needs labels"):
+        select(source, strategy="k_center_greedy")
+
+
+def test_the_pool_may_lie_on_another_device() -> None:
+    """Named so that a machine without a GPU takes the way of tensors, too."""
+    source = MemorySource.of(
+        random_probs(50, 3), embeddings=np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32)
+    )
+    request: dict = {"strategy": "k_center_greedy", "labeled": LABELED}
+    assert chosen(select(source, **request)) == chosen(select(source, device="cpu:0", **request))
 
 
 def test_images_without_the_arrays_a_strategy_needs_are_left_out_by_name() -> None:

@@ -67,7 +67,12 @@ def test_a_query_leaves_global_random_state_alone(strategy: QueryStrategy) -> No
 def test_a_pool_of_equal_candidates_is_answered(strategy: QueryStrategy) -> None:
     pool = random_pool(30)
     assert pool.probs is not None
-    equal = replace(pool, probs=np.full_like(pool.probs, 0.25), embeddings=np.ones((30, 8), np.float32))
+    equal = replace(
+        pool,
+        probs=np.full_like(pool.probs, 0.25),
+        embeddings=np.ones((30, 8), np.float32),
+        committee=np.full((30, 3, 4), 0.25, np.float32),
+    )
     check_answer(strategy, equal, 10)
 
 
@@ -96,10 +101,71 @@ def test_a_pool_without_what_the_strategy_needs_is_refused(strategy: QueryStrate
 
 def test_arrays_of_another_length_than_the_pool_are_refused(strategy: QueryStrategy) -> None:
     pool, other = random_pool(6), random_pool(5)
-    if not {"probs", "embedding"} & strategy.needs:
-        pytest.skip("needs no array per image")
+    mixed = replace(other, image_ids=pool.image_ids)
+    if not strategy.needs:
+        check_answer(strategy, mixed, 3)
+        return
     with pytest.raises(ValueError, match="expected one per image"):
-        strategy.query(replace(pool, probs=other.probs, embeddings=other.embeddings), 3, seed=0)
+        strategy.query(mixed, 3, seed=0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_image_with_an_unusable_embedding_is_named(strategy: QueryStrategy, bad: float) -> None:
+    pool = random_pool(9)
+    assert pool.embeddings is not None
+    embeddings = pool.embeddings.copy()
+    embeddings[4, 2] = bad
+    spoiled = replace(pool, embeddings=embeddings)
+    if "embedding" not in strategy.needs:
+        check_answer(strategy, spoiled, 3)
+        return
+    with pytest.raises(ValueError, match=rf"image {pool.image_ids[4]} holds NaN or infinity \(1 such"):
+        strategy.query(spoiled, 3, seed=0)
+
+
+def test_labels_embedded_by_another_model_are_refused(strategy: QueryStrategy) -> None:
+    if not {"embedding", "labels"} <= strategy.needs:
+        pytest.skip("compares no image with a labeled one")
+    other = replace(random_pool(9), labeled_embeddings=np.ones((5, 3), np.float32))
+    with pytest.raises(ValueError, match=r"3 values, those of the pool 8; expected both from the same model"):
+        strategy.query(other, 3, seed=0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -0.5, 2.0])
+def test_probabilities_that_are_none_are_refused(strategy: QueryStrategy, bad: float) -> None:
+    pool = random_pool(9)
+    assert pool.probs is not None
+    assert pool.committee is not None
+    probs, committee = pool.probs.copy(), pool.committee.copy()
+    probs[4, 2] = committee[4, 1, 2] = bad
+    spoiled = replace(pool, probs=probs, committee=committee)
+    if not {"probs", "committee"} & strategy.needs:
+        check_answer(strategy, spoiled, 3)
+        return
+    with pytest.raises(ValueError, match=r"sum to 1 within"):
+        strategy.query(spoiled, 3, seed=0)
+
+
+def test_the_ids_of_other_images_do_not_matter(strategy: QueryStrategy) -> None:
+    """Indices in, indices out: a pool of the same arrays under other ids gives the same positions."""
+    if strategy.name == "random":
+        pytest.skip("draws by the ids")
+    pool = random_pool(40)
+    renamed = replace(pool, image_ids=np.array(image_ids(40, salt=9)))
+    np.testing.assert_array_equal(
+        strategy.query(pool, 7, seed=1).indices, strategy.query(renamed, 7, seed=1).indices
+    )
+
+
+def test_tensors_give_the_picks_of_arrays(strategy: QueryStrategy) -> None:
+    """On the CPU; a GPU runs the same code."""
+    torch = pytest.importorskip("torch")
+    pool = random_pool(120, width=16)
+    arrays = ("probs", "embeddings", "committee", "labeled_embeddings", "labeled_targets")
+    tensors = replace(pool, **{name: torch.from_numpy(getattr(pool, name).copy()) for name in arrays})
+    one, two = strategy.query(pool, 12, seed=2), strategy.query(tensors, 12, seed=2)
+    np.testing.assert_array_equal(one.indices, two.indices)
+    np.testing.assert_allclose(one.scores, two.scores, rtol=1e-4)
 
 
 def test_every_strategy_says_what_it_is(strategy: QueryStrategy) -> None:
@@ -116,9 +182,7 @@ def test_any_pool_is_answered(name: str, size: int, budget: int, seed: int, few:
     pool = random_pool(size, seed=seed % 1000)
     if few and size:  # many ties
         repeated = np.arange(size) % 3 % size
-        assert pool.probs is not None
-        assert pool.embeddings is not None
-        pool = replace(pool, probs=pool.probs[repeated], embeddings=pool.embeddings[repeated])
+        pool = replace(pool.take(repeated), image_ids=pool.image_ids)
     check_answer(get_strategy(name), pool, budget, seed)
 
 
