@@ -29,7 +29,7 @@ MANIFEST_FILE = "manifest.json"
 _SOURCE = Path(__file__).resolve().parents[1]
 
 
-class BadCheckpoint(ValueError):  # noqa: N818
+class BadCheckpoint(ValueError):
     """A checkpoint that must not be used; the message says what is wrong with it."""
 
 

@@ -16,7 +16,7 @@ from al_core.records import GateVerdict, Interval
 LEAST_IMAGES = 20  # fewer cannot tell one model from another
 
 
-class GateMismatch(ValueError):  # noqa: N818
+class GateMismatch(ValueError):
     """A stored verdict does not follow from the stored answers, or the answers cannot be compared."""
 
 

@@ -96,9 +96,10 @@ class TorchTrainer:
                 "a first version with frozen = false"
             )
         with tempfile.TemporaryDirectory(dir=request.output) as scratch:
-            train, unreadable = _decode(request.train, request, preprocessing, Path(scratch))
-            validation, unreadable_validation = _decode(
-                request.validation, request, preprocessing, Path(scratch)
+            known = self.embeddings if settings.frozen else None
+            train, unreadable = _load(request.train, request, preprocessing, Path(scratch), known)
+            validation, unreadable_validation = _load(
+                request.validation, request, preprocessing, Path(scratch), known
             )
             skipped = unreadable | unreadable_validation
             for image_id, reason in list(skipped.items())[:10]:
