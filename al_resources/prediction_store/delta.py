@@ -410,7 +410,7 @@ def _by_score(
             # Nearly all scores are equal (a saturated model): growing would not end, the key decides.
             tied = log.filter(score == edge).select(_key).bottom_k(k, by=_key).collect(engine="streaming")
             keys = pl.concat([top.filter(before)["image_key"], tied["image_key"]])
-            known = _key < tied["image_key"].max() if len(tied) == k else pl.lit(True)
+            known = _key <= tied["image_key"].max() if len(tied) == k else pl.lit(True)
             rows = _current_predictions(log, columns, keys, reached)
             yield _Candidates(rows, before | ((score == edge) & known), everything=False)
         k *= 4
