@@ -10,8 +10,8 @@ import dagster as dg
 
 if TYPE_CHECKING:
     import polars as pl
-    from al_core.evaluation import Evaluation
 
+    from al_core.evaluation import Evaluation
     from al_resources.platform import Platform
 
 SHEET_IMAGES = 60  # the inline sheet stays under the UI's comfort of 200 KB; the stored one has them all

@@ -24,6 +24,9 @@ telemetry:
   enabled: false
 nux:
   enabled: false
+run_launcher:
+  module: al_assets.run_launcher
+  class: WatchfulRunLauncher
 run_coordinator:
   module: dagster.core.run_coordinator
   class: QueuedRunCoordinator
@@ -87,7 +90,8 @@ def process(arguments: list[str], log: Path, **environment: str) -> Iterator[sub
             [sys.executable, "-m", *arguments],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | environment,
+            # idle threads must not spin: the processes share the machine's cores
+            env={"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | environment,
             start_new_session=True,
         )
     try:
@@ -116,7 +120,7 @@ def dagster_dev(home: Path, config: Path, port: int) -> Iterator[Dagster]:
     arguments = ["dagster", "dev", "-w", str(home / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
     log = home / "log" / "dagster.log"
     with process(arguments, log, DAGSTER_HOME=str(home), AL_CONFIG=str(config)) as child:
-        dagster = Dagster(f"http://127.0.0.1:{port}")
+        dagster = Dagster(f"http://127.0.0.1:{port}", child.pid)
         try:
             dagster.wait_until_up(child, log)
             yield dagster
@@ -127,8 +131,9 @@ def dagster_dev(home: Path, config: Path, port: int) -> Iterator[Dagster]:
 class Dagster:
     """What the demo and the tests ask of a running instance, over its public GraphQL API."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, process_group: int) -> None:
         self.url = url
+        self.process_group = process_group  # of webserver, daemon and code location; runs have their own
         self._client = httpx.Client(timeout=60)
 
     def close(self) -> None:
@@ -269,3 +274,20 @@ class Dagster:
               ticks(limit: 30) { timestamp status skipReason error { message } } } } } }""",
             s=selector,
         )["sensorOrError"]["sensorState"]["ticks"]
+
+    def automation_status(self, kind: str, name: str) -> str:
+        """RUNNING or STOPPED, of `schedules` or `sensors` by name."""
+        where = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY}
+        if kind == "schedules":
+            answer = self.query(
+                "query($s: ScheduleSelector!) { scheduleOrError(scheduleSelector: $s) "
+                "{ ... on Schedule { scheduleState { status } } } }",
+                s={**where, "scheduleName": name},
+            )
+            return str(answer["scheduleOrError"]["scheduleState"]["status"])
+        answer = self.query(
+            "query($s: SensorSelector!) { sensorOrError(sensorSelector: $s) "
+            "{ ... on Sensor { sensorState { status } } } }",
+            s={**where, "sensorName": name},
+        )
+        return str(answer["sensorOrError"]["sensorState"]["status"])

@@ -47,7 +47,7 @@ def rounds_table(rows: list[dict[str, Any]]) -> Table:
         ("round", "right"),
         ("strategy", "left"),
         ("labels", "right"),
-        ("trained on", "right"),
+        ("trained", "right"),
         ("model", "right"),
         ("accuracy", "left"),
         ("outcome", "left"),

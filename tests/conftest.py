@@ -27,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("AL_") and name != "AL_TEST_REQUIRE_BROWSER"]:
         del os.environ[name]  # a developer's own settings must not decide a test
     os.environ.pop("DAGSTER_HOME", None)
-    os.environ.setdefault("OMP_NUM_THREADS", "2")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not spin: tests share the cores
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

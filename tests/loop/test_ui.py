@@ -1,0 +1,112 @@
+"""The Dagster UI as a person uses it, in headless Chromium, on the finished demo's instance.
+
+With AL_DOCS_IMAGES set to a folder, the pictures of the README are taken on the way.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import FinishedDemo
+from playwright.sync_api import Page, expect, sync_playwright
+
+from al_cli.dagster_process import Dagster, dagster_dev, free_port
+
+pytestmark = [pytest.mark.live, pytest.mark.browser, pytest.mark.timeout(900)]
+
+ASSETS = ["prediction_log", "selected_candidates", "labeled_dataset", "model_checkpoint", "deployment"]
+SWITCHES = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def dagster(finished_demo: FinishedDemo) -> Iterator[Dagster]:
+    with dagster_dev(finished_demo.home, finished_demo.config, free_port(3000)) as dagster:
+        yield dagster
+
+
+@pytest.fixture(scope="module")
+def page(chromium: str, dagster: Dagster) -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=SWITCHES)
+        page = browser.new_page(viewport={"width": 1500, "height": 900})
+        page.set_default_timeout(30_000)
+        yield page
+        browser.close()
+
+
+def picture(page: Page, name: str) -> None:
+    if folder := os.environ.get("AL_DOCS_IMAGES"):
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def test_the_graph_shows_the_five_assets(page: Page, dagster: Dagster) -> None:
+    page.goto(f"{dagster.url}/asset-groups")
+    for asset in ASSETS:
+        expect(page.get_by_text(asset, exact=True).first).to_be_visible()
+    page.wait_for_timeout(2000)  # until the graph has settled for the picture
+    picture(page, "asset-graph")
+
+
+def test_a_contact_sheet_is_seen_on_a_selection(page: Page, dagster: Dagster) -> None:
+    page.goto(f"{dagster.url}/assets/selected_candidates?view=events")
+    page.goto(f"{dagster.url}/assets/selected_candidates?view=partitions&partition=0003")
+    row = page.locator("tr", has_text="contact sheet").first
+    expect(row).to_be_visible()
+    picture(page, "selected-candidates-facts")
+    row.get_by_text("Show Markdown").click()
+    sheet = page.locator("img[src^='data:image/png']").last
+    expect(sheet).to_be_visible()
+    assert sheet.evaluate("image => image.complete && image.naturalWidth") > 300
+    page.wait_for_timeout(500)
+    picture(page, "selected-candidates")
+
+
+def test_a_materialization_is_started_from_the_ui(page: Page, dagster: Dagster) -> None:
+    begun = time.time()
+    page.goto(f"{dagster.url}/assets/prediction_log")
+    page.get_by_role("button", name=re.compile("^Materialize$")).click()
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        runs = [run for run in dagster.runs() if run["creationTime"] > begun]
+        if runs and runs[0]["status"] == "SUCCESS":
+            return
+        time.sleep(1)
+    pytest.fail("the run that the button starts did not succeed")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("schedules", "selection_schedule"), ("sensors", "labeling_export_sensor")]
+)
+def test_schedule_and_sensor_are_switched_off_and_on(
+    page: Page, dagster: Dagster, kind: str, name: str
+) -> None:
+    page.goto(f"{dagster.url}/locations/active_learning/{kind}/{name}")
+    switch = page.get_by_role("checkbox").first
+    switch.wait_for(state="attached")
+    was_on = switch.is_checked()
+    for wanted in (not was_on, was_on):
+        switch.dispatch_event("click")
+        _wait_for_status(dagster, kind, name, "RUNNING" if wanted else "STOPPED")
+        expect(switch).to_be_checked(checked=wanted)
+
+
+def _wait_for_status(dagster: Dagster, kind: str, name: str, status: str) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if dagster.automation_status(kind, name) == status:
+            return
+        time.sleep(0.3)
+    pytest.fail(f"{name} is {dagster.automation_status(kind, name)}, expected {status}")
