@@ -35,7 +35,7 @@ def uncertainty_scores(probs: np.ndarray) -> UncertaintyScores:
         return UncertaintyScores(*_compiled_two_largest(probs), _entropies(probs))
     scores = UncertaintyScores(*(np.empty(len(probs), probs.dtype) for _ in range(3)))
     for rows, block in _checked_blocks(probs):
-        scores.confidence[rows] = block.max(axis=1)
+        scores.confidence[rows] = block.max(axis=0)
         scores.margin[rows] = _margin(block)
         scores.entropy[rows] = _entropy(block)
     return scores
@@ -50,7 +50,7 @@ def least_confidence(probs: np.ndarray) -> np.ndarray:
     probs = _matrix(probs)
     if _compiles(probs):
         return 1 - _compiled_two_largest(probs)[0]
-    return _by_block(probs, lambda block: 1 - block.max(axis=1))
+    return _by_block(probs, lambda block: 1 - block.max(axis=0))
 
 
 def margin(probs: np.ndarray) -> np.ndarray:
@@ -88,21 +88,27 @@ def _matrix(probs: np.ndarray) -> np.ndarray:
 
 
 def _checked_blocks(probs: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    step = max(1, CHUNK_VALUES // max(1, probs.shape[1]))
+    """Rows, and their probabilities turned on their side, shape (C, rows).
+
+    numpy works through long rows with all lanes of the processor, and classes are few: on its side, a block
+    that stays in the cache takes a fifth of the time. A thousand rows are worth more than the cache.
+    """
+    classes = max(1, probs.shape[1])
+    step = max(CHUNK_VALUES // 8 // classes, min(1024, 4 * CHUNK_VALUES // classes), 1)
     for start in range(0, len(probs), step):
-        block = probs[start : start + step]
+        block = np.ascontiguousarray(probs[start : start + step].T)
         # NaN and infinity fail the comparison of the sum, so two reductions find every kind of bad row
         with np.errstate(invalid="ignore"):  # infinities of both signs in a row add up to NaN
-            good = (np.abs(block.sum(axis=1) - 1) <= SUM_TOLERANCE) & (block.min(axis=1, initial=0) >= 0)
+            good = (np.abs(block.sum(axis=0) - 1) <= SUM_TOLERANCE) & (block.min(axis=0, initial=0) >= 0)
         if not good.all():
             raise ValueError(_what_is_wrong(probs, start + int(good.argmin())))
-        yield slice(start, start + len(block)), block
+        yield slice(start, start + block.shape[1]), block
 
 
 def _what_is_wrong(probs: np.ndarray, row: int) -> str:
     values = probs[row]
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
-    off_sum = f"probabilities that sum to {values.sum():.6g}"
+    off_sum = f"probabilities that sum to {values[np.isfinite(values)].sum():.6g}"
     found = f"{values[bad[0]]} for class {bad[0]}" if len(bad) else off_sum
     return (
         f"row {row} holds {found}; expected finite, non-negative probabilities that sum to 1 within "
@@ -111,21 +117,22 @@ def _what_is_wrong(probs: np.ndarray, row: int) -> str:
 
 
 def _margin(block: np.ndarray) -> np.ndarray:
-    if block.shape[1] == 1:
-        return np.ones(len(block), block.dtype)
-    rest = block.copy()
-    best = rest.argmax(axis=1)
-    rows = np.arange(len(rest))
-    top = rest[rows, best]
-    rest[rows, best] = -1
-    return top - rest.max(axis=1)  # two passes over the maximum; sorting a row would cost C log C
+    if len(block) == 1:
+        return np.ones(block.shape[1], block.dtype)
+    top = np.maximum(block[0], block[1])
+    second, loser = np.minimum(block[0], block[1]), np.empty_like(top)
+    for row in block[2:]:  # one pass that keeps the two largest; sorting would cost C log C
+        np.minimum(top, row, out=loser)
+        np.maximum(second, loser, out=second)
+        np.maximum(top, row, out=top)
+    return top - second
 
 
 def _entropy(block: np.ndarray) -> np.ndarray:
     # ln is taken of the smallest normal number where p = 0: finite, so that 0 ln 0 comes out as 0
     logs = np.log(np.maximum(block, np.finfo(block.dtype).tiny))
     logs *= block
-    return np.maximum(-logs.sum(axis=1), 0)
+    return np.maximum(-logs.sum(axis=0), 0)
 
 
 def _compiles(probs: np.ndarray) -> bool:

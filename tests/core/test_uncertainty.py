@@ -93,9 +93,9 @@ def test_mixing_with_the_uniform_distribution_never_makes_a_prediction_more_cert
         uncertainty_scores(probs),
         uncertainty_scores((1 - share) * probs + share / probs.shape[1]),
     )
-    assert (after.confidence <= before.confidence + 1e-12).all()
-    assert (after.entropy >= before.entropy - 1e-12).all()
-    assert (after.margin <= before.margin + 1e-12).all()
+    assert (after.confidence <= before.confidence + 1e-6).all()
+    assert (after.entropy >= before.entropy - 1e-6).all()
+    assert (after.margin <= before.margin + 1e-6).all()
 
 
 @given(distributions())
