@@ -1,0 +1,183 @@
+"""`al simulate`: what active learning would save on your data, before anybody labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+# data -> what its images want; anything can be overridden by --train
+DATA_DEFAULTS: dict[str, dict[str, Any]] = {
+    "digits": {"image_size": 16, "channels": 1, "epochs": 10, "augment": "shift"},
+    "cifar10": {"image_size": 32, "channels": 3, "epochs": 20, "augment": "shift_flip"},
+    "imagefolder": {"image_size": 64, "channels": 3, "epochs": 20, "augment": "shift_flip"},
+    "torchvision": {"image_size": 32, "channels": 3, "epochs": 20, "augment": "shift_flip"},
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    # Teaching Machine Learning System Efficiently with Active Learning: 30 rounds of 50 of 500 scored images
+    "article": {
+        "strategies": ("random", "least_confidence", "margin", "entropy"),
+        "initial": 200,
+        "rounds": 30,
+        "budget": 50,
+        "score_sample": 500,
+    },
+    "digits": {
+        "strategies": ("random", "least_confidence", "margin", "entropy"),
+        "initial": 20,
+        "rounds": 30,
+        "budget": 10,
+        "score_sample": 500,
+        "seeds": 10,
+    },
+}
+
+
+@click.command()
+@click.option("--data", help="digits, cifar10:FOLDER-or-TAR, imagefolder:PATH, torchvision:NAME.")
+@click.option("--preset", type=click.Choice(sorted(PRESETS)), help="A known protocol; options override it.")
+@click.option(
+    "--strategy", "strategies", multiple=True, help="Query strategy; repeat it. See `al strategies`."
+)
+@click.option("--start", "starts", multiple=True, type=click.Choice(["warm", "cold", "shrink"]),
+              help="How each round's training begins; repeat it to compare.")  # fmt: skip
+@click.option("--seeds", type=click.IntRange(1), help="Runs per strategy.  [default: 5]")
+@click.option("--rounds", type=click.IntRange(1), help="Rounds after the first model.  [default: 30]")
+@click.option("--budget", type=click.IntRange(1), help="Labels per round.  [default: 50]")
+@click.option("--initial", type=click.IntRange(2), help="Random labels of the first model.  [default: 200]")
+@click.option("--score-sample", type=click.IntRange(1), help="Images scored per round.  [default: 500]")
+@click.option("--no-return", is_flag=True, help="Scored but unselected images do not come back.")
+@click.option("--test-images", type=click.IntRange(1), help="Size of the test set.  [default: 500]")
+@click.option("--control-share", type=click.FloatRange(0, 1), help="Random part of each batch.  [default: 0]")
+@click.option("--noise", type=click.FloatRange(0, 1, max_open=True), help="Share of wrong answers.")
+@click.option("--annotators", type=click.IntRange(1), help="People who answer every image.")
+@click.option(
+    "--abstention", type=click.FloatRange(0, 1, max_open=True), help="Share of answers that are 'unsure'."
+)
+@click.option(
+    "--frozen", is_flag=True, help="Embed once and train the head only: seconds instead of minutes."
+)
+@click.option(
+    "--pretrain", type=click.IntRange(1), metavar="EPOCHS", help="Learn the encoder from the pool first."
+)
+@click.option(
+    "--train", "training", multiple=True, metavar="KEY=VALUE", help="A training setting, like epochs=20."
+)
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Folder of the study.")
+@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one per core]")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def simulate(output: Path | None, workers: int | None, as_json: bool, **options: Any) -> None:
+    """How many labels would active learning save on this data, with which strategy, and is it luck?
+
+    Runs production's selection, training and evaluation with known labels in place of people: every strategy on
+    the same seeds, first labels, traffic and test set. Writes tables, a report (HTML, PNG, Markdown) and a plain
+    sentence. Stopped, it goes on where it was when called again.
+    """
+    from al_core.strategies.registry import get_strategy
+    from simulation.datasets import BadData
+    from simulation.runner import RunsFailed, StudyMismatch, run_study
+
+    for name in options["strategies"]:
+        try:
+            get_strategy(name)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--strategy") from error
+    study = _study(options)
+    folder = output or Path("studies") / f"{study.data.partition(':')[0]}-{study.key}"
+    try:
+        with _Progress(quiet=as_json) as progress:
+            table = run_study(study, folder, workers=workers, progress=progress.update, say=progress.say)
+    except (BadData, StudyMismatch, RunsFailed) as error:
+        raise click.ClickException(str(error)) from error
+    from simulation.report import write_report
+
+    summary = write_report(folder, table)
+    if as_json:
+        click.echo(json.dumps(summary, indent=1))
+        return
+    click.echo((folder / "report.md").read_text())
+    click.echo(f"Report: {folder / 'report.html'}")
+
+
+def _study(options: dict[str, Any]) -> Any:
+    """The study that the options ask for. Raises `click.ClickException` where they do not fit together."""
+    from pydantic import ValidationError
+
+    from simulation.oracle import OracleSettings
+    from simulation.study import PretrainSettings, Study
+
+    facts = dict(PRESETS.get(options["preset"] or "", {}))
+    facts |= {
+        name: value
+        for name in (
+            "data",
+            "seeds",
+            "rounds",
+            "budget",
+            "initial",
+            "score_sample",
+            "test_images",
+            "control_share",
+        )
+        if (value := options[name]) is not None
+    }
+    for name in ("strategies", "starts"):
+        if options[name]:
+            facts[name] = options[name]
+    facts.setdefault("data", "digits")
+    facts.setdefault("strategies", ("random", "least_confidence", "margin", "entropy"))
+    facts["return_unselected"] = not options["no_return"]
+    oracle = {
+        name: options[name] for name in ("noise", "annotators", "abstention") if options[name] is not None
+    }
+    defaults = DATA_DEFAULTS.get(facts["data"].partition(":")[0], {})
+    try:
+        training = defaults | {"frozen": options["frozen"]} | dict(_pairs(options["training"]))
+        facts |= {"training": training, "oracle": OracleSettings(**oracle)}
+        if options["pretrain"]:
+            facts["pretrain"] = PretrainSettings(epochs=options["pretrain"])
+        return Study(**facts)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
+        raise click.ClickException("; ".join(problems)) from error
+
+
+def _pairs(settings: tuple[str, ...]) -> list[tuple[str, str]]:
+    for setting in settings:
+        if "=" not in setting:
+            raise click.BadParameter(f"{setting!r} is no KEY=VALUE", param_hint="--train")
+    return [(key, value) for key, _, value in (setting.partition("=") for setting in settings)]
+
+
+class _Progress:
+    """A bar with the rounds done and the time left."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("rounds"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True, quiet=quiet),
+        )
+        self._task = self._bar.add_task("rounds", total=None)
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, done: int, total: int) -> None:
+        """Called with the rounds that are done."""
+        self._bar.update(self._task, completed=done, total=total)
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        self._bar.console.print(line, highlight=False)

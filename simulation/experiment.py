@@ -1,0 +1,405 @@
+"""One run: rounds of score, select, answer, train, evaluate, by the code that runs in production.
+
+Only people and HTTP are replaced: an oracle answers, and the model is called directly. Every random choice
+follows from the run's seed and round, so all strategies of one seed share the first labels, the stream of
+scored images, the training seed and the test set.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import torch
+
+from al_core.checkpoint import MANIFEST_FILE, code_version, sha256_of, training_key
+from al_core.dataset import Dataset, build_dataset, resolve_labels
+from al_core.evaluation import Evaluation, answers_of
+from al_core.images import near_duplicate_hash
+from al_core.inference import Predictor
+from al_core.preprocessing import CHUNK
+from al_core.records import ModelManifest, Preprocessing, prediction_table
+from al_core.selection import select_batch, select_seed_batch
+from al_core.strategies.base import KEY_SPACE, Labeled, Order, QueryStrategy
+from al_core.strategies.registry import get_strategy
+from al_core.torch_trainer import TorchTrainer
+from al_core.training import TrainingRequest
+from al_core.training_settings import TrainingSettings
+from simulation.datasets import BadData, LabeledData
+from simulation.oracle import Oracle
+from simulation.study import STARTS, Run, Study
+
+ROUNDS_FILE = "rounds.jsonl"
+COMMITTEE = 3  # models of the last rounds whose disagreement committee strategies measure
+_MODEL_NAME = "simulated"
+_EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)  # a simulation has no clock
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The images of a study, decoded, hashed and where the encoder is frozen embedded, once for all runs."""
+
+    data: LabeledData
+    row: dict[str, int]  # image id -> its row in the arrays
+    pixels: np.ndarray  # (N, channels, size, size) uint8
+    hashes: dict[str, str | None]
+    embeddings: np.ndarray | None = None  # (N, d) float32 of the frozen encoder
+
+
+class ScoredImages:
+    """One round's predictions, as selection sees a prediction store (`CandidateSource`)."""
+
+    def __init__(self, predictions: pa.Table) -> None:
+        self._predictions = pl.DataFrame(predictions)
+
+    def eligible(
+        self, order: Order, limit: int, columns: Sequence[str], exclude: Collection[str] = ()
+    ) -> pa.Table:
+        """The first `limit` images in `order`, see `PredictionStore.eligible`."""
+        rows = self._predictions
+        if exclude:
+            rows = rows.filter(~pl.col("image_id").is_in(list(exclude)))
+        wanted = dict.fromkeys(["image_id", *columns])
+        if order.column == "random":
+            rows = rows.sort((pl.col("image_key") - order.pivot) % KEY_SPACE, "image_id")
+        else:
+            rows = rows.sort(order.column, "image_id", descending=[order.descending, False])
+            wanted |= {order.column: None}
+        return rows.head(limit).select(list(wanted)).to_arrow()
+
+    def count_eligible(self) -> int:
+        """How many there are."""
+        return self._predictions.height
+
+
+class Experiment:
+    """A run in its folder: `rounds.jsonl`, a line per finished round, and the last checkpoints."""
+
+    def __init__(
+        self, study: Study, run: Run, prepared: Prepared, folder: Path, training: TrainingSettings
+    ) -> None:
+        self.study, self.run, self.prepared, self.folder = study, run, prepared, folder
+        data = prepared.data
+        # an encoder that was learned on the pool may have seen another seed's test images
+        pool, test = data.split(0 if study.pretrain else run.seed, study.test_images)
+        self.pool = {image.image_id: image for image in pool}
+        self.test = test
+        if study.labels_needed() > len(pool):
+            raise BadData(
+                f"{data.name} leaves a pool of {len(pool)} images, but {study.initial} first labels and "
+                f"{study.rounds} rounds of {study.budget} need {study.labels_needed()}; ask for fewer"
+            )
+        self.oracle = Oracle(study.oracle, data.classes, run.seed)
+        self.strategy = get_strategy(run.strategy)
+        self.training = training.model_copy(update=STARTS[run.start])
+        self.selected: set[str] = set()
+        self.scored: set[str] = set()
+        self.labels: list[pa.Table] = []
+        self.spent = 0.0  # seconds of people
+        self.dataset: Dataset | None = None
+
+    def resume(self) -> Iterator[dict[str, Any]]:
+        """Do what is left; yields the line of each round when it is safely on disk."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        done = read_rounds(self.folder / ROUNDS_FILE)
+        _write_lines(self.folder / ROUNDS_FILE, done)  # without the half of a line that a crash may have left
+        for line in done:
+            self._replay(line["round"], line["selected"])
+        for round_ in range(len(done), self.study.rounds + 1):
+            line = self._play(round_)
+            with (self.folder / ROUNDS_FILE).open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            for old in range(round_ - COMMITTEE + 1):
+                shutil.rmtree(self._checkpoint(old), ignore_errors=True)
+            yield line
+
+    # ------------------------------------------------------------------ one round
+    def _play(self, round_: int) -> dict[str, Any]:
+        took: dict[str, float] = {}
+        with _timed(took, "select"):
+            batch = self._select(round_, took)
+        took["select"] -= took.get("score", 0)
+        selected = batch.column("image_id").to_pylist()
+        self._answer(round_, selected)
+        with _timed(took, "train"):
+            manifest = self._train(round_)
+        with _timed(took, "evaluate"):
+            evaluation = self._evaluate(round_)
+        labels = self._labeled()
+        return {
+            "strategy": self.run.strategy,
+            "start": self.run.start,
+            "seed": self.run.seed,
+            "round": round_,
+            "selected": selected,
+            "scores": batch.column("score").to_pylist(),
+            "reasons": batch.column("reason").to_pylist(),
+            "labels": len(labels),
+            "images_asked": len(self.selected),
+            "wrong_labels": sum(label != self.pool[image_id].label for image_id, label in labels.items()),
+            "label_seconds": self.spent,
+            **evaluation.point_metrics(),
+            "recall": {name: interval.value for name, interval in evaluation.per_class().items()},
+            "temperature": manifest.temperature,
+            "epochs": manifest.training_log["epochs"],
+            "classes_seen": len(manifest.classes),
+            **{f"{part}_seconds": took.get(part, 0.0) for part in ("score", "select", "train", "evaluate")},
+            "study": self.study.key,
+            "data_version": self.prepared.data.version,
+            "code_version": code_version(),
+        }
+
+    def _replay(self, round_: int, selected: Sequence[str]) -> None:
+        """Bring the state to the end of a finished round, without its model."""
+        if round_ and not self.study.return_unselected:
+            self._sample(round_)
+        self._answer(round_, selected)
+        self._build(round_)
+
+    def _select(self, round_: int, took: dict[str, float]) -> pa.Table:
+        study = self.study
+        if round_ == 0:
+            return select_seed_batch(
+                {image_id: image.uri for image_id, image in self.pool.items()},
+                hash_of=self.prepared.hashes.get,
+                budget=study.initial,
+                near_duplicate_distance=study.near_duplicate_distance,
+                seed=self._seed(0),
+                round_=0,
+            ).table
+        predictor = self._predictor(round_ - 1)
+        with _timed(took, "score"):
+            predictions = self._score(predictor, round_)
+        return select_batch(
+            ScoredImages(predictions),
+            strategy=self.strategy,
+            budget=study.budget,
+            control_share=study.control_share,
+            near_duplicate_distance=study.near_duplicate_distance,
+            seed=self._seed(round_),
+            round_=round_,
+            model_version=predictor.version,
+            labeled=self._labeled_arrays(predictor),
+            committee=lambda ids: self._committee(round_, ids),
+        ).table
+
+    def _score(self, predictor: Predictor, round_: int) -> pa.Table:
+        ids = self._sample(round_)
+        probs, embeddings = self._predict(predictor, ids)
+        return prediction_table(
+            image_ids=ids,
+            image_uris=[self.pool[image_id].uri for image_id in ids],
+            image_hashes=[self.prepared.hashes[image_id] for image_id in ids],
+            model_name=_MODEL_NAME,
+            model_version=predictor.version,
+            classes=predictor.classes,
+            probs=probs,
+            source="simulation",
+            embeddings=embeddings if "embedding" in self.strategy.needs else None,
+            logged_at=_EPOCH + timedelta(hours=round_),
+        )
+
+    def _sample(self, round_: int) -> list[str]:
+        """The traffic of the round: the first images in an order that all strategies of a seed share."""
+        ids = sorted(self.pool)
+        order = np.random.default_rng([self.run.seed, round_]).permutation(len(ids))
+        gone = self.selected if self.study.return_unselected else self.selected | self.scored
+        waiting = (ids[row] for row in order if ids[row] not in gone)
+        sample = [image_id for image_id, _ in zip(waiting, range(self.study.score_sample), strict=False)]
+        self.scored.update(sample)
+        return sample
+
+    def _answer(self, round_: int, selected: Sequence[str]) -> None:
+        self.selected.update(selected)
+        rows, seconds = self.oracle.label([self.pool[image_id] for image_id in selected], round_)
+        self.labels.append(rows)
+        self.spent += seconds
+
+    def _build(self, round_: int) -> Dataset:
+        rule: Literal["majority", "latest"] = "majority" if self.study.oracle.annotators > 1 else "latest"
+        self.dataset = build_dataset(
+            resolve_labels(pl.DataFrame(pa.concat_tables(self.labels)), rule),
+            reasons={},
+            urls={image_id: self.pool[image_id].uri for image_id in self.selected},
+            hashes=self.prepared.hashes,
+            parent=self.dataset,
+            holdout_share=0,  # the test set takes its place, and lies outside the pool
+            validation_share=self.study.validation_share,
+            near_duplicate_distance=self.study.near_duplicate_distance,
+            round_=round_,
+        )
+        return self.dataset
+
+    def _train(self, round_: int) -> ModelManifest:
+        dataset = self._build(round_)
+        settings = self.training.model_copy(update={"seed": self._seed(round_)})
+        folder = self._checkpoint(round_)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        parent = self._checkpoint(round_ - 1) if round_ and settings.warm_start else None
+        request = TrainingRequest(
+            train=dataset.images("train"),
+            validation=dataset.images("validation"),
+            classes=dataset.manifest.classes,
+            settings=settings,
+            read_image=self.prepared.data.read,
+            output=folder,
+            parent=parent,
+        )
+        result = TorchTrainer(self._known_embeddings(request)).fit(request, lambda line: None)
+        manifest = ModelManifest(
+            name=_MODEL_NAME,
+            version=round_ + 1,
+            architecture=result.architecture,
+            classes=result.classes,
+            preprocessing=result.preprocessing,
+            temperature=result.temperature,
+            parent_version=round_ if parent else None,
+            dataset_version=dataset.manifest.version,
+            round=round_,
+            training_key=training_key(
+                dataset.manifest.version, round_ if parent else None, settings, code_version()
+            ),
+            training_settings=settings.model_dump(mode="json"),
+            training_log=result.log,
+            code_version=code_version(),
+            labels=len(request.train) + len(request.validation),
+            created_at=_EPOCH + timedelta(hours=round_),
+            weights_sha256=sha256_of(result.weights),
+        )
+        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json())
+        return manifest
+
+    def _evaluate(self, round_: int) -> Evaluation:
+        predictor = self._predictor(round_)
+        probs, _ = self._predict(predictor, [image.image_id for image in self.test])
+        return Evaluation(answers_of(self.test, probs, predictor.classes), {})
+
+    # ------------------------------------------------------------------ its parts
+    def _predict(self, predictor: Predictor, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        rows = [self.prepared.row[image_id] for image_id in ids]
+        if self.prepared.embeddings is not None:
+            embeddings = self.prepared.embeddings[rows]
+            return predictor.classify(embeddings), embeddings
+        parts = [
+            predictor.predict_pixels(torch.from_numpy(self.prepared.pixels[rows[start : start + CHUNK]]))
+            for start in range(0, len(rows), CHUNK)
+        ]
+        probs, embeddings = zip(*parts, strict=True)
+        return np.concatenate(probs), np.concatenate(embeddings)
+
+    def _labeled_arrays(self, predictor: Predictor) -> Labeled | None:
+        """What is labeled, as this model sees it, for the strategies that look at it."""
+        plans = type(self.strategy).plan is not QueryStrategy.plan
+        if "labels" not in self.strategy.needs and not plans:
+            return None
+        labels = {i: label for i, label in self._labeled().items() if label in predictor.classes}
+        ids = sorted(labels)
+        position = {name: number for number, name in enumerate(predictor.classes)}
+        _, embeddings = self._predict(predictor, ids)
+        return Labeled(np.array(ids), embeddings, np.array([position[labels[image_id]] for image_id in ids]))
+
+    def _committee(self, round_: int, ids: Sequence[str]) -> np.ndarray:
+        """The answers (N, T, C) of the models of the last rounds; classes an older one lacks have probability 0."""
+        models = [self._predictor(number) for number in range(max(0, round_ - COMMITTEE), round_)]
+        answers = [self._predict(model, ids)[0] for model in models]
+        width = max(probs.shape[1] for probs in answers)
+        return np.stack([np.pad(probs, ((0, 0), (0, width - probs.shape[1]))) for probs in answers], axis=1)
+
+    def _known_embeddings(self, request: TrainingRequest) -> dict[str, np.ndarray] | None:
+        if self.prepared.embeddings is None:
+            return None
+        return {
+            image.image_id: self.prepared.embeddings[self.prepared.row[image.image_id]]
+            for image in (*request.train, *request.validation)
+        }
+
+    def _labeled(self) -> dict[str, str]:
+        """Image id -> resolved label, of what takes part in training."""
+        assert self.dataset is not None
+        used = self.dataset.rows.filter(pl.col("split") != "excluded")
+        return dict(used.select("image_id", "label").iter_rows())
+
+    def _predictor(self, round_: int) -> Predictor:
+        return Predictor.load(self._checkpoint(round_), self.training.device)
+
+    def _checkpoint(self, round_: int) -> Path:
+        return self.folder / f"model-{round_:03d}"
+
+    def _seed(self, round_: int) -> int:
+        """The same for every strategy and start of the run's seed."""
+        return int(np.random.SeedSequence([self.run.seed, round_, 1]).generate_state(1)[0])
+
+
+def prepare(data: LabeledData, preprocessing: Preprocessing, folder: Path) -> None:
+    """Decode and hash every image once, into `folder`; the runs map the arrays from there.
+
+    Raises:
+        BadData: an image cannot be read.
+    """
+    from al_core.images import BadImage, decode_image
+    from al_core.preprocessing import to_pixels
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = (len(data.images), preprocessing.channels, preprocessing.size, preprocessing.size)
+    part = folder / "pixels.part.npy"
+    pixels = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
+    hashes = {}
+    for row, image in enumerate(data.images):
+        try:
+            picture = decode_image(data.read(image.uri), name=image.uri, channels=preprocessing.channels)
+        except BadImage as error:
+            raise BadData(f"{error}; remove it from the folder") from error
+        pixels[row] = to_pixels([picture], preprocessing)[0].numpy()
+        hashes[image.image_id] = near_duplicate_hash(picture)
+    pixels.flush()
+    (folder / "hashes.json").write_text(json.dumps(hashes))
+    part.rename(folder / "pixels.npy")
+
+
+def load_prepared(data: LabeledData, folder: Path) -> Prepared:
+    """What `prepare` left, memory-mapped."""
+    embeddings = folder / "embeddings.npy"
+    return Prepared(
+        data=data,
+        row={image.image_id: row for row, image in enumerate(data.images)},
+        pixels=np.load(folder / "pixels.npy", mmap_mode="r"),
+        hashes=json.loads((folder / "hashes.json").read_text()),
+        embeddings=np.load(embeddings) if embeddings.exists() else None,
+    )
+
+
+def read_rounds(file: Path) -> list[dict[str, Any]]:
+    """The complete lines of a run; the half of one that a crash left at the end does not count."""
+    if not file.exists():
+        return []
+    lines = file.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def _write_lines(file: Path, lines: Sequence[dict[str, Any]]) -> None:
+    part = file.with_suffix(".part")
+    part.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    part.replace(file)
+
+
+class _timed:  # noqa: N801
+    """Adds the seconds of its block to `took[part]`."""
+
+    def __init__(self, took: dict[str, float], part: str) -> None:
+        self.took, self.part = took, part
+
+    def __enter__(self) -> None:
+        self.began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.took[self.part] = self.took.get(self.part, 0) + time.perf_counter() - self.began

@@ -1,0 +1,391 @@
+"""The report of a study: one self-contained HTML file, a picture, and Markdown for a pull request."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from al_core.images import SheetItem, contact_sheet, decode_image
+from simulation.datasets import LabeledData, load_data
+from simulation.experiment import ROUNDS_FILE, read_rounds
+from simulation.runner import load_study
+from simulation.statistics import (
+    BASELINE,
+    Curves,
+    against_baseline,
+    area_under,
+    conclusion,
+    curves_of,
+    label_savings,
+    mean_interval,
+    sign_flip_p,
+    win_matrix,
+)
+from simulation.study import Run, Start, Study
+
+METRICS = {
+    "accuracy": "accuracy on the test set",
+    "macro_f1": "macro F1 on the test set",
+    "nll": "negative log-likelihood (nats)",
+    "ece": "calibration error",
+    "brier": "Brier score",
+    "temperature": "fitted temperature",
+    "train_seconds": "seconds of training per round",
+}
+TIMED = ["score_seconds", "select_seconds", "train_seconds", "evaluate_seconds"]
+SHEET_ROUNDS = (1, 2, 3)
+SHEET_IMAGES = 20
+COLOURS = (
+    "#8d99ae",
+    "#c1444b",
+    "#3a6ea5",
+    "#3d8b5f",
+    "#b5792b",
+    "#7b4fa3",
+    "#2aa0a4",
+    "#d0679d",
+    "#5c6b2f",
+    "#20232f",
+)
+_TEMPLATE = Path(__file__).with_name("report_template.html")
+
+
+def write_report(folder: Path, table: pl.DataFrame, *, pictures: bool = True) -> dict[str, Any]:
+    """Write `report.html`, `report.md` and `curves.png` into the study's folder; returns the summary as JSON.
+
+    Raises:
+        ValueError: no seed is finished for all strategies yet.
+    """
+    study = load_study(folder)
+    starts: list[str] = [start for start in study.starts if start in table["start"].unique().to_list()]
+    curves = {start: curves_of(table, start=start) for start in starts}
+    summary = {start: _summary(found, table.filter(start=start)) for start, found in curves.items()}
+    blocks = [_conclusions(curves), _protocol(study, table)]
+    for start, found in curves.items():
+        name = f" ({start} start)" if len(curves) > 1 else ""
+        blocks += [_savings_table(found, name), _rounds_table(found, name), _wins_table(found, name)]
+    if len(curves) > 1:
+        blocks.append(_starts_table(curves))
+    blocks.append(_recall_table(folder, curves, starts[0]))
+    (folder / "report.md").write_text("\n\n".join(block.markdown() for block in blocks) + "\n")
+    sheets = _contact_sheets(folder, study, study.starts[0]) if pictures else []
+    (folder / "report.html").write_text(_page(study, blocks, sheets, _chart_data(folder, table, starts)))
+    draw_curves(curves[starts[0]], folder / "curves.png", study.data.partition(":")[0])
+    return {
+        "conclusions": {start: conclusion(found) for start, found in curves.items()},
+        "strategies": summary,
+    }
+
+
+class Block:
+    """A heading with paragraphs and at most one table, as Markdown and as HTML."""
+
+    def __init__(
+        self,
+        title: str,
+        paragraphs: Sequence[str] = (),
+        head: Sequence[str] = (),
+        rows: Sequence[Sequence[str]] = (),
+    ) -> None:
+        self.title, self.paragraphs, self.head, self.rows = title, list(paragraphs), list(head), list(rows)
+
+    def markdown(self) -> str:
+        """GitHub's flavour."""
+        lines = [f"## {self.title}", ""]
+        for paragraph in self.paragraphs:
+            lines += [paragraph, ""]
+        if self.rows:
+            lines += [_row(self.head), _row(["---"] + ["---:"] * (len(self.head) - 1))]
+            lines += [_row(row) for row in self.rows]
+        return "\n".join(lines).rstrip()
+
+    def html(self) -> str:
+        """Everything escaped: class names come from folder names."""
+        parts = [f"<h2>{html.escape(self.title)}</h2>"]
+        parts += [f"<p>{html.escape(paragraph)}</p>" for paragraph in self.paragraphs]
+        if self.rows:
+            parts.append("<div class=scroll><table><thead><tr>")
+            parts += [f"<th>{html.escape(cell)}</th>" for cell in self.head]
+            parts.append("</tr></thead><tbody>")
+            for row in self.rows:
+                parts.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>")
+            parts.append("</tbody></table></div>")
+        return "".join(parts)
+
+
+def draw_curves(curves: Curves, file: Path, title: str) -> None:
+    """Mean accuracy over labels with the bootstrap interval over seeds, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.6), dpi=130)
+    axes = figure.add_subplot()
+    for number, name in enumerate(curves.strategies):
+        mean, low, high = mean_interval(curves.of(name))
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(curves.labels, mean, color=colour, lw=1.8, label=name)
+        axes.fill_between(curves.labels, low, high, color=colour, alpha=0.13, lw=0)
+    axes.set_xlabel("labels")
+    axes.set_ylabel("accuracy on the test set")
+    axes.set_title(f"{title}: mean of {curves.values.shape[1]} paired seeds, 95 % bootstrap", fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(file)
+
+
+# ---------------------------------------------------------------------- what it says
+def _conclusions(curves: dict[str, Curves]) -> Block:
+    sentences = [
+        f"{start} start: {conclusion(found)}" if len(curves) > 1 else conclusion(found)
+        for start, found in curves.items()
+    ]
+    return Block("What the study shows", sentences)
+
+
+def _protocol(study: Study, table: pl.DataFrame) -> Block:
+    training = study.training
+    encoder = "frozen encoder, " if training.frozen else ""
+    back = "return" if study.return_unselected else "do not return"
+    people = study.oracle
+    facts = [
+        ("data", f"{study.data} (version {', '.join(table['data_version'].unique().sort())})"),
+        (
+            "protocol",
+            f"{study.initial} random first labels, {study.rounds} rounds of {study.budget} labels out of "
+            f"{study.score_sample} scored images; unselected images {back}",
+        ),
+        ("test set", f"{study.test_images} images outside the pool"),
+        (
+            "model",
+            f"{encoder}{training.architecture}, {training.image_size}x{training.image_size} pixels, "
+            f"{training.epochs} epochs",
+        ),
+        ("control slice", f"{study.control_share:.0%} of each batch"),
+        (
+            "people",
+            f"{people.annotators} annotator(s), {people.noise:.0%} wrong, {people.abstention:.0%} unsure",
+        ),
+        ("code", ", ".join(table["code_version"].unique().sort())),
+        ("settings", study.key),
+    ]
+    if study.pretrain is not None:
+        facts.insert(4, ("pretraining", f"SimCLR on the pool, {study.pretrain.epochs} epochs"))
+    return Block("How it was done", [], ["", ""], facts)
+
+
+def _savings_table(curves: Curves, name: str) -> Block:
+    final = {c.strategy: c for c in against_baseline(curves, lambda curve: curve[:, -1])}
+    area = {c.strategy: c for c in against_baseline(curves, lambda curve: area_under(curve, curves.labels))}
+    rows = []
+    for strategy in curves.strategies:
+        mean, low, high = (float(end[-1]) for end in mean_interval(curves.of(strategy)))
+        row = [strategy, f"{mean:.3f} [{low:.3f}, {high:.3f}]"]
+        if strategy in final:
+            row += [
+                _points(final[strategy].difference),
+                f"{final[strategy].p_corrected:.2g}",
+                _points(area[strategy].difference),
+                f"{area[strategy].p_corrected:.2g}",
+                str(label_savings(curves, strategy)),
+            ]
+        else:
+            row += ["", "", "", "", "1x"]
+        rows.append(row)
+    note = (
+        "Intervals: 95 %, bootstrap over paired seeds. p: two-sided sign-flip test, Holm-corrected over the "
+        "strategies. Label savings: random's labels over the labels needed for random's final accuracy."
+    )
+    head = [
+        "strategy",
+        "final accuracy",
+        "over random at the end",
+        "p",
+        "over random, whole curve",
+        "p",
+        "label savings",
+    ]
+    return Block(f"Strategies{name}", [note] if BASELINE in curves.strategies else [], head, rows)
+
+
+def _rounds_table(curves: Curves, name: str) -> Block:
+    last = curves.values.shape[2] - 1
+    shown = sorted(
+        {0, *range(1, last, max(1, last // 6)), last}
+        if last < 6
+        else {*range(0, last, max(1, last // 6)), last}
+    )
+    rows = []
+    for number in shown:
+        row = [str(number), str(int(curves.labels[number]))]
+        for strategy in curves.strategies:
+            mean, low, high = (float(end[number]) for end in mean_interval(curves.of(strategy)))
+            row.append(f"{mean:.3f} ±{(high - low) / 2:.3f}")
+        rows.append(row)
+    return Block(f"Accuracy by round{name}", [], ["round", "labels", *curves.strategies], rows)
+
+
+def _wins_table(curves: Curves, name: str) -> Block:
+    wins = win_matrix(curves)
+    rows = [
+        [strategy, *(f"{share:.0%}" if column != row else "" for column, share in enumerate(wins[row]))]
+        for row, strategy in enumerate(curves.strategies)
+    ]
+    note = "Share of rounds in which the row beats the column (paired t-test over seeds, two-sided, 5 %)."
+    return Block(f"Who beats whom{name}", [note], ["", *curves.strategies], rows)
+
+
+def _starts_table(curves: dict[str, Curves]) -> Block:
+    """Warm against cold: paired by strategy and seed."""
+    first, *others = curves
+    rows = []
+    for start in others:
+        seeds = min(curves[first].values.shape[1], curves[start].values.shape[1])
+        for strategy in curves[first].strategies:
+            if strategy not in curves[start].strategies:
+                continue
+            one, other = curves[first].of(strategy)[:seeds], curves[start].of(strategy)[:seeds]
+            labels = curves[first].labels
+            pairs = area_under(other, labels) - area_under(one, labels)
+            mean, low, high = (float(end) for end in mean_interval(pairs))
+            rows.append(
+                [strategy, f"{start} - {first}", f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
+                 f"{sign_flip_p(pairs):.2g}"]
+            )  # fmt: skip
+    note = "Points of accuracy over the whole curve, paired by seed; p uncorrected."
+    return Block("How training starts", [note], ["strategy", "starts", "difference", "p"], rows)
+
+
+def _recall_table(folder: Path, curves: dict[str, Curves], start: str) -> Block:
+    recall = pl.read_parquet(folder / "recall.parquet").filter(start=start)
+    last = recall.filter(pl.col("round") == pl.col("round").max())
+    means = last.group_by("class", "strategy").agg(pl.col("recall").mean())
+    rows = []
+    for name in sorted(means["class"].unique()):
+        of_class = dict(means.filter(pl.col("class") == name).select("strategy", "recall").iter_rows())
+        rows.append(
+            [name, *(f"{of_class[s]:.3f}" if s in of_class else "" for s in curves[start].strategies)]
+        )
+    return Block("Recall by class at the end", [], ["class", *curves[start].strategies], rows)
+
+
+def _summary(curves: Curves, table: pl.DataFrame) -> dict[str, Any]:
+    final = {c.strategy: c for c in against_baseline(curves, lambda curve: curve[:, -1])}
+    area = {c.strategy: c for c in against_baseline(curves, lambda curve: area_under(curve, curves.labels))}
+    described = {}
+    for strategy in curves.strategies:
+        mean, low, high = (float(end[-1]) for end in mean_interval(curves.of(strategy)))
+        seconds = table.filter(strategy=strategy).select(pl.sum_horizontal(TIMED)).to_series().sum()
+        facts: dict[str, Any] = {
+            "final_accuracy": [mean, low, high],
+            "seconds_per_run": seconds / curves.values.shape[1],
+        }
+        if strategy in final:
+            savings = label_savings(curves, strategy)
+            facts |= {
+                "final_difference": final[strategy].difference.model_dump(),
+                "final_p": final[strategy].p_corrected,
+                "curve_difference": area[strategy].difference.model_dump(),
+                "curve_p": area[strategy].p_corrected,
+                "label_savings": _finite([savings.ratio, savings.low, savings.high]),
+            }
+        described[strategy] = facts
+    return described
+
+
+# ---------------------------------------------------------------------- the page
+def _page(
+    study: Study, blocks: Sequence[Block], sheets: Sequence[tuple[str, bytes]], data: dict[str, Any]
+) -> str:
+    first, *rest = blocks
+    pictures = "".join(
+        f"<figure><figcaption>{html.escape(title)}</figcaption>"
+        f'<img alt="{html.escape(title)}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></figure>'
+        for title, png in sheets
+    )
+    if pictures:
+        pictures = f"<h2>What they asked for first</h2><div class=sheets>{pictures}</div>"
+    page = _TEMPLATE.read_text()
+    for mark, text in (
+        ("title", html.escape(f"Active learning on {study.data.partition(':')[0]}")),
+        ("conclusion", first.html()),
+        ("tables", "".join(block.html() for block in rest)),
+        ("sheets", pictures),
+        # inside <script>: nothing in it may close the element
+        ("data", json.dumps(data).replace("<", "\\u003c")),
+    ):
+        page = page.replace(f"<!--{mark}-->", text, 1)
+    return page
+
+
+def _chart_data(folder: Path, table: pl.DataFrame, starts: Sequence[str]) -> dict[str, Any]:
+    """What the page draws: per start and metric, each strategy's mean, interval and single seeds."""
+    recall = pl.read_parquet(folder / "recall.parquet")
+    columns = {title: (table, name) for name, title in METRICS.items()}
+    for class_name in sorted(recall["class"].unique()):
+        of_class = recall.filter(pl.col("class") == class_name).drop("class", "labels")
+        joined = table.join(of_class, on=["strategy", "start", "seed", "round"], how="left")
+        columns[f"recall of {class_name}"] = joined.with_columns(pl.col("recall").fill_null(0.0)), "recall"
+    drawn = {
+        start: {title: _series(curves_of(rows, name, start)) for title, (rows, name) in columns.items()}
+        for start in starts
+    }
+    return {"colours": COLOURS, "metrics": list(columns), "starts": drawn}
+
+
+def _series(curves: Curves) -> dict[str, Any]:
+    lines = []
+    for name in curves.strategies:
+        mean, low, high = mean_interval(curves.of(name))
+        lines.append(
+            {"name": name, "mean": _short(mean), "low": _short(low), "high": _short(high),
+             "seeds": [_short(seed) for seed in curves.of(name)]}
+        )  # fmt: skip
+    return {"labels": curves.labels.tolist(), "lines": lines}
+
+
+def _contact_sheets(folder: Path, study: Study, start: Start) -> list[tuple[str, bytes]]:
+    """The pictures each strategy asked for in the first rounds of seed 0, the most wanted first."""
+    data = load_data(study.data)
+    truth = {image.image_id: image for image in data.images}
+    sheets = []
+    for strategy in study.strategies:
+        place = folder / "runs" / Run(strategy=strategy, start=start, seed=0).name
+        for line in read_rounds(place / ROUNDS_FILE):
+            if line["round"] in SHEET_ROUNDS:
+                sheets.append((f"{strategy}, round {line['round']}", _sheet(line, truth, data)))
+    return sheets
+
+
+def _sheet(line: dict[str, Any], truth: dict[str, Any], data: LabeledData) -> bytes:
+    chosen = list(zip(line["selected"], line["scores"], strict=True))[:SHEET_IMAGES]
+    items = [
+        SheetItem(
+            decode_image(data.read(truth[image_id].uri)),
+            (truth[image_id].label, "" if score is None else f"{score:.3f}"),
+        )
+        for image_id, score in chosen
+    ]
+    return contact_sheet(items, columns=10, edge=64, max_bytes=60_000)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _points(interval: Any) -> str:
+    return f"{100 * interval.value:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def _short(values: np.ndarray) -> list[float]:
+    return [round(float(value), 4) for value in values]
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]
