@@ -31,8 +31,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive
 
-from al_resources.endpoint import EndpointState
-from al_resources.endpoint.local import DEPLOYMENT_HEADER, LocalEndpoint
+from al_resources.endpoint import DEPLOYMENT_HEADER, EndpointState
+from al_resources.endpoint.local import LocalEndpoint
 from al_serving.collector import Collector, CollectorFull
 from al_serving.deployments import Deployment, Follower, Serving
 from al_serving.payloads import DATASTORE, MAX_IMAGES, BadRequest, SentImage, images_of_bytes

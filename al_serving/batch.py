@@ -21,7 +21,7 @@ READERS = 4
 ROOM_SECONDS = 300.0  # how long a store may hold up the batch before it ends with an error
 
 
-class NoImages(ValueError):  # noqa: N818
+class NoImages(ValueError):
     """There is nothing to score; the message says where was looked, and for what."""
 
 

@@ -52,7 +52,7 @@ FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 30.0
 LONGEST_REASON = 500  # characters, in the ledger
 
 
-class CollectorFull(Exception):  # noqa: N818
+class CollectorFull(Exception):
     """Neither memory nor the spool has room: answer 503 instead of an answer that no log will know."""
 
 

@@ -20,7 +20,7 @@ MAX_IMAGES = 1_000  # of one request: more belong into a batch
 RAW_TYPES = ("image/", "application/octet-stream")
 
 
-class BadRequest(Exception):  # noqa: N818
+class BadRequest(Exception):
     """The request cannot be answered; `status` is the HTTP status that says why."""
 
     def __init__(self, status: int, reason: str) -> None:

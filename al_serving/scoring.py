@@ -61,7 +61,7 @@ def printable(name: str) -> str:
     return name.encode(errors="replace").decode()[:LONGEST_NAME]
 
 
-class Misbehaved(Exception):  # noqa: N818
+class Misbehaved(Exception):
     """The model answered something that is no probability distribution over its classes."""
 
 

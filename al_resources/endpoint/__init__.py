@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+DEPLOYMENT_HEADER = "azureml-model-deployment"  # asks for one deployment, as Azure's endpoints name it
+
 
 class EndpointState(BaseModel):
     """Which model version stands behind which deployment, and how the traffic is split (percent, sum 100)."""
@@ -60,3 +62,17 @@ class Endpoint(Protocol):
 
 class DeploymentFailed(Exception):
     """A deployment did not come up or misbehaved; the message says why."""
+
+
+def check_traffic(traffic: dict[str, int], state: EndpointState) -> None:
+    """Raises `ValueError`: the shares do not add up to 100 (or to nothing), or a deployment is unknown."""
+    if any(share < 0 for share in traffic.values()) or sum(traffic.values()) != (100 if traffic else 0):
+        raise ValueError(f"traffic {traffic}: expected percentages that add up to 100")
+    if unknown := set(traffic) - set(state.deployments):
+        raise ValueError(f"no deployment {sorted(unknown)}; there are {sorted(state.deployments)}")
+
+
+def refuse_with_traffic(state: EndpointState, deployment: str) -> None:
+    """Raises `DeploymentFailed` while requests still go to the deployment."""
+    if share := state.traffic.get(deployment):
+        raise DeploymentFailed(f"{deployment} has {share} % of the traffic; shift it first")

@@ -16,14 +16,19 @@ from pydantic import ValidationError
 
 from al_core.images import BadImage, decode_image
 from al_resources.blob_store import BlobStore
-from al_resources.endpoint import DeploymentFailed, EndpointState
+from al_resources.endpoint import (
+    DEPLOYMENT_HEADER,
+    DeploymentFailed,
+    EndpointState,
+    check_traffic,
+    refuse_with_traffic,
+)
 from al_resources.model_registry import ModelRegistry, TamperedModel
 
 if TYPE_CHECKING:
     from al_core.inference import Predictor
 
 LOGGER = logging.getLogger(__name__)
-DEPLOYMENT_HEADER = "azureml-model-deployment"  # as Azure's managed endpoints name it
 ATTEMPTS = 20  # to write the state while others write it too
 POLL_SECONDS = 0.05
 ANSWER_SECONDS = 30.0  # the longest a service may take for one answer
@@ -75,10 +80,7 @@ class LocalEndpoint:
         self._load(model_version)
 
         def with_deployment(state: EndpointState) -> EndpointState:
-            if state.traffic.get(deployment):
-                raise DeploymentFailed(
-                    f"{deployment} has {state.traffic[deployment]} % of the traffic; shift it first"
-                )
+            refuse_with_traffic(state, deployment)
             return state.model_copy(
                 update={
                     "deployments": {**state.deployments, deployment: model_version},
@@ -117,14 +119,9 @@ class LocalEndpoint:
             ValueError: a deployment is unknown, or the shares are no percentages that add up to 100.
             DeploymentFailed: the service does not apply it in time.
         """
-        if any(share < 0 for share in traffic.values()) or sum(traffic.values()) not in (
-            {100} if traffic else {0}
-        ):
-            raise ValueError(f"traffic {traffic}: expected percentages that add up to 100")
 
         def with_traffic(state: EndpointState) -> EndpointState:
-            if unknown := set(traffic) - set(state.deployments):
-                raise ValueError(f"no deployment {sorted(unknown)}; there are {sorted(state.deployments)}")
+            check_traffic(traffic, state)
             return state.model_copy(
                 update={"traffic": {name: traffic.get(name, 0) for name in state.deployments}}
             )
@@ -149,10 +146,7 @@ class LocalEndpoint:
         """Take a deployment without traffic away. Raises `DeploymentFailed` while it has some."""
 
         def without(state: EndpointState) -> EndpointState:
-            if state.traffic.get(deployment):
-                raise DeploymentFailed(
-                    f"{deployment} has {state.traffic[deployment]} % of the traffic; shift it first"
-                )
+            refuse_with_traffic(state, deployment)
             return state.model_copy(
                 update={
                     "deployments": {name: v for name, v in state.deployments.items() if name != deployment},
@@ -259,11 +253,6 @@ class LocalEndpoint:
             "probs": predictor.predict([picture])[0].tolist(),
             "model_version": predictor.version,
         }
-
-
-def _refuse_with_traffic(state: EndpointState, deployment: str) -> None:
-    if share := state.traffic.get(deployment):
-        raise DeploymentFailed(f"{deployment} has {share} % of the traffic; shift it first")
 
 
 def _revision_file(revision: int) -> str:

@@ -20,7 +20,7 @@ from serving_stores import png
 from small_models import CLASSES, register_model, service_of
 
 from al_core.images import content_id
-from al_resources.endpoint.local import DEPLOYMENT_HEADER
+from al_resources.endpoint import DEPLOYMENT_HEADER
 from al_resources.platform import Platform
 
 Served = tuple[Platform, httpx.Client]
