@@ -24,6 +24,34 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_compiled
+def largest(probs: np.ndarray, bits: np.ndarray, confidence_bits: np.ndarray, tolerance: float) -> int:
+    """Fill in the confidence of every row; returns the first row that is no distribution, or -1.
+
+    `bits` is the memory of `probs` seen as integers of the same size, `confidence_bits` that of the result.
+    Numbers that are not negative are ordered as their bits are, and the largest of integers is found in all
+    lanes at once: of floats it is not, for fear of NaN.
+    """
+    bad = -1
+    for row in range(probs.shape[0]):
+        top, lowest = bits[row, 0], bits[row, 0]
+        for column in range(probs.shape[1]):
+            value = bits[row, column]
+            top = max(top, value)
+            lowest = min(lowest, value)
+        total = probs.dtype.type(0)
+        for column in range(probs.shape[1]):
+            total += probs[row, column]
+        confidence_bits[row] = top
+        if bad < 0 and not (abs(total - 1) <= tolerance and lowest >= 0):
+            negative = False
+            for column in range(probs.shape[1]):  # the bits of -0.0 look negative, it is not
+                negative = negative or probs[row, column] < 0
+            if negative or not abs(total - 1) <= tolerance:
+                bad = row
+    return bad
+
+
+@_compiled
 def two_largest(probs: np.ndarray, confidence: np.ndarray, margin: np.ndarray, tolerance: float) -> int:
     """Fill in confidence and margin of every row; returns the first row that is no distribution, or -1."""
     bad = -1

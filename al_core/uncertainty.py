@@ -12,6 +12,7 @@ import numpy as np
 CHUNK_VALUES = 1 << 20  # probabilities looked at together: the working set stays inside the cache
 COMPILED_FROM = 1 << 24  # probabilities; below, plain numpy is done before a compiler has been loaded
 SUM_TOLERANCE = 1e-3
+_FEW_CLASSES = 24  # too few to fill the lanes of the processor
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def least_confidence(probs: np.ndarray) -> np.ndarray:
     """
     probs = _matrix(probs)
     if _compiles(probs):
-        return 1 - _compiled_two_largest(probs)[0]
+        return 1 - _compiled_largest(probs)
     return _by_block(probs, lambda block: 1 - block.max(axis=0))
 
 
@@ -137,6 +138,21 @@ def _entropy(block: np.ndarray) -> np.ndarray:
 
 def _compiles(probs: np.ndarray) -> bool:
     return probs.size >= COMPILED_FROM and probs.shape[1] > 1
+
+
+def _compiled_largest(probs: np.ndarray) -> np.ndarray:
+    from al_core import _compiled
+
+    if probs.shape[1] < _FEW_CLASSES:
+        return _compiled_two_largest(probs)[0]
+
+    def kernel(block: np.ndarray, confidence: np.ndarray, tolerance: float) -> int:
+        integer = f"i{block.dtype.itemsize}"
+        return _compiled.largest(block, block.view(integer), confidence.view(integer), tolerance)
+
+    confidence = np.empty(len(probs), probs.dtype)
+    _in_threads(kernel, probs, confidence)
+    return confidence
 
 
 def _compiled_two_largest(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -121,8 +121,12 @@ def test_the_compiled_kernels_and_numpy_agree(probs: np.ndarray) -> None:
     plain = uncertainty_scores(probs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(uncertainty, "COMPILED_FROM", 0)
+        single = least_confidence(probs)
+        patch.setattr(uncertainty, "_FEW_CLASSES", 0)
+        np.testing.assert_array_equal(least_confidence(probs), single)
         compiled = uncertainty_scores(probs)
         columns_first = uncertainty_scores(np.asfortranarray(probs))
+    np.testing.assert_array_equal(1 - compiled.confidence, single)
     np.testing.assert_array_equal(compiled.confidence, plain.confidence)
     np.testing.assert_array_equal(compiled.margin, plain.margin)
     np.testing.assert_allclose(compiled.entropy, plain.entropy, rtol=1e-5, atol=1e-6)
@@ -159,11 +163,16 @@ def test_an_empty_pool_has_no_scores(classes: int) -> None:
         ([np.inf, -np.inf], "inf for class 0"),
         ([1.1, -0.1], "-0.1 for class 1"),
         ([0.0, 0.0], "sum to 0"),
+        ([1.1, -0.1] + [0.0] * 30, "-0.1 for class 1"),
+        ([0.5, np.nan] + [0.0] * 30, "nan for class 1"),
     ],
 )
 @pytest.mark.parametrize("score", [uncertainty_scores, least_confidence, margin, entropy])
 def test_a_row_that_is_no_distribution_is_refused_by_its_number(engine, score, row, found) -> None:
-    probs = np.array([[0.5, 0.5], [1.0, 0.0], row, row])
+    probs = np.zeros((4, len(row)))
+    probs[:2, 0] = 1
+    probs[:2, 1] = -0.0  # not negative, whatever its sign says
+    probs[2:] = row
     with pytest.raises(ValueError, match=rf"row 2 holds .*{found}.*expected finite, non-negative"):
         score(probs)
 
