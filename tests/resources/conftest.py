@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from resource_adapters import BLOB_STORES, LEDGER_STORES, PREDICTION_STORES
@@ -10,6 +12,10 @@ from resource_adapters import BLOB_STORES, LEDGER_STORES, PREDICTION_STORES
 from al_resources.blob_store import BlobStore
 from al_resources.ledgers import Ledgers
 from al_resources.prediction_store import PredictionStore
+
+if TYPE_CHECKING:  # Azure's SDK takes seconds to import: only where it is tested
+    from azure_workspace import Workspace
+    from emulators.azure_ml import AzureML
 
 
 @pytest.fixture(params=LEDGER_STORES)
@@ -25,3 +31,25 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> PredictionStore:
 @pytest.fixture(params=BLOB_STORES)
 def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
     return BLOB_STORES[request.param](tmp_path)
+
+
+@pytest.fixture(scope="session")
+def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AzureML, dict[str, str]]]:
+    """The emulated Azure ML, started once."""
+    from emulators.azure_ml import azure_ml
+
+    with azure_ml(tmp_path_factory.mktemp("azure")) as running:
+        yield running
+
+
+@pytest.fixture
+def workspace(
+    azure: tuple[AzureML, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Workspace:
+    """A platform whose models, jobs and endpoint are in an empty workspace of the emulated Azure ML."""
+    from azure_workspace import Workspace
+
+    emulator, variables = azure
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return Workspace.new(emulator, tmp_path)

@@ -25,8 +25,13 @@ REGISTRIES: dict[str, Callable[[Path], ModelRegistry]] = {
 }
 
 
-@pytest.fixture(params=REGISTRIES)
+AZURE = "azure ml"
+
+
+@pytest.fixture(params=[*REGISTRIES, AZURE])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> ModelRegistry:
+    if request.param == AZURE:
+        return request.getfixturevalue("workspace").registry_of("digits")
     return REGISTRIES[request.param](tmp_path)
 
 
@@ -165,7 +170,7 @@ def test_a_manifest_that_is_not_its_own_is_tampered(
         registry.manifest(2)
 
 
-class Crash(Exception):  # noqa: N818
+class Crash(Exception):
     pass
 
 

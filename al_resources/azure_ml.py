@@ -1,0 +1,212 @@
+"""The door to an Azure Machine Learning workspace, and what all adapters behind it share."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from al_resources.azure_ml_settings import AzureMLSettings
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+    from azure.ai.ml.entities import Environment
+    from azure.core import PipelineClient
+    from azure.core.credentials import TokenCredential
+    from azure.core.exceptions import HttpResponseError
+
+CODE = ("al_core", "al_resources", "al_serving")  # what runs remotely; Dagster stays at home
+PYTHON = "3.11"
+# what that code imports; installed here, so that the remote side gets the very same versions
+SCORING_PACKAGES = (
+    "adlfs", "azure-identity", "azure-kusto-data", "azure-kusto-ingest", "deltalake", "filelock", "fsspec", "httpx",
+    "numpy", "pillow", "polars", "prometheus-client", "pyarrow", "pydantic", "pydantic-settings",
+    "python-multipart", "safetensors", "starlette", "tenacity", "torch", "torchvision", "uvicorn",
+)  # fmt: skip
+TRAINING_PACKAGES = (
+    "numpy", "pillow", "polars", "pyarrow", "pydantic", "safetensors", "scikit-learn", "torch", "torchvision",
+)  # fmt: skip
+INFERENCE_SERVER = "azureml-inference-server-http==1.5.1"
+NAME_RULES = {
+    "model": r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}",
+    "job": r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}",
+    "endpoint": r"[a-z][a-z0-9-]{1,30}[a-z0-9]",
+    "deployment": r"[a-z][a-z0-9-]{1,30}[a-z0-9]",
+}
+DATA_SCIENTIST = "AzureML Data Scientist"  # of the roles Azure brings, the one most calls need
+
+
+class WorkspaceError(Exception):
+    """Azure ML refused or failed; the message says what was asked, what it answered, and what helps."""
+
+
+def credential_of(settings: AzureMLSettings) -> TokenCredential:
+    """Managed identity, workload identity, environment, or the developer's own login: whichever is there."""
+    from azure.identity import DefaultAzureCredential
+
+    trust(settings)
+    return DefaultAzureCredential(authority=settings.authority)
+
+
+def workspace_client(settings: AzureMLSettings) -> MLClient:
+    """The SDK's client of the workspace.
+
+    Raises:
+        WorkspaceError: the settings do not name a workspace.
+    """
+    from azure.ai.ml import MLClient
+
+    missing = [
+        name for name in ("subscription", "resource_group", "workspace") if not getattr(settings, name)
+    ]
+    if missing:
+        raise WorkspaceError(
+            f"azure_ml.{', azure_ml.'.join(missing)}: not set, so there is no workspace to go to"
+        )
+    return MLClient(
+        credential_of(settings),
+        settings.subscription,
+        settings.resource_group,
+        settings.workspace,
+        enable_telemetry=False,
+        show_progress=False,
+        **_cloud(settings),
+    )
+
+
+class Arm:
+    """Plain REST below the workspace, with the SDK's logins and retries, for what the SDK has no method for."""
+
+    def __init__(self, settings: AzureMLSettings) -> None:
+        from azure.core import PipelineClient
+        from azure.core.pipeline.policies import BearerTokenCredentialPolicy
+
+        self._manager = settings.resource_manager.rstrip("/")
+        self._workspace = workspace_path(settings)
+        policy = BearerTokenCredentialPolicy(credential_of(settings), self._manager + "/.default")
+        self._client: PipelineClient[Any, Any] = PipelineClient(self._manager, per_retry_policies=[policy])
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        what: str,
+        params: dict[str, str],
+        body: dict[str, Any] | None = None,
+        role: str = DATA_SCIENTIST,
+        longest_seconds: float = 600.0,
+    ) -> dict[str, Any]:
+        """The JSON answer to one request; a long-running operation is waited for.
+
+        Raises:
+            WorkspaceError: it is refused, fails, or takes longer than `longest_seconds`; begins with `what`.
+        """
+        from azure.core.exceptions import AzureError, HttpResponseError
+        from azure.core.rest import HttpRequest
+
+        deadline = time.monotonic() + longest_seconds
+        request = HttpRequest(method, f"{self._manager}{self._workspace}/{path}", params=params, json=body)
+        try:
+            while True:
+                answer = self._client.send_request(request)
+                answer.raise_for_status()
+                if answer.status_code != 202 or "location" not in answer.headers:
+                    return answer.json() if answer.content else {}
+                if time.monotonic() > deadline:
+                    raise WorkspaceError(f"{what}: not done after {longest_seconds:.0f} s")
+                time.sleep(float(answer.headers.get("retry-after", "1")))
+                request = HttpRequest("GET", answer.headers["location"])
+        except HttpResponseError as error:
+            raise explained(error, what, role) from error
+        except AzureError as error:
+            raise WorkspaceError(f"{what}: {error}") from error
+
+
+def workspace_path(settings: AzureMLSettings) -> str:
+    """The workspace's path at the resource manager."""
+    return (
+        f"/subscriptions/{settings.subscription}/resourceGroups/{settings.resource_group}"
+        f"/providers/Microsoft.MachineLearningServices/workspaces/{settings.workspace}"
+    )
+
+
+def datastore_uri(settings: AzureMLSettings, path: str) -> str:
+    """A path of the platform's blob store as Azure ML addresses it."""
+    return f"azureml://datastores/{settings.datastore}/paths/{path}"
+
+
+def checked_name(kind: str, name: str) -> str:
+    """`name`, if Azure ML takes it for that kind of thing. Raises `ValueError` with the rule."""
+    if not re.fullmatch(NAME_RULES[kind], name):
+        raise ValueError(f"{name!r} is no name for a {kind} in Azure ML: expected {NAME_RULES[kind]}")
+    return name
+
+
+def explained(error: HttpResponseError, what: str, role: str = DATA_SCIENTIST) -> WorkspaceError:
+    """An error of the service as a sentence: what was tried, the answer, and the role that is missing, if one is."""
+    answer = (error.message or str(error)).strip().splitlines()[0]
+    if error.status_code in (401, 403):
+        return WorkspaceError(f"{what}: not permitted ({answer}); this identity needs the role {role!r}")
+    return WorkspaceError(f"{what}: {error.status_code} {answer}")
+
+
+def trust(settings: AzureMLSettings) -> None:
+    """Make every client in this process trust `ca_bundle`: they all read the same variables."""
+    if settings.ca_bundle:
+        os.environ["REQUESTS_CA_BUNDLE"] = os.environ["SSL_CERT_FILE"] = settings.ca_bundle
+
+
+def code_snapshot(folder: Path) -> Path:
+    """The packages that run remotely, copied into `folder`/code: the files that run here, however installed."""
+    folder = folder / "code"
+    here = Path(__file__).resolve().parents[1]
+    for package in CODE:
+        shutil.copytree(
+            here / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
+        )
+    return folder
+
+
+def environment_of(settings: AzureMLSettings, purpose: str) -> str | Environment:
+    """The environment of jobs (`training`) and deployments (`scoring`): pinned to the versions installed here."""
+    from azure.ai.ml.entities import Environment
+
+    if settings.environment:
+        return f"azureml:{settings.environment}"
+    names = TRAINING_PACKAGES if purpose == "training" else SCORING_PACKAGES
+    pins = [f"{name}=={importlib.metadata.version(name)}" for name in names]
+    if purpose == "scoring":
+        pins.append(INFERENCE_SERVER)
+    conda: dict[str, Any] = {
+        "name": f"al-{purpose}",
+        "channels": ["conda-forge"],
+        "dependencies": [f"python={PYTHON}", "pip", {"pip": pins}],
+    }
+    version = hashlib.sha256(repr((settings.image, pins)).encode()).hexdigest()[:12]
+    return Environment(name=f"al-{purpose}", version=version, image=settings.image, conda_file=conda)
+
+
+def _cloud(settings: AzureMLSettings) -> dict[str, Any]:
+    """What MLClient has to know of a cloud that is not the public one."""
+    defaults = AzureMLSettings.model_fields
+    names = ("resource_manager", "authority", "storage_suffix")
+    if all(getattr(settings, name) == defaults[name].default for name in names):
+        return {}
+    manager = settings.resource_manager.rstrip("/") + "/"
+    return {
+        "cloud": "AzureLearningPlatform",
+        "cloud_metadata": {
+            "azure_portal": manager,
+            "resource_manager": manager,
+            "active_directory": settings.authority,
+            "aml_resource_id": manager,
+            "storage_endpoint": settings.storage_suffix,
+            "registry_discovery_endpoint": manager,
+        },
+    }

@@ -1,0 +1,60 @@
+"""Where the Azure Machine Learning workspace is and what it may use. Settings only: nothing of Azure is imported."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NAME = r"^[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}$"
+
+
+class AzureMLSettings(BaseModel):
+    """The workspace, its computes, and the addresses of the cloud it lives in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    subscription: str = Field("", description="id of the subscription")
+    resource_group: str = ""
+    workspace: str = ""
+
+    resource_manager: str = Field(
+        "https://management.azure.com/", description="of another cloud, or of a test server"
+    )
+    authority: str = Field("https://login.microsoftonline.com/", description="where tokens come from")
+    storage_suffix: str = Field("core.windows.net", description="of the cloud's storage accounts")
+    ca_bundle: str = Field(
+        "", description="file with the certificate authorities to trust; empty: the usual ones"
+    )
+
+    datastore: str = Field(
+        "workspaceblobstore",
+        pattern=NAME,
+        description="the datastore whose container is this platform's blob store",
+    )
+    compute: str = Field("gpu-cluster", description="compute cluster that trains")
+    batch_compute: str = Field("cpu-cluster", description="compute cluster that scores in batch")
+    image: str = Field(
+        "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:latest",
+        description="base image of jobs and deployments",
+    )
+    environment: str = Field(
+        "", description="`name:version` of a registered environment; empty: one is built and kept"
+    )
+    experiment: str = Field("active-learning", pattern=NAME)
+    job_minutes: float = Field(24 * 60, gt=0, description="a training that takes longer is cancelled")
+    stuck_minutes: float = Field(60, gt=0, description="a job that says nothing for so long is cancelled")
+    poll_seconds: float = Field(15, gt=0, description="how often a job is looked at")
+
+    instance_type: str = Field("Standard_DS3_v2", description="machine of an online deployment")
+    instance_count: int = Field(1, ge=1)
+    auth: Literal["key", "aad_token"] = Field("aad_token", description="how the endpoint knows its callers")
+    environment_variables: dict[str, str] = Field(
+        {}, description="of the scoring containers, for example AL_PROFILE and what it needs; never a secret"
+    )
+
+    labeling_job: str = Field("", description="name of the data labeling project")
+    request_exports: bool = Field(
+        False, description="ask the labeling project for exports (a preview of Azure)"
+    )
+    export_format: Literal["Coco", "Dataset"] = "Coco"

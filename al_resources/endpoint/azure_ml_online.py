@@ -1,0 +1,271 @@
+"""The endpoint as a managed online endpoint of Azure ML: colours are deployments, traffic is a property of it."""
+
+from __future__ import annotations
+
+import math
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx
+
+from al_core.records import utc_now
+from al_resources.azure_ml import (
+    Arm,
+    WorkspaceError,
+    checked_name,
+    code_snapshot,
+    environment_of,
+    explained,
+)
+from al_resources.azure_ml_settings import AzureMLSettings
+from al_resources.endpoint import (
+    DEPLOYMENT_HEADER,
+    DeploymentFailed,
+    EndpointState,
+    check_traffic,
+    refuse_with_traffic,
+)
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+    from azure.ai.ml.entities import ManagedOnlineDeployment
+
+SCORING_SCRIPT = "al_serving/score.py"
+ANSWER_SECONDS = 60.0
+LOG_LINES = 50
+METRICS_API = "2018-01-01"
+METRIC = "RequestsPerMinute"  # of online endpoints, by deployment and class of status code
+RECENT = timedelta(minutes=10)  # of a deployment that another process created
+
+T = TypeVar("T")
+
+
+class AzureMLOnlineEndpoint:
+    """`Endpoint` in a workspace. Every method raises `DeploymentFailed` where Azure refuses or fails.
+
+    Health is what Azure Monitor counted as failed by the server; its numbers are minutes old, so a step of a
+    rollout should be watched for some minutes here.
+    """
+
+    def __init__(
+        self,
+        client: MLClient,
+        arm: Arm,
+        settings: AzureMLSettings,
+        *,
+        model_name: str,
+        endpoint: str,
+    ) -> None:
+        self._client = client
+        self._arm = arm
+        self._settings = settings
+        self._model_name = checked_name("model", model_name)
+        self._endpoint = checked_name("endpoint", endpoint)
+        self._created: dict[str, datetime] = {}
+
+    def state(self) -> EndpointState:
+        """How the endpoint stands now; empty before the first deployment."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        def look() -> tuple[dict[str, int], dict[str, int]]:
+            try:
+                endpoint = self._client.online_endpoints.get(self._endpoint)
+            except ResourceNotFoundError:
+                return {}, {}
+            found = self._client.online_deployments.list(self._endpoint)
+            return endpoint.traffic or {}, {each.name: _version_of(each.model) for each in found}
+
+        shares, deployments = self._done("looking at the endpoint", look)
+        return EndpointState(
+            model_name=self._model_name,
+            deployments=deployments,
+            traffic={name: shares.get(name, 0) for name in deployments},
+        )
+
+    def create(self, deployment: str, model_version: int) -> None:
+        """Bring up a deployment without traffic; minutes, and the price of its machines from then on."""
+        state = self.state()
+        refuse_with_traffic(state, deployment)
+        self._create_endpoint()
+        began = utc_now()
+        with tempfile.TemporaryDirectory(prefix="al-code-") as folder:
+            wanted = self._deployment(checked_name("deployment", deployment), model_version, Path(folder))
+            try:
+                self._done(
+                    f"creating {deployment} with version {model_version}",
+                    lambda: self._client.online_deployments.begin_create_or_update(wanted).result(),
+                )
+            except DeploymentFailed as error:
+                tail = "\n".join(self.logs(deployment)[-LOG_LINES:])
+                raise DeploymentFailed(f"{error}\n{tail}".strip()) from error
+        self._created[deployment] = began
+
+    def score(self, deployment: str, image: bytes) -> dict[str, Any]:
+        """Send one image to that deployment, whatever its traffic."""
+        address, key = self._done("asking for the endpoint's address and key", self._address_and_key)
+        try:
+            answer = httpx.post(
+                address,
+                content=image,
+                headers={
+                    DEPLOYMENT_HEADER: deployment,
+                    "authorization": f"Bearer {key}",
+                    "content-type": "application/octet-stream",
+                },
+                timeout=ANSWER_SECONDS,
+            )
+        except httpx.HTTPError as error:
+            raise DeploymentFailed(f"{deployment} did not answer: {error}") from error
+        if answer.status_code != httpx.codes.OK:
+            raise DeploymentFailed(f"{deployment} answered {answer.status_code}: {answer.text[:500]}")
+        return answer.json()[0]
+
+    def set_traffic(self, traffic: dict[str, int]) -> None:
+        """Split the traffic (percent, sum 100; empty: none); returns when Azure applied it.
+
+        Raises:
+            ValueError: a deployment is unknown, or the shares are no percentages that add up to 100.
+        """
+        check_traffic(traffic, self.state())
+
+        def change() -> None:
+            endpoint = self._client.online_endpoints.get(self._endpoint)
+            endpoint.traffic = traffic
+            self._client.online_endpoints.begin_create_or_update(endpoint).result()
+
+        self._done(f"shifting the traffic to {traffic}", change)
+
+    def health(self, deployment: str) -> list[str]:
+        """What is wrong with it: not provisioned, or requests that failed since it came up."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        def look() -> str:
+            try:
+                return self._client.online_deployments.get(deployment, self._endpoint).provisioning_state
+            except ResourceNotFoundError:
+                return "not there"
+
+        provisioning = self._done(f"looking at {deployment}", look)
+        if provisioning != "Succeeded":
+            return [f"{deployment} is {provisioning}"]
+        failed = self._done(f"watching {deployment}", lambda: self._failed_requests(deployment))
+        return [f"{failed} requests failed", *self.logs(deployment)[-1:]] if failed else []
+
+    def remove(self, deployment: str) -> None:
+        """Take a deployment without traffic away."""
+        state = self.state()
+        refuse_with_traffic(state, deployment)
+        if deployment in state.deployments:
+            self._done(
+                f"removing {deployment}",
+                lambda: self._client.online_deployments.begin_delete(deployment, self._endpoint).result(),
+            )
+
+    def logs(self, deployment: str) -> Sequence[str]:
+        """The tail of its container's log; empty where there is none to be had."""
+        from azure.core.exceptions import HttpResponseError
+
+        try:
+            text = self._client.online_deployments.get_logs(deployment, self._endpoint, LOG_LINES)
+        except HttpResponseError:
+            return []  # a deployment that never got a container has no log
+        return text.splitlines()
+
+    def _create_endpoint(self) -> None:
+        from azure.ai.ml.entities import ManagedOnlineEndpoint
+        from azure.core.exceptions import ResourceNotFoundError
+
+        def create() -> None:
+            try:
+                self._client.online_endpoints.get(self._endpoint)
+            except ResourceNotFoundError:
+                wanted = ManagedOnlineEndpoint(name=self._endpoint, auth_mode=self._settings.auth)
+                self._client.online_endpoints.begin_create_or_update(wanted).result()
+
+        self._done(f"creating endpoint {self._endpoint}", create)
+
+    def _deployment(self, name: str, model_version: int, folder: Path) -> ManagedOnlineDeployment:
+        from azure.ai.ml.entities import (
+            CodeConfiguration,
+            ManagedOnlineDeployment,
+            OnlineRequestSettings,
+            ProbeSettings,
+        )
+
+        # a model is loaded before the first probe counts; after that a hung container is restarted
+        patient = ProbeSettings(
+            initial_delay=30, period=10, timeout=5, failure_threshold=30, success_threshold=1
+        )
+        return ManagedOnlineDeployment(
+            name=name,
+            endpoint_name=self._endpoint,
+            model=f"azureml:{self._model_name}:{model_version}",
+            environment=environment_of(self._settings, "scoring"),
+            code_configuration=CodeConfiguration(
+                code=str(code_snapshot(folder)), scoring_script=SCORING_SCRIPT
+            ),
+            environment_variables=self._settings.environment_variables,
+            instance_type=self._settings.instance_type,
+            instance_count=self._settings.instance_count,
+            request_settings=OnlineRequestSettings(
+                request_timeout_ms=30_000, max_concurrent_requests_per_instance=4
+            ),
+            liveness_probe=patient,
+            readiness_probe=patient,
+        )
+
+    def _address_and_key(self) -> tuple[str, str]:
+        keys = self._client.online_endpoints.get_keys(self._endpoint)
+        address = self._client.online_endpoints.get(self._endpoint).scoring_uri
+        return address, getattr(keys, "primary_key", None) or keys.access_token
+
+    def _failed_requests(self, deployment: str) -> int:
+        """What Azure Monitor counted as 5xx since the deployment came up."""
+        now = utc_now()
+        since = self._created.get(deployment, now - RECENT)
+        answer = self._arm.call(
+            "GET",
+            f"onlineEndpoints/{self._endpoint}/providers/Microsoft.Insights/metrics",
+            what=f"asking how many requests of {deployment} failed",
+            role="Monitoring Reader",
+            params={
+                "api-version": METRICS_API,
+                "metricnames": METRIC,
+                "aggregation": "Average",
+                "interval": "PT1M",
+                "timespan": f"{since:%Y-%m-%dT%H:%M:%SZ}/{now:%Y-%m-%dT%H:%M:%SZ}",
+                "$filter": f"deployment eq '{deployment}' and statusCodeClass eq '5xx'",
+            },
+        )
+        points = (
+            point.get("average") or 0.0
+            for metric in answer["value"]
+            for series in metric["timeseries"]
+            for point in series["data"]
+        )
+        return math.ceil(sum(points))
+
+    def _done(self, what: str, action: Callable[[], T]) -> T:
+        """The result of `action`; whatever Azure answers instead becomes `DeploymentFailed` with a sentence."""
+        from azure.core.exceptions import AzureError, HttpResponseError
+
+        try:
+            return action()
+        except HttpResponseError as error:
+            raise DeploymentFailed(str(explained(error, what))) from error
+        except WorkspaceError as error:
+            raise DeploymentFailed(str(error)) from error
+        except AzureError as error:  # no connection, no token, or refused by the SDK itself
+            raise DeploymentFailed(f"{what}: {error}") from error
+
+
+def _version_of(model: str) -> int:
+    """The version at the end of a model's id, short or long."""
+    found = re.search(r"(?::|/versions/)(\d+)$", model)
+    if found is None:
+        raise DeploymentFailed(f"a deployment serves {model!r}, which is no numbered version of a model")
+    return int(found.group(1))

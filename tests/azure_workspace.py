@@ -1,0 +1,55 @@
+"""A platform on a temporary folder whose Azure ML half is in the emulated workspace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from azure.ai.ml import MLClient
+from emulators.azure_ml import GROUP, SUBSCRIPTION, WORKSPACE, AzureML
+
+from al_resources.azure_ml import Arm, workspace_client
+from al_resources.azure_ml_settings import AzureMLSettings
+from al_resources.endpoint.azure_ml_online import AzureMLOnlineEndpoint
+from al_resources.model_registry.azure_ml import AzureMLModelRegistry
+from al_resources.platform import Platform
+from al_resources.settings import load_settings
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What a test of the Azure ML adapters needs."""
+
+    emulator: AzureML
+    settings: AzureMLSettings
+    client: MLClient
+    arm: Arm
+    platform: Platform
+    registry: AzureMLModelRegistry
+    endpoint: AzureMLOnlineEndpoint
+
+    def registry_of(self, name: str) -> AzureMLModelRegistry:
+        """The registry of another model in the same workspace."""
+        cache = self.platform.settings.home / "cache" / "other"
+        return AzureMLModelRegistry(self.platform.blobs, name, cache, self.client, self.settings)
+
+    def keyed_endpoint(self) -> AzureMLOnlineEndpoint:
+        """An endpoint that knows its callers by a key."""
+        settings = self.settings.model_copy(update={"auth": "key"})
+        name = self.platform.settings.model.name
+        return AzureMLOnlineEndpoint(self.client, self.arm, settings, model_name=name, endpoint="keyed")
+
+    @classmethod
+    def new(cls, emulator: AzureML, folder: Path) -> Workspace:
+        """Everything on an empty workspace and an empty blob store."""
+        platform = Platform(load_settings(home=folder / "home"))
+        emulator.reset(folder / "home" / "blobs", keep_code=True)
+        settings = AzureMLSettings(
+            subscription=SUBSCRIPTION, resource_group=GROUP, workspace=WORKSPACE, poll_seconds=0.05
+        )
+        client, arm = workspace_client(settings), Arm(settings)
+        name = platform.settings.model.name
+        registry = AzureMLModelRegistry(platform.blobs, name, folder / "cache", client, settings)
+        endpoint = AzureMLOnlineEndpoint(client, arm, settings, model_name=name, endpoint="classifier")
+        platform.__dict__.update(registry=registry, endpoint=endpoint)
+        return cls(emulator, settings, client, arm, platform, registry, endpoint)

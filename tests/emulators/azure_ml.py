@@ -1,0 +1,836 @@
+"""An Azure ML workspace on this machine: resource manager, logins, storage, jobs that run, endpoints that answer.
+
+It speaks to the real SDK under Azure's real host names (see `tls_proxy`). What it proves: that we send requests
+Azure's published interface describes, in an order that works, and that we understand the answers, slow, failing
+and repeated ones included. What it cannot prove: Azure's own validation, permissions, quotas and timing.
+
+Bodies are checked against `SCHEMAS`, written after the REST API's published definitions (azure-rest-api-specs,
+specification/machinelearningservices, api-versions 2023-04-01-preview to 2025-01-01-preview): required and
+read-only properties, types, enumerations and patterns; whatever a schema does not name is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import importlib.util
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlsplit
+from xml.sax.saxutils import escape
+
+import jsonschema
+import uvicorn
+from emulators.tls_proxy import proxy_to, write_certificates
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+TENANT = "00000000-0000-0000-0000-000000000001"
+SUBSCRIPTION = "00000000-0000-0000-0000-000000000002"
+GROUP, WORKSPACE, ACCOUNT, CONTAINER = "rg", "ws", "alstore", "platform"
+HOSTS = [
+    "management.azure.com",
+    "login.microsoftonline.com",
+    "*.blob.core.windows.net",
+    "*.here.inference.ml.azure.com",
+]
+ROOT = (
+    f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}"
+    f"/providers/Microsoft.MachineLearningServices/workspaces/{WORKSPACE}"
+)
+OPERATIONS = (
+    f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.MachineLearningServices/locations/here/operations"
+)
+RESULTS = OPERATIONS.replace("/operations", "/operationResults")
+SYSTEM_DATA = {
+    "createdAt": "2026-01-01T00:00:00.000000Z",
+    "createdBy": "someone",
+    "createdByType": "User",
+    "lastModifiedAt": "2026-01-01T00:00:00.000000Z",
+}
+SOON = {"retry-after-ms": "10"}
+POLLS = 2  # how often a long-running operation says "in progress"
+
+
+def text(**more: Any) -> dict[str, Any]:
+    return {"type": "string", **more}
+
+
+def record(required: list[str] | None = None, **properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required or [],
+        "additionalProperties": False,
+    }
+
+
+TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+COMMON = {"description": text(), "tags": TEXTS, "properties": TEXTS}
+ASSET = {**COMMON, "isAnonymous": {"type": "boolean"}, "isArchived": {"type": "boolean"}}
+ARM_ID = text(pattern=r"^(azureml:)?/subscriptions/.+")
+DURATION = text(pattern=r"^P(T?\d+(\.\d+)?[YMWDHS])+(T(\d+(\.\d+)?[HMS])+)?$")
+URI = text(pattern=r"^(azureml|https)://.+")
+PROBE = record(
+    failureThreshold={"type": "integer"},
+    successThreshold={"type": "integer"},
+    initialDelay=DURATION,
+    period=DURATION,
+    timeout=DURATION,
+)
+CODE = record(["scoringScript"], codeId=ARM_ID, scoringScript=text(minLength=1, pattern=r"[a-zA-Z0-9_]"))
+JOB_INPUT = {
+    "oneOf": [
+        record(
+            ["jobInputType", "uri"],
+            jobInputType={"enum": ["uri_file", "uri_folder", "mltable"]},
+            uri=URI,
+            mode={
+                "enum": ["ReadOnlyMount", "ReadWriteMount", "Download", "Direct", "EvalMount", "EvalDownload"]
+            },
+            description=text(),
+        ),
+        record(
+            ["jobInputType", "value"], jobInputType={"const": "literal"}, value=text(), description=text()
+        ),
+    ]
+}
+JOB_OUTPUT = record(
+    ["jobOutputType"],
+    jobOutputType={"enum": ["uri_file", "uri_folder", "mltable", "custom_model"]},
+    uri=URI,
+    mode={"enum": ["ReadWriteMount", "Upload", "Direct"]},
+    description=text(),
+    assetName=text(),
+    assetVersion=text(),
+)
+
+# the kind of a resource -> what its `properties` may hold
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "models/versions": record(
+        **ASSET,
+        flavors={"type": "object"},
+        jobName=text(),
+        modelType={"enum": ["custom_model", "mlflow_model", "triton_model"]},
+        modelUri=URI,
+        stage=text(),
+    ),
+    "environments/versions": record(
+        **ASSET,
+        autoRebuild=text(),
+        build={"type": "object"},
+        condaFile=text(),
+        image=text(),
+        inferenceConfig={"type": "object"},
+        osType={"enum": ["Linux", "Windows"]},
+        stage=text(),
+    ),
+    "data/versions": record(
+        ["dataType", "dataUri"],
+        **ASSET,
+        dataType={"enum": ["uri_file", "uri_folder", "mltable"]},
+        dataUri=URI,
+        referencedUris={"type": "array"},
+    ),
+    # the SDK sends a number among these properties, and Azure takes it
+    "codes/versions": record(
+        **{**ASSET, "properties": {"type": "object"}}, codeUri=text(pattern="^https://.+")
+    ),
+    "jobs": record(
+        ["jobType", "command", "environmentId"],
+        **COMMON,
+        jobType={"const": "Command"},
+        command=text(minLength=1, pattern=r"[a-zA-Z0-9_]"),
+        environmentId=ARM_ID,
+        codeId=ARM_ID,
+        componentId=ARM_ID,
+        computeId=text(),
+        displayName=text(),
+        experimentName=text(),
+        environmentVariables=TEXTS,
+        identity={"type": "object"},
+        inputs={"type": "object", "additionalProperties": JOB_INPUT},
+        outputs={"type": "object", "additionalProperties": JOB_OUTPUT},
+        isArchived={"type": "boolean"},
+        limits=record(["jobLimitsType"], jobLimitsType={"const": "Command"}, timeout=DURATION),
+        resources={"type": "object"},
+        services={"type": "object"},
+        distribution={"type": "object"},
+        queueSettings={"type": "object"},
+        notificationSetting={"type": "object"},
+    ),
+    "onlineEndpoints": record(
+        ["authMode"],
+        description=text(),
+        properties=TEXTS,
+        authMode={"enum": ["AMLToken", "Key", "AADToken"]},
+        compute=text(),
+        mirrorTraffic={
+            "type": "object",
+            "additionalProperties": {"type": "integer", "minimum": 0, "maximum": 50},
+        },
+        publicNetworkAccess={"enum": ["Enabled", "Disabled"]},
+        traffic={"type": "object", "additionalProperties": {"type": "integer", "minimum": 0, "maximum": 100}},
+        keys={"type": "object"},
+    ),
+    "onlineEndpoints/deployments": record(
+        ["endpointComputeType", "instanceType", "model"],
+        description=text(),
+        properties=TEXTS,
+        endpointComputeType={"const": "Managed"},
+        codeConfiguration=CODE,
+        environmentId=ARM_ID,
+        environmentVariables=TEXTS,
+        appInsightsEnabled={"type": "boolean"},
+        egressPublicNetworkAccess={"enum": ["Enabled", "Disabled"]},
+        instanceType=text(minLength=1),
+        model=ARM_ID,
+        modelMountPath=text(),
+        livenessProbe=PROBE,
+        readinessProbe=PROBE,
+        requestSettings=record(
+            maxConcurrentRequestsPerInstance={"type": "integer", "minimum": 1},
+            maxQueueWait=DURATION,
+            requestTimeout=DURATION,
+        ),
+        scaleSettings={"type": "object"},
+    ),
+    "batchEndpoints": record(
+        ["authMode"],
+        description=text(),
+        properties=TEXTS,
+        authMode={"const": "AADToken"},
+        defaults={"type": "object"},
+        keys={"type": "object"},
+    ),
+    "batchEndpoints/deployments": record(
+        description=text(),
+        properties=TEXTS,
+        codeConfiguration=CODE,
+        environmentId=ARM_ID,
+        environmentVariables=TEXTS,
+        compute=ARM_ID,
+        errorThreshold={"type": "integer"},
+        loggingLevel={"enum": ["Info", "Warning", "Debug"]},
+        maxConcurrencyPerInstance={"type": "integer", "minimum": 1},
+        miniBatchSize={"type": "integer", "minimum": 1},
+        model={"type": "object"},
+        outputAction={"enum": ["AppendRow", "SummaryOnly"]},
+        outputFileName=text(),
+        resources={"type": "object"},
+        retrySettings=record(maxRetries={"type": "integer"}, timeout=DURATION),
+        deploymentConfiguration={"type": "object"},
+    ),
+}
+
+
+@dataclass
+class Fault:
+    """The next `times` requests that fit are answered with `status`; `method` and `path` are patterns."""
+
+    method: str
+    path: str
+    status: int
+    times: int = 1
+    code: str = "Injected"
+    message: str = "an injected fault"
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class ArmError(Exception):
+    """An answer of the resource manager that is no success."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+class AzureML:
+    """The emulated workspace. `container` is the folder behind its blob store."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._jobs: dict[str, subprocess.Popen[bytes]] = {}
+        self._scratch = Path(tempfile.mkdtemp(prefix="azure-ml-"))
+        self.reset(self._scratch / "nothing")
+
+    def reset(self, container: Path, *, keep_code: bool = False) -> None:
+        """An empty workspace whose blob store is the folder `container`; uploads of code may stay, to save time."""
+        code = {key: value for key, value in getattr(self, "resources", {}).items() if "/codes/" in key}
+        self._kill_jobs()
+        if not keep_code:
+            code = {}
+            shutil.rmtree(self._scratch, ignore_errors=True)
+        self.container = container
+        self.requests: list[tuple[str, str, str, Any]] = []  # method, path, api-version, body
+        self.faults: list[Fault] = []
+        self.failing_deployments: dict[str, str] = {}  # name -> why its provisioning fails
+        self.job_status: dict[str, str] = {}  # name -> a status to show whatever the job does
+        self.unhealthy: dict[str, int] = {}  # deployment -> so many of its next requests fail
+        self.resources: dict[str, dict[str, Any]] = code
+        self.blob_metadata: dict[str, dict[str, str]] = {}
+        self.key = uuid.uuid4().hex
+        self._operations: dict[str, dict[str, Any]] = {}
+        self._servers: dict[str, ModuleType] = {}
+        self._logs: dict[str, list[str]] = {}
+        self._failed: dict[str, int] = {}
+        self._random = random.Random(0)
+
+    def app(self) -> Starlette:
+        methods = ["GET", "PUT", "POST", "PATCH", "DELETE", "HEAD"]
+        return Starlette(routes=[Route("/{path:path}", self._answer, methods=methods)])
+
+    def close(self) -> None:
+        """End what still runs."""
+        self._kill_jobs()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _kill_jobs(self) -> None:
+        for process in self._jobs.values():
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        self._jobs.clear()
+
+    def get(self, path: str) -> dict[str, Any] | None:
+        """A resource by its path below the workspace."""
+        return self.resources.get(f"{ROOT}/{path}".lower())
+
+    async def _answer(self, request: Request) -> Response:
+        body = await request.body()
+        return await asyncio.to_thread(self._route, request, body)
+
+    def _route(self, request: Request, body: bytes) -> Response:
+        host = request.headers["host"].split(":")[0]
+        if host.startswith("login."):
+            return self._login(request)
+        if ".blob." in host:
+            return self._storage(request, body)
+        if ".inference." in host:
+            return self._infer(host.split(".")[0], request, body)
+        content = json.loads(body) if body else None
+        path = request.url.path
+        self.requests.append(
+            (request.method, path, request.query_params.get("api-version", ""), json.loads(body or b"null"))
+        )
+        for fault in self.faults:
+            if fault.times and re.search(fault.method, request.method) and re.search(fault.path, path):
+                fault.times -= 1
+                return _error(fault.status, fault.code, fault.message, fault.headers)
+        try:
+            with self._lock:
+                return self._manage(request, path, content)
+        except ArmError as error:
+            return _error(error.status, error.code, error.message)
+
+    # ------------------------------------------------------------------ logins
+
+    def _login(self, request: Request) -> Response:
+        base = f"https://login.microsoftonline.com/{TENANT}"
+        if request.url.path.endswith("openid-configuration"):
+            return JSONResponse(
+                {
+                    "token_endpoint": f"{base}/oauth2/v2.0/token",
+                    "authorization_endpoint": f"{base}/oauth2/v2.0/authorize",
+                    "issuer": f"{base}/v2.0",
+                }
+            )
+        claims = {
+            "aud": "https://management.azure.com",
+            "tid": TENANT,
+            "oid": "o",
+            "exp": int(time.time()) + 3600,
+        }
+        parts = [
+            base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=")
+            for part in ({"alg": "none"}, claims)
+        ]
+        token = b".".join([*parts, b"none"]).decode()
+        return JSONResponse({"token_type": "Bearer", "expires_in": 3600, "access_token": token})
+
+    # ------------------------------------------------------------------ storage
+
+    def _storage(self, request: Request, body: bytes) -> Response:
+        _, container, *rest = request.url.path.split("/", 2)
+        root = self._container(container)
+        headers = {"x-ms-request-id": uuid.uuid4().hex, "last-modified": formatdate(usegmt=True)}
+        if request.query_params.get("comp") == "list":
+            return _list_blobs(root, container, request.query_params.get("prefix", ""))
+        name = request.url.path
+        file = root / rest[0]
+        if request.method == "PUT" and request.query_params.get("comp") == "metadata":
+            self.blob_metadata[name] = _metadata(request)
+            return Response(status_code=200, headers={**headers, "etag": '"1"'})
+        if request.method == "PUT":
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(body)
+            self.blob_metadata[name] = _metadata(request)
+            return Response(
+                status_code=201, headers={**headers, "etag": '"1"', "x-ms-request-server-encrypted": "true"}
+            )
+        if not file.is_file():
+            return Response(status_code=404, headers={**headers, "x-ms-error-code": "BlobNotFound"})
+        data = file.read_bytes()
+        found = {f"x-ms-meta-{key}": value for key, value in self.blob_metadata.get(name, {}).items()}
+        more = {"etag": '"1"', "x-ms-blob-type": "BlockBlob", "content-length": str(len(data))}
+        if request.method == "HEAD":
+            return Response(headers={**headers, **more, **found})
+        ranged = {"content-range": f"bytes 0-{len(data) - 1}/{len(data)}"} if data else {}
+        return Response(
+            data, 206 if "x-ms-range" in request.headers else 200, headers={**headers, **more, **ranged}
+        )
+
+    def _container(self, name: str) -> Path:
+        """The folder of a container: the platform's own, or one that an upload was given for itself."""
+        return self.container if name == CONTAINER else self._scratch / "containers" / name
+
+    def _path(self, uri: str) -> Path:
+        """The file or folder behind a datastore URI or a blob's address."""
+        if "/paths/" in uri:
+            return self.container / uri.split("/paths/", 1)[1]
+        _, container, path = urlsplit(uri).path.split("/", 2)
+        return self._container(container) / path
+
+    # ------------------------------------------------------------------ resource manager
+
+    def _manage(self, request: Request, path: str, content: Any) -> Response:
+        if path.startswith((OPERATIONS, RESULTS)):
+            return self._operation(path)
+        if path.lower() == ROOT.lower():
+            return JSONResponse(_workspace())
+        below = path[len(ROOT) + 1 :]
+        if not path.lower().startswith(ROOT.lower() + "/"):
+            raise ArmError(404, "ResourceNotFound", f"{path} is not emulated")
+        parts = below.split("/")
+        if parts[0] == "datastores":
+            return self._datastore(parts, request.method)
+        if parts[-1] == "startPendingUpload":
+            return JSONResponse(_pending_upload(parts))
+        if request.method == "POST":
+            return self._act(parts, content)
+        if request.method in ("PUT", "PATCH"):
+            return self._put(path, parts, content, request.method)
+        if request.method == "DELETE":
+            return self._delete(path, parts)
+        if parts[-1] == "metrics":
+            return JSONResponse(self._failed_requests(request.query_params["$filter"]))
+        if len(parts) % 2 == 0:
+            return JSONResponse(self._existing(below))
+        return self._list(path, request)
+
+    def _existing(self, below: str) -> dict[str, Any]:
+        found = self.get(below)
+        if found is None:
+            raise ArmError(404, "ResourceNotFound", f"{below} was not found")
+        return found
+
+    def _list(self, path: str, request: Request) -> Response:
+        prefix = path.lower() + "/"
+        rows = [
+            resource
+            for key, resource in self.resources.items()
+            if key.startswith(prefix) and "/" not in key[len(prefix) :]
+        ]
+        if wanted := request.query_params.get("hash"):
+            rows = [
+                row for row in rows if row["properties"].get("properties", {}).get("hash_sha256") == wanted
+            ]
+        return JSONResponse({"value": rows})
+
+    def _put(self, path: str, parts: list[str], content: Any, method: str) -> Response:
+        kind = "/".join(parts[::2])
+        name = parts[-1]
+        properties = content.get("properties", {})
+        if method == "PUT":
+            if kind not in SCHEMAS:
+                raise ArmError(404, "ResourceNotFound", f"{kind} is not emulated")
+            _check(kind, properties)
+        key = path.lower()
+        created = key not in self.resources
+        resource = {
+            **content,
+            "id": path,
+            "name": name,
+            "type": f"Microsoft.MachineLearningServices/workspaces/{kind}",
+            "systemData": SYSTEM_DATA,
+        }
+        if (
+            kind in ("models/versions", "environments/versions", "data/versions", "codes/versions")
+            and not created
+        ):
+            old = self.resources[key]["properties"]
+            for fixed in ("modelUri", "dataUri", "codeUri", "condaFile", "image"):
+                if properties.get(fixed) != old.get(fixed):
+                    raise ArmError(409, "UserError", f"{fixed} of {'/'.join(parts)} cannot be changed")
+        if kind == "models/versions":
+            properties.setdefault("flavors", {})
+            if not list((self._path(properties["modelUri"])).rglob("*")):
+                raise ArmError(400, "UserError", f"there is nothing at {properties['modelUri']}")
+        if kind == "jobs":
+            return self._submit(path, name, resource, created)
+        if "Endpoints" in kind:
+            return self._put_endpoint(kind, parts, resource, created)
+        properties["provisioningState"] = "Succeeded"
+        self.resources[key] = resource
+        return JSONResponse(resource, 201 if created else 200)
+
+    def _put_endpoint(self, kind: str, parts: list[str], resource: dict[str, Any], created: bool) -> Response:
+        properties = resource["properties"]
+        endpoint = parts[1]
+        if kind == "onlineEndpoints":
+            traffic = properties.setdefault("traffic", {})
+            there_are = set(self._deployments_of(endpoint))
+            if set(traffic) - there_are or sum(traffic.values()) not in (0, 100):
+                raise ArmError(400, "BadArgument", f"traffic {traffic} over {sorted(there_are)}")
+            properties["scoringUri"] = f"https://{endpoint}.here.inference.ml.azure.com/score"
+        elif kind == "batchEndpoints":
+            properties["scoringUri"] = f"https://{endpoint}.here.inference.ml.azure.com/jobs"
+        else:
+            self._existing("/".join(parts[:2]))
+            if kind == "onlineEndpoints/deployments":
+                properties.setdefault("scaleSettings", {"scaleType": "Default"})
+                self._existing(properties["model"].removeprefix("azureml:")[len(ROOT) + 1 :])
+        problem = self.failing_deployments.get(parts[-1]) if kind.endswith("deployments") else None
+
+        def finish() -> None:
+            properties["provisioningState"] = "Failed" if problem else "Succeeded"
+            if kind == "onlineEndpoints/deployments" and not problem:
+                self._start_server(endpoint, parts[-1], properties)
+
+        properties["provisioningState"] = "Creating" if created else "Updating"
+        self.resources[resource["id"].lower()] = resource
+        if problem:
+            self._logs[f"{endpoint}/{parts[-1]}"] = [f"line {number}" for number in range(30)] + [problem]
+        return self._begin(resource, 201 if created else 200, finish, problem)
+
+    def _delete(self, path: str, parts: list[str]) -> Response:
+        below = "/".join(parts)
+        resource = self.get(below)
+        if resource is None:
+            return Response(status_code=204)
+        if parts[0] == "onlineEndpoints" and len(parts) == 4:
+            endpoint = self._existing("/".join(parts[:2]))
+            if endpoint["properties"]["traffic"].get(parts[3]):
+                raise ArmError(409, "UserError", f"{parts[3]} has traffic")
+
+        def finish() -> None:
+            for key in [
+                key for key in self.resources if key == path.lower() or key.startswith(path.lower() + "/")
+            ]:
+                del self.resources[key]
+
+        resource["properties"]["provisioningState"] = "Deleting"
+        return self._begin(None, 202, finish)
+
+    def _begin(
+        self,
+        resource: dict[str, Any] | None,
+        status: int,
+        finish: Callable[[], None] | None = None,
+        problem: str | None = None,
+        result: dict[str, Any] | None = None,
+    ) -> Response:
+        """Accept something that takes a while."""
+        name = str(uuid.uuid4())
+        self._operations[name] = {"polls": POLLS, "finish": finish, "problem": problem, "result": result}
+        version = "api-version=2023-04-01"
+        headers = {
+            "azure-asyncoperation": f"https://management.azure.com{OPERATIONS}/{name}?{version}",
+            "location": f"https://management.azure.com{RESULTS}/{name}?{version}",
+            **SOON,
+        }
+        return (
+            JSONResponse(resource, status, headers)
+            if resource is not None
+            else Response(status_code=status, headers=headers)
+        )
+
+    def _operation(self, path: str) -> Response:
+        """How a long-running operation stands; asked for its result, 202 until there is one."""
+        operation = self._operations[path.rsplit("/", maxsplit=1)[-1]]
+        for_result = path.startswith(RESULTS)
+        if operation["polls"] > 0:
+            operation["polls"] -= 1
+            if for_result:
+                return Response(
+                    status_code=202, headers={"location": f"https://management.azure.com{path}", **SOON}
+                )
+            return JSONResponse({"id": path, "status": "InProgress"}, headers=SOON)
+        if operation["finish"] is not None:
+            operation["finish"]()
+            operation["finish"] = None
+        if operation["problem"]:
+            error = {"code": "ResourceNotReady", "message": operation["problem"]}
+            return JSONResponse({"id": path, "status": "Failed", "error": error}, 409 if for_result else 200)
+        if for_result:
+            return JSONResponse(operation["result"]) if operation["result"] else Response(status_code=204)
+        return JSONResponse({"id": path, "status": "Succeeded"})
+
+    def _datastore(self, parts: list[str], method: str) -> Response:
+        if len(parts) > 1 and parts[1] != "workspaceblobstore":
+            raise ArmError(404, "ResourceNotFound", f"there is no datastore {parts[1]}")
+        if parts[-1] == "listSecrets":
+            return JSONResponse({"secretsType": "Sas", "sasToken": "sv=2024-01-01&sig=emulated"})
+        properties = {
+            "datastoreType": "AzureBlob",
+            "accountName": ACCOUNT,
+            "containerName": CONTAINER,
+            "endpoint": "core.windows.net",
+            "protocol": "https",
+            "credentials": {"credentialsType": "Sas"},
+            "isDefault": True,
+        }
+        datastore = {
+            "id": f"{ROOT}/datastores/workspaceblobstore",
+            "name": "workspaceblobstore",
+            "properties": properties,
+        }
+        return JSONResponse(datastore if len(parts) > 1 else {"value": [datastore]})
+
+    def _act(self, parts: list[str], content: Any) -> Response:
+        action = parts.pop()
+        resource = self._existing("/".join(parts))
+        if action == "listKeys":
+            return JSONResponse({"primaryKey": self.key, "secondaryKey": "x"})
+        if action == "token":
+            return JSONResponse(
+                {"accessToken": self.key, "expiryTimeUtc": 0, "refreshAfterTimeUtc": 0, "tokenType": "Bearer"}
+            )
+        if action == "getLogs":
+            lines = self._logs.get(f"{parts[1]}/{parts[3]}", [])
+            return JSONResponse({"content": "\n".join(lines[-content.get("tail", 100) :])})
+        if action == "cancel":
+            return self._cancel(parts[1], resource)
+        raise ArmError(404, "ResourceNotFound", f"{action} is not emulated")
+
+    # ------------------------------------------------------------------ jobs
+
+    def _submit(self, path: str, name: str, resource: dict[str, Any], created: bool) -> Response:
+        if not created:
+            raise ArmError(409, "UserError", f"job {name} exists and cannot be changed")
+        properties = resource["properties"]
+        properties.update(status="Starting", services={})
+        self.resources[path.lower()] = resource
+        threading.Thread(target=self._run_job, args=(name, properties), daemon=True).start()
+        return JSONResponse(resource, 201)
+
+    def _run_job(self, name: str, properties: dict[str, Any]) -> None:
+        folder = self._scratch / name
+        code = self._existing(properties["codeId"].removeprefix("azureml:")[len(ROOT) + 1 :])
+        shutil.copytree(self._path(code["properties"]["codeUri"]), folder)
+        command = properties["command"]
+        for group in ("inputs", "outputs"):
+            for key, value in properties.get(group, {}).items():
+                place = value.get("value") if "value" in value else str(self._path(value["uri"]))
+                if group == "outputs":
+                    Path(place).mkdir(parents=True, exist_ok=True)
+                command = command.replace(f"${{{{{group}.{key}}}}}", place)
+        command = re.sub(r"^python\b", sys.executable, command)
+        environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "OMP_NUM_THREADS": "1"}
+        environment |= properties.get("environmentVariables", {})
+        process = subprocess.Popen(
+            command, shell=True, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+        self._jobs[name] = process
+        properties["status"] = "Running"
+        output, _ = process.communicate()
+        self._logs[name] = output.decode(errors="replace").splitlines()
+        if properties["status"] != "CancelRequested":
+            properties["status"] = "Completed" if process.returncode == 0 else "Failed"
+        else:
+            properties["status"] = "Canceled"
+
+    def _cancel(self, name: str, resource: dict[str, Any]) -> Response:
+        if resource["properties"]["status"] in ("Completed", "Failed", "Canceled"):
+            raise ArmError(400, "UserError", f"job {name} is over")
+        resource["properties"]["status"] = "CancelRequested"
+        if (process := self._jobs.get(name)) is not None and process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+        return self._begin(None, 202)
+
+    def log_of(self, name: str) -> list[str]:
+        """What a job or deployment printed."""
+        return self._logs.get(name, [])
+
+    # ------------------------------------------------------------------ endpoints
+
+    def _failed_requests(self, wanted: str) -> dict[str, Any]:
+        """Azure Monitor's answer to a question for 5xx of one deployment."""
+        found = re.fullmatch(r"deployment eq '([\w-]+)' and statusCodeClass eq '5xx'", wanted)
+        assert found is not None, wanted
+        count = self._failed.get(found.group(1), 0)
+        data = [
+            {"timeStamp": "2026-01-01T00:00:00Z"},
+            {"timeStamp": "2026-01-01T00:01:00Z", "average": float(count)},
+        ]
+        return {
+            "value": [
+                {"name": {"value": "RequestsPerMinute"}, "timeseries": [{"data": data if count else []}]}
+            ]
+        }
+
+    def _deployments_of(self, endpoint: str) -> dict[str, dict[str, Any]]:
+        prefix = f"{ROOT}/onlineEndpoints/{endpoint}/deployments/".lower()
+        return {value["name"]: value for key, value in self.resources.items() if key.startswith(prefix)}
+
+    def _start_server(self, endpoint: str, deployment: str, properties: dict[str, Any]) -> None:
+        """Load the scoring script from the uploaded code, as the container would, in a module of its own."""
+        code = properties["codeConfiguration"]
+        snapshot = self._existing(code["codeId"].removeprefix("azureml:")[len(ROOT) + 1 :])
+        script = self._path(snapshot["properties"]["codeUri"]) / code["scoringScript"]
+        model = self._existing(properties["model"].removeprefix("azureml:")[len(ROOT) + 1 :])
+        environment = {
+            **properties.get("environmentVariables", {}),
+            "AZUREML_MODEL_DIR": str(self._path(model["properties"]["modelUri"])),
+        }
+        spec = importlib.util.spec_from_file_location(f"entry_{uuid.uuid4().hex}", script)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        with _environment(environment):
+            module.init()
+        self._servers[f"{endpoint}/{deployment}"] = module
+        self._logs[f"{endpoint}/{deployment}"] = ["init() has completed"]
+
+    def _infer(self, endpoint: str, request: Request, body: bytes) -> Response:
+        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if sent != self.key and sent.count(".") != 2:  # neither the key nor a token
+            return JSONResponse({"message": "wrong key"}, 401)
+        with self._lock:
+            traffic = self._existing(f"onlineEndpoints/{endpoint}")["properties"]["traffic"]
+            live = {name: share for name, share in traffic.items() if share}
+            deployment = request.headers.get("azureml-model-deployment")
+            if deployment is None and live:
+                (deployment,) = self._random.choices(list(live), list(live.values()))
+            server = self._servers.get(f"{endpoint}/{deployment}")
+            if deployment not in self._deployments_of(endpoint) or server is None:
+                return JSONResponse({"message": f"no deployment {deployment}"}, 404)
+            if self.unhealthy.get(deployment):
+                self.unhealthy[deployment] -= 1
+                self._failed[deployment] = self._failed.get(deployment, 0) + 1
+                self._logs[f"{endpoint}/{deployment}"].append("CUDA out of memory")
+                return JSONResponse({"message": "An unexpected error occurred in scoring script."}, 502)
+        answer = server.run(body)
+        status = answer["status"] if isinstance(answer, dict) else 200
+        return JSONResponse(answer, status, {"azureml-model-deployment": deployment})
+
+
+def _check(kind: str, properties: dict[str, Any]) -> None:
+    sent = {name: value for name, value in properties.items() if value is not None}
+    validator = jsonschema.Draft202012Validator(SCHEMAS[kind])
+    problems = [f"{'/'.join(map(str, error.path))}: {error.message}" for error in validator.iter_errors(sent)]
+    if problems:
+        raise ArmError(400, "ValidationError", f"{kind}: " + "; ".join(problems))
+
+
+def _workspace() -> dict[str, Any]:
+    return {
+        "id": ROOT,
+        "name": WORKSPACE,
+        "type": "Microsoft.MachineLearningServices/workspaces",
+        "location": "here",
+        "properties": {
+            "workspaceId": "w",
+            "discoveryUrl": "https://here.api.azureml.ms/discovery",
+            "storageAccount": f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}"
+            f"/providers/Microsoft.Storage/storageAccounts/{ACCOUNT}",
+        },
+    }
+
+
+def _pending_upload(parts: list[str]) -> dict[str, Any]:
+    container = f"https://{ACCOUNT}.blob.core.windows.net/upload-{parts[1]}"
+    return {
+        "blobReferenceForConsumption": {
+            "blobUri": container,
+            "storageAccountArmId": "/subscriptions/x",
+            "credential": {"credentialType": "SAS", "sasUri": f"{container}?sv=2024-01-01&sig=emulated"},
+        },
+        "pendingUploadType": "TemporaryBlobReference",
+    }
+
+
+def _list_blobs(root: Path, container: str, prefix: str) -> Response:
+    names = sorted(file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
+    blobs = "".join(
+        f"<Blob><Name>{escape(name)}</Name><Properties><Last-Modified>{formatdate(usegmt=True)}</Last-Modified>"
+        f"<Etag>1</Etag><Content-Length>{(root / name).stat().st_size}</Content-Length>"
+        "<BlobType>BlockBlob</BlobType></Properties></Blob>"
+        for name in names
+        if name.startswith(prefix)
+    )
+    return Response(
+        f'<?xml version="1.0" encoding="utf-8"?><EnumerationResults ContainerName="{container}">'
+        f"<Blobs>{blobs}</Blobs><NextMarker/></EnumerationResults>",
+        media_type="application/xml",
+    )
+
+
+def _metadata(request: Request) -> dict[str, str]:
+    return {key[10:]: value for key, value in request.headers.items() if key.startswith("x-ms-meta-")}
+
+
+def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def azure_ml(folder: Path) -> Iterator[tuple[AzureML, dict[str, str]]]:
+    """A running emulator, and the environment variables that lead a process's clients to it."""
+    authority, server_certificate = write_certificates(folder, HOSTS)
+    emulator = AzureML()
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
+        config = uvicorn.Config(
+            emulator.app(), log_level="warning", ssl_certfile=server_certificate, timeout_graceful_shutdown=1
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        with proxy_to(listener.getsockname()[1]) as proxy:
+            yield (
+                emulator,
+                {
+                    "HTTPS_PROXY": proxy,
+                    "NO_PROXY": "127.0.0.1,localhost",
+                    "REQUESTS_CA_BUNDLE": str(authority),
+                    "SSL_CERT_FILE": str(authority),
+                    "AZURE_TENANT_ID": TENANT,
+                    "AZURE_CLIENT_ID": "client",
+                    "AZURE_CLIENT_SECRET": "secret",
+                },
+            )
+        emulator.close()
+        server.should_exit = True
+        thread.join(20)
