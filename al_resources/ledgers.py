@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import polars as pl
 import pyarrow as pa
 
 from al_core.records import LEDGERS
-
-if TYPE_CHECKING:
-    from deltalake import DeltaTable
+from al_resources.delta_tables import commit, merging_files, open_or_create, open_table, vacuum
 
 
 class Ledgers(Protocol):
@@ -29,7 +28,6 @@ class Ledgers(Protocol):
 
 
 MERGE_FILES_ABOVE = 64  # each insert is one small file, and every file costs each reader an open
-VACUUM_HOURS = 24
 _PLACE = ("_commit", "_row")  # columns of this adapter: where a row stands in the order of insertion
 
 
@@ -44,24 +42,20 @@ class DeltaLedgers:
 
         Raises:
             ValueError: unknown ledger, rows of another schema, or no `on` column.
+            TimeoutError: other writers were faster for minutes; nothing was written.
         """
-        from deltalake.exceptions import CommitFailedError
-        from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
-
         wanted = _checked(name, rows, on)
-        attempt = retry(
-            retry=retry_if_exception_type(CommitFailedError),
-            wait=wait_random_exponential(multiplier=0.02, max=1),
-            stop=stop_after_delay(120),
-            reraise=True,
-        )
-        return attempt(self._insert)(name, wanted, list(on)) if len(wanted) else 0
+        if wanted.is_empty():
+            return 0
+        inserted = commit(self.path / name, lambda: self._insert(name, wanted, list(on)))
+        self._merge_files(name)
+        return inserted
 
     def read(self, name: str, **equals: object) -> pl.DataFrame:
         """The ledger in the order of insertion, filtered by equality (None finds nulls)."""
         schema = _schema(name)
         _check_columns(name, equals)
-        table = self._table(name)
+        table = open_table(self.path / name)
         if table is None:
             return _empty(schema)
         rows = pl.scan_delta(table)
@@ -73,7 +67,8 @@ class DeltaLedgers:
         """One attempt. The commit must follow the version that was looked at, or it fails and is tried again."""
         from deltalake import CommitProperties, write_deltalake
 
-        table = self._created(name)
+        columns = pa.schema([*_schema(name), *(pa.field(column, pa.int64()) for column in _PLACE)])
+        table = open_or_create(self.path / name, columns)
         known = pl.scan_delta(table).select(on).unique().collect()
         new = rows.join(known, on=on, how="anti", nulls_equal=True, maintain_order="left")
         if new.is_empty():
@@ -84,44 +79,20 @@ class DeltaLedgers:
         write_deltalake(
             table, placed.to_arrow(), mode="append", commit_properties=CommitProperties(max_commit_retries=0)
         )
-        _merge_files(table, self.path / name / "_compaction.lock")
         return len(new)
 
-    def _table(self, name: str) -> DeltaTable | None:
-        from deltalake import DeltaTable
+    def _merge_files(self, name: str) -> None:
+        """Keep the ledger quick to read. What does not come about now will at one of the next inserts."""
+        from deltalake.exceptions import CommitFailedError
 
-        path = self.path / name
-        return DeltaTable(path) if DeltaTable.is_deltatable(str(path)) else None
-
-    def _created(self, name: str) -> DeltaTable:
-        """The ledger's table; when many processes begin at once, one of them creates it."""
-        from deltalake import DeltaTable
-        from deltalake.exceptions import DeltaError
-
-        if (table := self._table(name)) is not None:
-            return table
-        schema = pa.schema([*_schema(name), *(pa.field(column, pa.int64()) for column in _PLACE)])
-        try:
-            return DeltaTable.create(self.path / name, schema, mode="ignore")
-        except DeltaError:
-            if (table := self._table(name)) is None:
-                raise
-            return table
-
-
-def _merge_files(table: DeltaTable, lock: Path) -> None:
-    """Keep the ledger quick to read. One process at a time: deltalake would merge the same files twice."""
-    from filelock import FileLock, Timeout
-
-    if len(table.file_uris()) <= MERGE_FILES_ABOVE:
-        return
-    try:
-        with FileLock(lock, blocking=False):
-            table.update_incremental()
-            table.optimize.compact()
-            table.vacuum(retention_hours=VACUUM_HOURS, dry_run=False, enforce_retention_duration=False)
-    except Timeout:
-        return  # another process is at it
+        table = open_table(self.path / name)
+        if table is None or len(table.file_uris()) <= MERGE_FILES_ABOVE:
+            return
+        with merging_files(self.path / name) as our_turn, suppress(CommitFailedError):
+            if our_turn:
+                table.update_incremental()
+                table.optimize.compact()
+                vacuum(table)
 
 
 def _schema(name: str) -> pa.Schema:

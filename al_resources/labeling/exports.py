@@ -51,7 +51,7 @@ class ParsedExport:
     set_aside: tuple[SetAside, ...]
 
 
-class BrokenExport(Exception):  # noqa: N818
+class BrokenExport(Exception):
     """The export cannot be read. `incomplete`: it may still be in the middle of being written."""
 
     def __init__(self, reason: str, *, incomplete: bool = False) -> None:

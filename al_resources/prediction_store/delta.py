@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from tenacity import retry, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from al_core.records import PREDICTIONS
 from al_core.strategies.base import KEY_SPACE, Order
+from al_resources.delta_tables import commit, merging_files, open_or_create, open_table, vacuum
 from al_resources.ledgers import Ledgers
 from al_resources.prediction_store import Watermark
 
@@ -44,7 +44,6 @@ MANY_SMALL_FILES = 64  # so many are merged whatever their size: every file cost
 SMALL_SHARE = 0.2  # of the partition's bytes; below, rewriting the sorted file is not worth it yet
 TARGET_BYTES = 256 << 20
 SPILL_BYTES = 1 << 30  # memory a compaction may take before it sorts on disk
-VACUUM_HOURS = 24  # longer than any reader holds on to a version of the log
 
 _PHYSICAL = PREDICTIONS.append(pa.field("id_tail", pa.int64())).append(pa.field("logged_on", pa.date32()))
 _key = pl.col("image_key")
@@ -73,6 +72,7 @@ class DeltaPredictionStore:
 
         Raises:
             ValueError: a column is missing, unknown, of another type, or holds what selection cannot order.
+            TimeoutError: other writers were faster for minutes; nothing was written.
         """
         rows = _checked(predictions)
         if not len(rows):
@@ -80,33 +80,24 @@ class DeltaPredictionStore:
         rows = rows.append_column("id_tail", pa.array(_bits(rows["image_id"], slice_from=-15)))
         rows = rows.append_column("logged_on", pc.cast(rows["logged_at"], pa.date32()))
         # Sorted by margin, a file gives its best rows from its first row group.
-        _commit(self._created(), rows.take(pc.sort_indices(rows["margin"])))
+        ordered = rows.take(pc.sort_indices(rows["margin"]))
+        commit(self.path, lambda: self._append(ordered))
 
     def compact(self) -> dict[str, int]:
-        """Merge the small files of each partition into one sorted by margin, and delete what no reader needs.
-
-        One process compacts at a time, the others leave it to that one: deltalake does not notice when two
-        compactions merge the same files, and the log would hold their rows twice.
-        """
-        from filelock import FileLock, Timeout
-
+        """Merge the small files of each partition into one sorted by margin, and delete what no reader needs."""
         done = {"partitions": 0, "files_before": 0, "files_after": 0, "files_deleted": 0}
         if self._table() is None:
             return done
-        try:
-            with FileLock(self.path / "_compaction.lock", blocking=False):
-                table = self._created()
-                for partition in _fragmented(_files(table)).iter_rows(named=True):
-                    metrics = _rewrite(table, [(name, "=", str(partition[name])) for name in PARTITIONS])
-                    done["partitions"] += 1
-                    done["files_before"] += metrics["numFilesRemoved"]
-                    done["files_after"] += metrics["numFilesAdded"]
-                deleted = table.vacuum(
-                    retention_hours=VACUUM_HOURS, dry_run=False, enforce_retention_duration=False
-                )
-        except Timeout:
-            return done
-        return {**done, "files_deleted": len(deleted)}
+        with merging_files(self.path) as our_turn:
+            table = self._table()
+            if not our_turn or table is None:
+                return done
+            for partition in _fragmented(_files(table)).iter_rows(named=True):
+                metrics = _rewrite(table, [(name, "=", str(partition[name])) for name in PARTITIONS])
+                done["partitions"] += 1
+                done["files_before"] += metrics["numFilesRemoved"]
+                done["files_after"] += metrics["numFilesAdded"]
+            return {**done, "files_deleted": vacuum(table)}
 
     # ------------------------------------------------------------------ selection
     def eligible(
@@ -228,32 +219,23 @@ class DeltaPredictionStore:
         for rows in log.select(wanted).collect_batches(chunk_size=65_536, maintain_order=False):
             yield from _as_records(rows, wanted).to_batches(max_chunksize=65_536)
 
-    # ------------------------------------------------------------------ the table
     def _table(self) -> DeltaTable | None:
-        from deltalake import DeltaTable
+        return open_table(self.path)
 
-        return DeltaTable(self.path) if DeltaTable.is_deltatable(str(self.path)) else None
+    def _append(self, rows: pa.Table) -> None:
+        from deltalake import CommitProperties, write_deltalake
 
-    def _created(self) -> DeltaTable:
-        """The table; when many processes begin at once, one of them creates it."""
-        from deltalake import DeltaTable
-        from deltalake.exceptions import DeltaError
-
-        if (table := self._table()) is not None:
-            return table
-        try:
-            return DeltaTable.create(
-                self.path,
-                _PHYSICAL,
-                mode="ignore",
-                partition_by=PARTITIONS,
-                # Statistics of ids would be most of the table's log, and can never rule a file out.
-                configuration={"delta.dataSkippingStatsColumns": "confidence,margin,entropy,logged_at"},
-            )
-        except DeltaError:
-            if (table := self._table()) is None:
-                raise
-            return table
+        # Statistics of ids would be most of the table's log, and can never rule a file out.
+        statistics: dict[str, str | None] = {
+            "delta.dataSkippingStatsColumns": "confidence,margin,entropy,logged_at"
+        }
+        write_deltalake(
+            open_or_create(self.path, _PHYSICAL, partition_by=PARTITIONS, configuration=statistics),
+            rows,
+            mode="append",
+            writer_properties=_writer_properties(),
+            commit_properties=CommitProperties(max_commit_retries=100),  # appends never contradict each other
+        )
 
 
 # ---------------------------------------------------------------------- writing
@@ -275,31 +257,6 @@ def _writer_properties() -> Any:
     )
     return WriterProperties(
         compression="LZ4", max_row_group_size=ROW_GROUP, column_properties=dict.fromkeys(unique, plain)
-    )
-
-
-def _commit_failed(error: BaseException) -> bool:
-    from deltalake.exceptions import CommitFailedError
-
-    return isinstance(error, CommitFailedError)
-
-
-@retry(
-    retry=retry_if_exception(_commit_failed),
-    wait=wait_random_exponential(multiplier=0.05, max=2),
-    stop=stop_after_delay(120),
-    reraise=True,
-)
-def _commit(table: DeltaTable, rows: pa.Table) -> None:
-    """Append; against many other writers a commit may need more attempts than the library makes by itself."""
-    from deltalake import CommitProperties, write_deltalake
-
-    write_deltalake(
-        table,
-        rows,
-        mode="append",
-        writer_properties=_writer_properties(),
-        commit_properties=CommitProperties(max_commit_retries=100),
     )
 
 

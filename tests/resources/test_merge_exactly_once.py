@@ -186,7 +186,7 @@ def test_a_file_whose_name_cannot_be_a_path_stops_nobody(desk: Desk) -> None:
     assert [plan.export.path for plan in desk.look().ready] == [path]
 
 
-class Crash(Exception):  # noqa: N818
+class Crash(Exception):
     pass
 
 

@@ -342,19 +342,25 @@ def test_every_answer_is_that_of_the_naive_twin(
 
 # ---------------------------------------------------------------------- many processes
 def append_often(adapter: str, folder: Path, worker: int) -> int:
-    store = PREDICTION_STORES[adapter](folder, LEDGER_STORES[adapter](folder))
-    for n in range(15):
-        store.append(prediction_rows([{"image_id": image(1000 * worker + 10 * n + k)} for k in range(10)]))
+    """Ten logs are begun by all workers at about the same time; the last one is written to and compacted at length."""
+    for log in range(10):
+        store = PREDICTION_STORES[adapter](folder / str(log), LEDGER_STORES[adapter](folder / str(log)))
+        store.append(prediction_rows([{"image_id": image(1000 * worker)}]))
+    for n in range(12):
+        store.append(
+            prediction_rows([{"image_id": image(1000 * worker + 10 * n + k + 1)} for k in range(10)])
+        )
         if n % 6 == 5:
             store.compact()
-    return 150
+    return 121
 
 
 @pytest.mark.parametrize("name", PREDICTION_STORES)
 def test_many_processes_create_append_and_compact_at_once_and_lose_nothing(name: str, tmp_path: Path) -> None:
     with multiprocessing.get_context("forkserver").Pool(4) as pool:
         appended = sum(pool.starmap(append_often, [(name, tmp_path, worker) for worker in range(4)]))
-    store = PREDICTION_STORES[name](tmp_path, LEDGER_STORES[name](tmp_path))
-    assert store.watermark().rows == appended
+    for log in range(10):
+        store = PREDICTION_STORES[name](tmp_path / str(log), LEDGER_STORES[name](tmp_path / str(log)))
+        assert store.watermark().rows == (appended if log == 9 else 4)
     assert store.count_eligible("digits", 1) == appended
     assert len(set(store.rows_of([image(n) for n in range(4000)])["image_id"].to_pylist())) == appended

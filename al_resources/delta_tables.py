@@ -1,0 +1,102 @@
+"""What all Delta tables of the embedded stores share: opening, creating, committing and merging files safely."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+VACUUM_HOURS = 24  # longer than any reader holds on to a version of a table
+GIVE_UP_SECONDS = 120
+Answer = TypeVar("Answer")
+
+
+def open_table(path: Path) -> DeltaTable | None:
+    """The table as it is now, or None where there is none yet."""
+    from deltalake import DeltaTable
+
+    return DeltaTable(path) if DeltaTable.is_deltatable(str(path)) else None
+
+
+def open_or_create(
+    path: Path,
+    schema: pa.Schema,
+    *,
+    partition_by: Sequence[str] = (),
+    configuration: dict[str, str | None] | None = None,
+) -> DeltaTable:
+    """The table; when many processes begin at once, exactly one of them creates it."""
+    from deltalake import CommitProperties, DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    if (table := open_table(path)) is not None:
+        return table
+    try:
+        return DeltaTable.create(
+            path,
+            schema,
+            partition_by=list(partition_by),
+            configuration=configuration,
+            # With retries, the second to come would create the table once more, on top of the first one's.
+            commit_properties=CommitProperties(max_commit_retries=0),
+        )
+    except DeltaError:
+        if (table := open_table(path)) is None:
+            raise
+        return table
+
+
+def commit(path: Path, attempt: Callable[[], Answer]) -> Answer:
+    """Call `attempt`, which reads the table anew and commits, until no other writer comes in between.
+
+    Raises:
+        TimeoutError: others were faster for two minutes; nothing was written.
+    """
+    from deltalake.exceptions import CommitFailedError
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(CommitFailedError),
+        wait=wait_random_exponential(multiplier=0.02, max=1),
+        stop=stop_after_delay(GIVE_UP_SECONDS),
+        reraise=True,
+    )
+    try:
+        return retrying(attempt)
+    except CommitFailedError as error:
+        raise TimeoutError(
+            f"{path}: other writers were faster for {GIVE_UP_SECONDS} s and nothing was written ({error}); "
+            "let fewer processes write at once"
+        ) from error
+
+
+@contextmanager
+def merging_files(path: Path) -> Iterator[bool]:
+    """True for one process at a time, False for all others meanwhile, who leave the work to that one.
+
+    deltalake does not notice when two processes merge the same files: the table would hold their rows twice.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path / "_compaction.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def vacuum(table: DeltaTable) -> int:
+    """Delete the files that were replaced so long ago that nobody reads them; returns how many."""
+    table.update_incremental()
+    return len(table.vacuum(retention_hours=VACUUM_HOURS, dry_run=False, enforce_retention_duration=False))
