@@ -67,6 +67,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 )
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Folder of the study.")
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one per core]")
+@click.option("--threads", type=click.IntRange(1), help="Of each process.  [default: 1]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def simulate(output: Path | None, workers: int | None, as_json: bool, **options: Any) -> None:
     """How many labels would active learning save on this data, with which strategy, and is it luck?
@@ -120,6 +121,7 @@ def _study(options: dict[str, Any]) -> Any:
             "score_sample",
             "test_images",
             "control_share",
+            "threads",
         )
         if (value := options[name]) is not None
     }
@@ -144,11 +146,13 @@ def _study(options: dict[str, Any]) -> Any:
         raise click.ClickException("; ".join(problems)) from error
 
 
-def _pairs(settings: tuple[str, ...]) -> list[tuple[str, str]]:
+def _pairs(settings: tuple[str, ...]) -> list[tuple[str, Any]]:
     for setting in settings:
         if "=" not in setting:
             raise click.BadParameter(f"{setting!r} is no KEY=VALUE", param_hint="--train")
-    return [(key, value) for key, _, value in (setting.partition("=") for setting in settings)]
+    pairs = (setting.partition("=") for setting in settings)
+    # a choice between numbers does not read text by itself, as numbers do
+    return [(key, int(value) if value.isdigit() else value) for key, _, value in pairs]
 
 
 class _Progress:

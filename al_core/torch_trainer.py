@@ -159,7 +159,7 @@ class _Task:
         steps = max(MIN_STEPS, math.ceil(len(self.train) / batch))
         rate = settings.incremental_learning_rate if self.warm else settings.learning_rate
         optimizer = _optimizer(self.network, rate, settings.weight_decay)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_up_and_cosine(settings.epochs * steps))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_and_cosine(settings.epochs * steps))
         scaler = torch.amp.GradScaler(
             self.device.type, enabled=self._autocasts and self.half is torch.float16
         )
@@ -478,7 +478,8 @@ def _optimizer(network: nn.Module, rate: float, weight_decay: float) -> torch.op
     return torch.optim.AdamW(groups, lr=rate, fused=True)
 
 
-def _warm_up_and_cosine(steps: int) -> Callable[[int], float]:
+def warm_up_and_cosine(steps: int) -> Callable[[int], float]:
+    """The learning rate's factor at each step: a linear rise over `WARM_UP`, then half a cosine to zero."""
     warm_up = max(1, round(WARM_UP * steps))
 
     def factor(step: int) -> float:

@@ -21,6 +21,7 @@ from torch.nn import functional
 from al_core.networks import Classifier, build_network, resolve_device
 from al_core.preprocessing import normalise
 from al_core.records import Preprocessing
+from al_core.torch_trainer import warm_up_and_cosine
 from al_core.training_settings import TrainingSettings
 from simulation.datasets import LabeledData
 from simulation.study import PretrainSettings, Study
@@ -84,9 +85,7 @@ def pretrain(
         optimizer = torch.optim.AdamW(
             model.parameters(), settings.learning_rate, weight_decay=1e-2, fused=True
         )
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, settings.learning_rate, total_steps=steps * settings.epochs, pct_start=0.1
-        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_and_cosine(steps * settings.epochs))
         generator = torch.Generator().manual_seed(settings.seed)
         autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
         began = time.monotonic()

@@ -320,7 +320,7 @@ def _page(
         # inside <script>: nothing in it may close the element
         ("data", json.dumps(data).replace("<", "\\u003c")),
     ):
-        page = page.replace(f"<!--{mark}-->", text, 1)
+        page = page.replace(f"<!--{mark}-->", text)
     return page
 
 

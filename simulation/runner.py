@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -45,7 +46,7 @@ def run_study(
     Args:
         study: What to do. More strategies, starts or seeds than the folder has seen are added to it.
         folder: Where everything lies.
-        workers: Processes; by default as many as there are cores, or one with a GPU.
+        workers: Processes; by default as many as there are cores, or one with a GPU. One means this process.
         progress: Called with the rounds that are done and those there are.
         say: Takes a line for people.
 
@@ -55,7 +56,7 @@ def run_study(
         RunsFailed: some runs stopped with an error.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(study, folder)
+    study = _claim(study, folder)
     data = load_data(study.data)
     for note in data.notes:
         say(note)
@@ -108,8 +109,8 @@ def load_study(folder: Path) -> Study:
     return Study.model_validate_json(file.read_text())
 
 
-def _claim(study: Study, folder: Path) -> None:
-    """Write the study down, or compare it with the one that is there."""
+def _claim(study: Study, folder: Path) -> Study:
+    """Write the study down; where the folder holds its beginning, the study grown by what is new."""
     file = folder / STUDY_FILE
     if file.exists():
         there = load_study(folder)
@@ -131,6 +132,7 @@ def _claim(study: Study, folder: Path) -> None:
             }
         )
     file.write_text(study.model_dump_json(indent=1))
+    return study
 
 
 def _check_size(study: Study, data: LabeledData) -> None:
@@ -177,10 +179,26 @@ def _training(study: Study, folder: Path) -> TrainingSettings:
 
 
 def _work(study: Study, folder: Path, runs: list[Run], workers: int, tick: Callable[[], None]) -> None:
-    threads = max(1, default_workers("cpu") // workers)
+    failed: dict[str, str] = {}
+    if workers == 1:
+        for run in runs:
+            try:
+                _run_one(study, run, folder, os.getppid(), tick)
+            except (ValueError, OSError, RuntimeError) as error:
+                failed[run.name] = f"{type(error).__name__}: {error}"
+    else:
+        failed = _in_processes(study, folder, runs, workers, tick)
+    if failed:
+        listed = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
+        raise RunsFailed(f"{len(failed)} of {len(runs)} runs stopped:\n{listed}")
+
+
+def _in_processes(
+    study: Study, folder: Path, runs: list[Run], workers: int, tick: Callable[[], None]
+) -> dict[str, str]:
     failed: dict[str, str] = {}
     spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    with ProcessPoolExecutor(workers, spawn, _start_worker, (threads,)) as pool:
+    with ProcessPoolExecutor(workers, spawn) as pool:
         futures: dict[Future[None], Run] = {
             pool.submit(_run_one, study, run, folder, os.getpid()): run for run in runs
         }
@@ -191,22 +209,29 @@ def _work(study: Study, folder: Path, runs: list[Run], workers: int, tick: Calla
             for future in ended:
                 if error := future.exception():
                     failed[futures[future].name] = f"{type(error).__name__}: {error}"
-    if failed:
-        listed = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
-        raise RunsFailed(f"{len(failed)} of {len(runs)} runs stopped:\n{listed}")
+    return failed
 
 
-def _start_worker(threads: int) -> None:
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Sums of floats depend on how many threads share them: a run has the same number wherever it goes on."""
     import torch
 
-    torch.set_num_threads(threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 _data_of_worker: dict[str, LabeledData] = {}
 
 
-def _run_one(study: Study, run: Run, folder: Path, parent: int) -> None:
-    """One run in a worker process; it ends with the process that asked for it."""
+def _run_one(
+    study: Study, run: Run, folder: Path, parent: int, tick: Callable[[], None] = lambda: None
+) -> None:
+    """One run; in a worker process it ends with the process that asked for it."""
     from filelock import FileLock
 
     from simulation.experiment import Experiment, load_prepared
@@ -216,8 +241,10 @@ def _run_one(study: Study, run: Run, folder: Path, parent: int) -> None:
     prepared = load_prepared(_data_of_worker[study.data], folder / "images")
     place = _folder_of(folder, run)
     place.mkdir(parents=True, exist_ok=True)
-    with FileLock(place / ".lock"):  # a worker that outlived a killed parent finishes its round first
+    # a worker that outlived a killed parent finishes its round first
+    with FileLock(place / ".lock"), _threads(study.threads):
         for _ in Experiment(study, run, prepared, place, _training(study, folder)).resume():
+            tick()
             if os.getppid() != parent:
                 return
 

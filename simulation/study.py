@@ -55,6 +55,7 @@ class Study(BaseModel):
     )
     validation_share: float = Field(0.1, ge=0, lt=1)
     near_duplicate_distance: int = Field(4, ge=-1, le=128)
+    threads: int = Field(1, ge=1, description="of a run on the CPU; its last digits depend on them")
     training: TrainingSettings = TrainingSettings()
     oracle: OracleSettings = OracleSettings()
     pretrain: PretrainSettings | None = None

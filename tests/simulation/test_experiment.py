@@ -1,0 +1,293 @@
+"""What a study promises: the same code as production, pairs, resumption, one tidy table."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from click.testing import CliRunner
+from pydantic import ValidationError
+from small_study import small_study, write_images
+
+from al_cli.simulate import simulate
+from al_core.training_settings import TrainingSettings
+from simulation.datasets import BadData
+from simulation.oracle import OracleSettings
+from simulation.report import write_report
+from simulation.runner import RunsFailed, StudyMismatch, load_study, run_study
+from simulation.study import PretrainSettings, Run, Study
+
+# what differs between two machines or checkouts
+INCIDENTAL = pl.selectors.matches("^(train|select|score|evaluate)_seconds$|^code_version$")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def finished(images, tmp_path_factory) -> tuple[Study, Path, pl.DataFrame]:
+    folder = tmp_path_factory.mktemp("study")
+    study = small_study(images)
+    return study, folder, run_study(study, folder, workers=1)
+
+
+def lines(folder: Path, run: Run) -> list[dict]:
+    return [
+        json.loads(line) for line in (folder / "runs" / run.name / "rounds.jsonl").read_text().splitlines()
+    ]
+
+
+def numbers(table: pl.DataFrame) -> pl.DataFrame:
+    return table.drop(INCIDENTAL)
+
+
+def test_the_table_has_a_row_per_strategy_seed_and_round_that_names_its_origin(finished):
+    study, folder, table = finished
+    assert table.height == 2 * 2 * 3
+    assert table.select("strategy", "start", "seed", "round").is_unique().all()
+    assert table["images_asked"].to_list()[:3] == [8, 12, 16]
+    assert set(table["study"]) == {study.key}
+    assert table["code_version"].is_not_null().all()
+    assert table["data_version"].n_unique() == 1
+    assert pl.read_parquet(folder / "results.parquet").equals(table)
+    assert pl.read_csv(folder / "results.csv").height == table.height
+    recall = pl.read_parquet(folder / "recall.parquet")
+    assert set(recall["class"]) == {"across", "down", "spots"}
+
+
+def test_strategies_of_one_seed_share_first_labels_traffic_and_test_set(finished):
+    _, folder, table = finished
+    first = table.filter(pl.col("round") == 0).sort("seed")
+    for seed in (0, 1):
+        one, other = (
+            lines(folder, Run(strategy=name, start="warm", seed=seed)) for name in ("random", "margin")
+        )
+        assert one[0]["selected"] == other[0]["selected"]
+        assert one[0]["accuracy"] == other[0]["accuracy"]
+        assert one[1]["selected"] != other[1]["selected"]
+    assert (
+        lines(folder, Run(strategy="random", start="warm", seed=0))[0]["selected"]
+        != lines(folder, Run(strategy="random", start="warm", seed=1))[0]["selected"]
+    )
+    assert first["labels"].to_list() == [8] * 4
+
+
+def test_no_image_is_asked_for_twice_and_test_images_never(finished):
+    from simulation.datasets import load_data
+
+    study, folder, _ = finished
+    for run in study.runs():
+        asked = [image for line in lines(folder, run) for image in line["selected"]]
+        assert len(asked) == len(set(asked)) == 16
+        _, test = load_data(study.data).split(run.seed, study.test_images)
+        assert not set(asked) & {image.image_id for image in test}
+
+
+def test_a_finished_study_is_not_done_again(finished):
+    study, folder, table = finished
+    seen = []
+    again = run_study(study, folder, workers=1, progress=lambda done, total: seen.append((done, total)))
+    assert again.equals(table)
+    assert seen == [(12, 12)]
+
+
+def test_a_study_can_grow_by_strategies_and_seeds(finished, images, tmp_path):
+    study = small_study(images, seeds=1, strategies=("random",))
+    run_study(study, tmp_path, workers=1)
+    grown = run_study(small_study(images, seeds=1, strategies=("margin",)), tmp_path, workers=1)
+    assert set(load_study(tmp_path).strategies) == {"random", "margin"}
+    assert set(grown["strategy"]) == {"random", "margin"}
+    whole = finished[2].filter(seed=0)
+    assert numbers(grown).equals(numbers(whole))
+
+
+def test_killed_and_started_again_it_gives_the_same_table(finished, tmp_path):
+    study, _, expected = finished
+    code = (
+        "import sys\n"
+        "from pathlib import Path; from simulation.runner import run_study; from simulation.study import Study\n"
+        "run_study(Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]), workers=1)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, study.model_dump_json(), str(tmp_path)])
+    last = Run(strategy="margin", start="warm", seed=0)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "runs" / last.name / "rounds.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    broken = tmp_path / "runs" / last.name / "rounds.jsonl"
+    broken.write_text(broken.read_text() + '{"strategy": "mar')  # as if killed while writing
+    assert numbers(run_study(study, tmp_path, workers=1)).equals(numbers(expected))
+
+
+def test_in_several_processes_it_gives_the_same_table(finished, tmp_path):
+    study, _, expected = finished
+    assert numbers(run_study(study, tmp_path, workers=2)).equals(numbers(expected))
+
+
+def test_another_study_in_the_same_folder_is_refused(finished, images):
+    with pytest.raises(StudyMismatch, match="budget is 4 there and 5 now; choose another --output"):
+        run_study(small_study(images, budget=5), finished[1], workers=1)
+
+
+def test_without_return_scored_images_do_not_come_back(images, tmp_path):
+    study = small_study(images, seeds=1, strategies=("margin",), return_unselected=False, rounds=3)
+    folder = tmp_path / "whole"
+    table = run_study(study, folder, workers=1)
+    run = study.runs()[0]
+    rows = lines(folder, run)
+    cut = tmp_path / "cut"
+    run_study(study.model_copy(update={"strategies": ("random",)}), cut, workers=1)
+    place = cut / "runs" / run.name
+    place.mkdir()
+    kept = "".join(json.dumps(line) + "\n" for line in rows[:2])
+    (place / "rounds.jsonl").write_text(kept)
+    (folder / "runs" / run.name / "model-001").rename(place / "model-001")
+    resumed = run_study(study, cut, workers=1).filter(strategy="margin")
+    assert numbers(resumed).equals(numbers(table))
+
+
+def test_every_strategy_runs(images, tmp_path):
+    from al_core.strategies.registry import strategy_names
+
+    study = small_study(
+        images, seeds=1, strategies=tuple(strategy_names()), rounds=2, near_duplicate_distance=-1
+    )
+    table = run_study(study, tmp_path, workers=1)
+    assert set(table["strategy"]) == set(strategy_names())
+    assert table.filter(round=2)["images_asked"].unique().to_list() == [16]
+
+
+def test_wrong_and_unsure_answers_reach_the_training(images, tmp_path):
+    oracle = OracleSettings(noise=0.4, abstention=0.3)
+    table = run_study(small_study(images, seeds=1, oracle=oracle), tmp_path, workers=1)
+    last = table.filter(round=2)
+    assert (last["wrong_labels"] > 0).all()
+    assert (last["labels"] < last["images_asked"]).all()
+    assert (last["label_seconds"] > 0).all()
+
+
+def test_a_control_slice_is_part_of_every_batch(images, tmp_path):
+    study = small_study(images, seeds=1, strategies=("margin",), control_share=0.5)
+    run_study(study, tmp_path, workers=1)
+    assert lines(tmp_path, study.runs()[0])[1]["reasons"] == ["strategy"] * 2 + ["control"] * 2
+
+
+def test_a_frozen_encoder_is_learned_on_the_pool_and_embeds_once(images, tmp_path):
+    said: list[str] = []
+    study = small_study(
+        images,
+        training=TrainingSettings(image_size=8, channels=1, frozen=True, device="cpu"),
+        pretrain=PretrainSettings(epochs=2, batch_size=16),
+        starts=("warm", "cold"),
+        seeds=1,
+    )
+    table = run_study(study, tmp_path, workers=1, say=said.append)
+    assert any(line.startswith("pretraining, epoch 2/2") for line in said)
+    assert (tmp_path / "images" / "embeddings.npy").exists()
+    warm, cold = (table.filter(start=start)["accuracy"].to_list() for start in ("warm", "cold"))
+    assert warm == pytest.approx(
+        cold, abs=0.07
+    )  # the head is a convex problem: where it starts hardly matters
+    assert set(table["study"]) == {study.key}
+
+
+def test_a_run_that_cannot_go_on_is_named_and_the_others_are_kept(images, tmp_path):
+    wild = TrainingSettings(image_size=8, channels=1, epochs=2, device="cpu", learning_rate=1e30)
+    with pytest.raises(
+        RunsFailed, match=r"2 of 2 runs stopped:\n  random-warm-000: ValueError: training diverged"
+    ):
+        run_study(small_study(images, seeds=1, training=wild), tmp_path, workers=1)
+
+
+def test_fewer_images_than_the_labels_asked_for_is_an_error(images, tmp_path):
+    with pytest.raises(
+        BadData, match=r"leaves a pool of 90 images beside the test set, .* need 408; ask for fewer"
+    ):
+        run_study(small_study(images, rounds=100), tmp_path, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strategies": ("nonsense",)}, "no strategy is called 'nonsense'"),
+        ({"budget": 50}, "a budget of 50 cannot be chosen from 20 scored images"),
+        ({"training": TrainingSettings(frozen=True)}, "a frozen encoder needs weights"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused(images, changes, message):
+    with pytest.raises(ValidationError, match=message):
+        small_study(images, **changes)
+
+
+# ---------------------------------------------------------------- the report
+
+
+def test_the_report_is_one_file_that_loads_nothing(finished, tmp_path):
+    _, folder, table = finished
+    summary = write_report(folder, table)
+    page = (folder / "report.html").read_text()
+    assert "http://www.w3.org/2000/svg" in page
+    assert not re.search(r"""(src|href)=["']?https?:""", page)
+    assert "<!--" not in page.replace("<!doctype", "")
+    assert "margin, round 1" in page
+    data = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
+    assert "recall of spots" in data["metrics"]
+    assert [line["name"] for line in data["starts"]["warm"]["calibration error"]["lines"]] == [
+        "random",
+        "margin",
+    ]
+    text = (folder / "report.md").read_text()
+    assert "## Who beats whom" in text
+    assert summary["conclusions"]["warm"] in text
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_class_names_cannot_break_the_page(tmp_path):
+    evil = "<script>alert(1)<"
+    write_images(tmp_path / "images", 30, ("across", "down"))
+    (tmp_path / "images" / "across").rename(tmp_path / "images" / evil)
+    study = small_study(tmp_path / "images", seeds=1, test_images=10)
+    write_report(tmp_path / "study", run_study(study, tmp_path / "study", workers=1))
+    assert evil not in (tmp_path / "study" / "report.html").read_text()
+
+
+def test_the_command_runs_a_study_and_says_who_wins(images, tmp_path):
+    arguments = [
+        "--data", f"imagefolder:{images}", "--strategy", "random", "--strategy", "entropy", "--seeds", "1",
+        "--rounds", "1", "--budget", "3", "--initial", "6", "--score-sample", "10", "--test-images", "20",
+        "--train", "image_size=8", "--train", "channels=1", "--train", "epochs=1", "--train", "device=cpu",
+        "--workers", "1", "--output", str(tmp_path), "--json",
+    ]  # fmt: skip
+    result = CliRunner().invoke(simulate, arguments)
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert set(summary["strategies"]["warm"]) == {"random", "entropy"}
+    assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--strategy", "nonsense"], "no strategy is called 'nonsense'"),
+        (["--data", "imagefolder:/nowhere"], "there is no /nowhere"),
+        (["--train", "epoch=3"], "training.epoch: Extra inputs are not permitted"),
+        (["--train", "epochs"], "'epochs' is no KEY=VALUE"),
+        (["--frozen"], "a frozen encoder needs weights"),
+        (["--rounds", "500"], "leaves a pool of 1297 images"),
+    ],
+)
+def test_the_command_says_what_is_wrong(arguments, message, tmp_path):
+    result = CliRunner().invoke(simulate, [*arguments, "--output", str(tmp_path)])
+    assert result.exit_code != 0
+    assert message in " ".join(result.output.split())
