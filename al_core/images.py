@@ -37,7 +37,7 @@ _DECODING_ERRORS = (
 )
 
 
-class BadImage(ValueError):  # noqa: N818
+class BadImage(ValueError):
     """A file that cannot be used as an image; the message names it and the way out."""
 
     def __init__(self, name: str, reason: str) -> None:

@@ -9,13 +9,19 @@ from al_core.strategies.base import Labeled, Need, Picks, Pool, QueryStrategy
 from al_core.strategies.cluster_margin import ClusterMargin
 from al_core.strategies.typiclust import TypiClust
 
+_MOST_COMPARED = 5000
+
 
 class Auto(QueryStrategy):
     """TypiClust until the labels describe the data, Cluster-Margin from then on.
 
-    The measure: how often a labeled image has the label of the labeled image most similar to it, averaged
-    over the classes that have at least two. Where that is below `switch_at`, the model's doubts are noise and
-    typical images teach more; uncertainty pays once it is above.
+    The measure is `neighbour_agreement`: how often the labeled image most similar to a labeled image has its
+    label. Where that never came to `switch_at`, the model's doubts are noise and typical images teach more. On
+    handwritten digits the two strategies meet at about 0.85, with 5 labels per class. `enough` labels per
+    class switch in any case: on hard data the agreement may never come that far.
+
+    Labels are looked at as they accumulated, oldest first, and one beginning of the sequence that agrees is
+    enough: uncertain images disagree by nature, and would switch the strategy back.
     """
 
     name = "auto"
@@ -24,16 +30,19 @@ class Auto(QueryStrategy):
         "Hacohen, Dekel & Weinshall (2022), Active learning on a budget; Doucet et al. (2024), Bridging "
         "diversity and uncertainty in active learning with self-supervised pre-training"
     )
-    cost = "time O(L^2 d) and that of the strategy it decides for, memory O(N d)"
+    cost = "time O(L^2 d) for at most 5 000 labels and that of the strategy it decides for, memory O(N d)"
 
-    def __init__(self, switch_at: float = 0.5, most_compared: int = 5000) -> None:
+    def __init__(self, switch_at: float = 0.85, enough: int = 20) -> None:
         self.switch_at = switch_at
-        self.most_compared = most_compared
+        self.enough = enough
 
     def plan(self, labeled: Labeled) -> QueryStrategy:
         """The strategy for these labels."""
-        measured = neighbour_agreement(labeled.embeddings, labeled.targets, self.most_compared)
-        return ClusterMargin() if measured >= self.switch_at else TypiClust()
+        classes = len(np.unique(to_numpy(labeled.targets)))
+        if len(labeled.targets) >= self.enough * max(2, classes):
+            return ClusterMargin()
+        agreement = best_agreement(labeled.embeddings, labeled.targets)
+        return ClusterMargin() if agreement >= self.switch_at else TypiClust()
 
     def query(self, pool: Pool, budget: int, seed: int) -> Picks:
         """The picks of the strategy it decides for."""
@@ -46,18 +55,25 @@ class Auto(QueryStrategy):
         )
 
 
-def neighbour_agreement(embeddings: np.ndarray, targets: np.ndarray, most_compared: int = 5000) -> float:
-    """Balanced leave-one-out accuracy of the nearest neighbour by cosine; 0 where no class has two images.
+def best_agreement(embeddings: np.ndarray, targets: np.ndarray) -> float:
+    """The best `neighbour_agreement` of the first 16, 24, 36, 54 ... labels, of at most 5 000; 0 before."""
+    best, count = 0.0, 16
+    while count <= min(len(targets), _MOST_COMPARED):
+        best = max(best, neighbour_agreement(embeddings[:count], targets[:count]))
+        count += count // 2
+    return best
 
-    `embeddings` (L, d), `targets` (L,). Only the last `most_compared` labels are looked at.
+
+def neighbour_agreement(embeddings: np.ndarray, targets: np.ndarray) -> float:
+    """How often the nearest other image by cosine has the same label, averaged over the classes.
+
+    `embeddings` (L, d), `targets` (L,). A class with one image counts as never found. 0 without labels.
     """
-    rows, classes = unit_length(float32(embeddings[-most_compared:])), to_numpy(targets)[-most_compared:]
+    rows, classes = unit_length(float32(embeddings)), to_numpy(targets)
     if len(rows) < 2:
         return 0.0
     cosines = rows @ rows.T
     itself = like(rows, np.arange(len(rows)), "int64")
     cosines[itself, itself] = -np.inf
-    nearest = to_numpy(namespace(rows).argmax(cosines, 1))
-    agrees = classes[nearest] == classes
-    rates = [agrees[classes == one].mean() for one in np.unique(classes) if (classes == one).sum() > 1]
-    return float(np.mean(rates)) if rates else 0.0
+    agrees = classes[to_numpy(namespace(rows).argmax(cosines, 1))] == classes
+    return float(np.mean([agrees[classes == one].mean() for one in np.unique(classes)]))

@@ -492,14 +492,12 @@ def test_neighbour_agreement(labels: int, seed: int) -> None:
     rows, classes = rng.normal(size=(labels, 3)), rng.integers(0, 3, labels)
     cosines = naive.unit(rows) @ naive.unit(rows).T
     rates = []
-    for one in range(3):
-        members = np.flatnonzero(classes == one)
-        if len(members) > 1:
-            hits = [
-                classes[max((j for j in range(labels) if j != i), key=lambda j, i=i: cosines[i, j])] == one
-                for i in members
-            ]
-            rates.append(np.mean(hits))
+    for one in np.unique(classes):
+        hits = [
+            labels > 1 and classes[max(set(range(labels)) - {i}, key=lambda j, i=i: cosines[i, j])] == one
+            for i in np.flatnonzero(classes == one)
+        ]
+        rates.append(np.mean(hits))
     measured = neighbour_agreement(rows.astype(np.float32), classes)
     assert measured == pytest.approx(np.mean(rates) if rates else 0)
 
@@ -511,14 +509,34 @@ def test_auto_begins_with_typical_images_and_switches_when_labels_describe_the_d
     ids = np.arange(80).astype(str)
     plan = Auto().plan
     assert plan(Labeled(ids[:0], rows[:0], classes[:0])).name == "typiclust"
-    assert plan(Labeled(ids, rows, rng.permutation(classes))).name == "typiclust"
-    assert plan(Labeled(ids, rows, classes)).name == "cluster_margin"
+    assert plan(Labeled(ids[:60], rows[:60], rng.permutation(classes[:60]))).name == "typiclust"
+    assert plan(Labeled(ids[:60], rows[:60], classes[:60])).name == "cluster_margin"
+
+
+def test_auto_does_not_switch_back_because_uncertain_images_disagree() -> None:
+    rng = np.random.default_rng(0)
+    easy = rng.integers(0, 4, 40)
+    typical = 5 * np.eye(4, 8)[easy] + rng.normal(size=(40, 8))
+    hard = rng.integers(0, 4, 35)
+    between = rng.normal(size=(35, 8))
+    rows = np.concatenate([typical, between]).astype(np.float32)
+    classes = np.concatenate([easy, hard])
+    assert neighbour_agreement(rows, classes) < Auto().switch_at
+    assert Auto().plan(Labeled(np.arange(75).astype(str), rows, classes)).name == "cluster_margin"
+
+
+def test_auto_switches_on_many_labels_even_where_neighbours_never_agree() -> None:
+    rng = np.random.default_rng(0)
+    rows, classes = rng.normal(size=(80, 8)).astype(np.float32), rng.integers(0, 4, 80)
+    ids = np.arange(80).astype(str)
+    assert Auto(enough=20).plan(Labeled(ids, rows, classes)).name == "cluster_margin"
+    assert Auto(enough=21).plan(Labeled(ids, rows, classes)).name == "typiclust"
 
 
 def test_auto_chooses_what_the_planned_strategy_chooses() -> None:
     pool = random_pool(60)
     auto, planned = Auto().query(pool, 6, 1), get_strategy("typiclust").query(pool, 6, 1)
     np.testing.assert_array_equal(auto.indices, planned.indices)
-    classes = np.array([0, 0, 1, 1])
+    classes = np.arange(40) % 2
     warm = replace(pool, labeled_embeddings=np.eye(2, 8, dtype=np.float32)[classes], labeled_targets=classes)
     np.testing.assert_array_equal(Auto().query(warm, 6, 1).indices, ClusterMargin().query(warm, 6, 1).indices)
