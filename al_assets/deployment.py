@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @dg.asset(
     deps=[model_checkpoint],
     partitions_def=ROUNDS,
-    group_name="serve",
+    group_name="active_learning",
     kinds={"python"},
     owners=["team:active-learning"],
     pool="training_deployment",

@@ -25,7 +25,7 @@ class ExportConfig(dg.Config):
 @dg.asset(
     deps=[selected_candidates],
     partitions_def=ROUNDS,
-    group_name="label",
+    group_name="active_learning",
     kinds={"python", "jsonl"},
     owners=["team:active-learning"],
     pool="training_deployment",

@@ -25,7 +25,7 @@ CHAMPION_EVALUATION = "champion_evaluation.parquet"
 @dg.asset(
     deps=[labeled_dataset],
     partitions_def=ROUNDS,
-    group_name="train",
+    group_name="active_learning",
     kinds={"torch", "safetensors"},
     owners=["team:active-learning"],
     pool="training_deployment",

@@ -10,7 +10,7 @@ from al_resources.platform import Platform
 
 
 @dg.asset(
-    group_name="score",
+    group_name="active_learning",
     kinds={"delta", "polars"},
     owners=["team:active-learning"],
     freshness_policy=dg.FreshnessPolicy.time_window(

@@ -31,7 +31,7 @@ class SelectionConfig(dg.Config):
 @dg.asset(
     deps=[prediction_log],
     partitions_def=ROUNDS,
-    group_name="label",
+    group_name="active_learning",
     kinds={"python", "delta"},
     owners=["team:active-learning"],
     pool="selection",

@@ -24,7 +24,7 @@ LEFT_OUT = pytest.StashKey[list[str]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEFT_OUT] = []
-    for name in [name for name in os.environ if name.startswith("AL_") and name != "AL_TEST_REQUIRE_BROWSER"]:
+    for name in [name for name in os.environ if name.startswith("AL_")]:
         del os.environ[name]  # a developer's own settings must not decide a test
     os.environ.pop("DAGSTER_HOME", None)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not spin: tests share the cores
@@ -47,8 +47,8 @@ def chromium(request: pytest.FixtureRequest) -> str:
         if found := shutil.which(name):
             return found
     hint = "the UI tests in a browser; `apt-get install chromium` (Debian) brings one"
-    if os.environ.get("AL_TEST_REQUIRE_BROWSER"):
-        pytest.fail(f"no Chromium or Chrome found, and AL_TEST_REQUIRE_BROWSER is set: {hint}")
+    if os.environ.get("REQUIRE_BROWSER"):
+        pytest.fail(f"no Chromium or Chrome found, and REQUIRE_BROWSER is set: {hint}")
     request.config.stash[LEFT_OUT].append(hint)
     return pytest.skip(hint)
 
@@ -103,9 +103,9 @@ class FinishedDemo:
 
 @pytest.fixture(scope="session")
 def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> FinishedDemo:
-    """The demo with six rounds, once per test run: webserver, daemon, scoring service, all for real."""
+    """The demo with five rounds after the seed, once per test run: webserver, daemon, scoring service, all for real."""
     home = tmp_path_factory.mktemp("demo") / "home"
-    done = run_al("demo", "--home", str(home), "--rounds", "6", "--json")
+    done = run_al("demo", "--home", str(home), "--rounds", "5", "--json")
     log = home / "log" / "dagster.log"
     tail = log.read_text()[-3000:] if log.is_file() else ""
     assert done.returncode == 0, f"{done.stderr}\n{tail}"

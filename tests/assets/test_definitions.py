@@ -43,7 +43,7 @@ def test_every_asset_says_what_it_is_and_whose(name: str) -> None:
     assert spec.description
     assert spec.owners
     assert spec.kinds
-    assert spec.group_name in {"score", "label", "train", "serve"}
+    assert spec.group_name == "active_learning"
 
 
 def test_the_jobs_the_schedule_and_the_sensors_are_there() -> None:

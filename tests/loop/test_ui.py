@@ -1,6 +1,6 @@
 """The Dagster UI as a person uses it, in headless Chromium, on the finished demo's instance.
 
-With AL_DOCS_IMAGES set to a folder, the pictures of the README are taken on the way.
+With DOCS_IMAGES set to a folder, the pictures of the README are taken on the way.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def page(chromium: str, dagster: Dagster) -> Iterator[Page]:
 
 
 def picture(page: Page, name: str) -> None:
-    if folder := os.environ.get("AL_DOCS_IMAGES"):
+    if folder := os.environ.get("DOCS_IMAGES"):
         page.screenshot(path=Path(folder) / f"{name}.png")
 
 
@@ -77,7 +77,7 @@ def test_a_contact_sheet_is_seen_on_a_selection(page: Page, dagster: Dagster) ->
 def test_a_materialization_is_started_from_the_ui(page: Page, dagster: Dagster) -> None:
     begun = time.time()
     page.goto(f"{dagster.url}/assets/prediction_log")
-    page.get_by_role("button", name=re.compile("^Materialize$")).click()
+    page.get_by_role("button", name=re.compile("Materialize$")).click()
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         runs = [run for run in dagster.runs() if run["creationTime"] > begun]
