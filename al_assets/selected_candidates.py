@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -10,19 +11,25 @@ from pydantic import Field
 from al_assets import views
 from al_assets.prediction_log import prediction_log
 from al_assets.rounds import ROUNDS
+from al_core.strategies.registry import STRATEGIES
 from al_resources.platform import Platform
 
 if TYPE_CHECKING:
     import polars as pl
 
     from al_core.selection import Selection
+    from al_core.strategies.base import QueryStrategy
     from al_resources.labeling.staging import Staged
+
+
+StrategyName = Enum("StrategyName", {name: name for name in STRATEGIES})  # type: ignore[misc]  # choices in the launchpad
 
 
 class SelectionConfig(dg.Config):
     """How this round is selected; what is left empty comes from the settings."""
 
-    strategy: str | None = Field(None, description="query strategy, see `al strategies`")
+    strategy: StrategyName | None = Field(None, description="query strategy, see `al strategies`")
+    strategy_settings: dict[str, float] = Field({}, description="settings of that strategy, like beta")
     budget: int | None = Field(None, ge=1, description="images to choose")
     control_share: float | None = Field(None, ge=0, le=1, description="share of the budget drawn at random")
     seed: int | None = Field(None, ge=0, description="the same seed on the same log chooses the same images")
@@ -88,22 +95,54 @@ def choose(
     return platform.ledgers.read("selections", round=round_).sort("rank"), selection.facts
 
 
+def preview(platform: Platform, config: SelectionConfig) -> tuple["pl.DataFrame", dict[str, Any]]:
+    """What the next round would choose now, and facts about the choice; nothing is recorded."""
+    import polars as pl
+
+    round_ = 1 + max(platform.ledgers.read("selections")["round"].to_list(), default=-1)
+    version = platform.endpoint.state().serving_version
+    selection = (
+        _seed_batch(platform, round_, config)
+        if version is None
+        else _batch(platform, round_, version, config)
+    )
+    return pl.DataFrame(selection.table).sort("rank"), selection.facts
+
+
 def _batch(platform: Platform, round_: int, version: int, config: SelectionConfig) -> "Selection":
+    from al_assets.selection_inputs import committee, labeled_images
     from al_core.selection import select_batch
-    from al_core.strategies.registry import get_strategy
     from al_resources.prediction_store.candidates import Candidates
 
     defaults = platform.settings.selection
+    strategy = configured_strategy(platform, config)
     return select_batch(
         Candidates(platform.predictions, platform.settings.model.name, version),
-        strategy=get_strategy(config.strategy or defaults.strategy),
+        strategy=strategy,
         budget=config.budget or defaults.budget,
         control_share=defaults.control_share if config.control_share is None else config.control_share,
         near_duplicate_distance=defaults.near_duplicate_distance,
         seed=_seed(config, defaults.seed, round_),
         round_=round_,
         model_version=version,
+        pool_limit=defaults.pool_limit,
+        labeled=labeled_images(platform, version, strategy),
+        committee=committee(platform, version),
     )
+
+
+def configured_strategy(platform: Platform, config: SelectionConfig) -> "QueryStrategy":
+    """The strategy of the run config, else of the settings; its own settings go with the name they are for.
+
+    Raises:
+        ValueError: there is no such strategy or setting; the message names the nearest one.
+    """
+    from al_core.strategies.registry import get_strategy
+
+    defaults = platform.settings.selection
+    if config.strategy is None or config.strategy.value == defaults.strategy:
+        return get_strategy(defaults.strategy, **{**defaults.strategy_settings, **config.strategy_settings})
+    return get_strategy(config.strategy.value, **config.strategy_settings)
 
 
 def _seed_batch(platform: Platform, round_: int, config: SelectionConfig) -> "Selection":

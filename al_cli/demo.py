@@ -68,6 +68,7 @@ watch_seconds = 0.5
 [serving]
 port = {serving_port}
 flush_seconds = 0.5
+log_embeddings = true       # what strategies of diversity choose by
 
 [sensors]
 export_interval_seconds = 1

@@ -22,6 +22,9 @@ COMMANDS = {
     "ingest": ("al_cli.ingest", "Add a folder of images to the image store."),
     "serve": ("al_cli.serve", "Run the scoring service: POST /score."),
     "score": ("al_cli.score", "Score a folder of images in batch, into the same log."),
+    "strategies": ("al_cli.strategies", "The query strategies, what they need and what they cost."),
+    "select": ("al_cli.select", "Show which images would be chosen now, and why."),
+    "simulate": ("al_cli.simulate", "Prove on your own data how many labels active learning saves."),
     "oracle": ("al_cli.oracle", "Let known labels answer what waits for people."),
     "status": ("al_cli.status", "How the loop stands: rounds, labels, models, what waits."),
     "trace": (

@@ -71,6 +71,10 @@ class SelectionSettings(_Section):
     """Which images are worth a person's time, and how many of them."""
 
     strategy: str = Field("margin", description="a query strategy, see `al strategies`")
+    strategy_settings: dict[str, float | str] = Field({}, description="of that strategy, like beta or base")
+    pool_limit: int = Field(
+        50_000, ge=1, description="candidates loaded for a strategy that needs embeddings or probabilities"
+    )
     budget: int = Field(50, ge=1, description="images per round")
     control_share: float = Field(
         0.1, ge=0, le=1, description="share of the budget drawn at random: unbiased truth"

@@ -1,0 +1,72 @@
+"""`al select`: what would be chosen now, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.box import SIMPLE
+from rich.table import Table
+
+from al_cli.console import console, json_option, open_platform, print_json
+
+
+@click.command()
+@click.option("--strategy", help="Instead of selection.strategy; see `al strategies`.")
+@click.option("--budget", type=click.IntRange(1), help="Instead of selection.budget.")
+@click.option("--seed", type=click.IntRange(0), help="Instead of the next round's.")
+@click.option(
+    "--dry-run", is_flag=True, help="Required: rounds are opened by the schedule or in the UI, not here."
+)
+@click.option(
+    "--sheet", type=click.Path(dir_okay=False, path_type=Path), default="contact_sheet.png", show_default=True
+)
+@json_option
+def select(
+    strategy: str | None, budget: int | None, seed: int | None, dry_run: bool, sheet: Path, as_json: bool
+) -> None:
+    """Show which images the next round would choose and why, as a table and a contact sheet. Nothing is written
+    to the ledgers.
+    """
+    from al_assets.selected_candidates import SelectionConfig, StrategyName, preview
+    from al_assets.views import contact_sheet_png
+    from al_core.strategies.registry import get_strategy
+
+    if not dry_run:
+        raise click.UsageError(
+            "add --dry-run; to open a round, use selection_schedule or materialize in the UI"
+        )
+    platform = open_platform()
+    try:
+        if strategy is not None:
+            get_strategy(strategy)
+        named = None if strategy is None else StrategyName(strategy)
+        chosen, facts = preview(platform, SelectionConfig(strategy=named, budget=budget, seed=seed))
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    if chosen.height:
+        sheet.write_bytes(contact_sheet_png(platform, chosen))
+    columns = ["rank", "image_id", "reason", "strategy", "score", "cluster", "propensity", "model_version"]
+    if as_json:
+        print_json({"facts": facts, "images": chosen.select(columns).to_dicts()})
+        return
+    table = Table(box=SIMPLE, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    for row in chosen.select(columns).iter_rows():
+        table.add_row(
+            *(
+                "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+                for value in row
+            )
+        )
+    console.print(table)
+    for name, value in facts.items():
+        console.print(f"{name}: {value}")
+    console.print(f"contact sheet: {sheet}")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
