@@ -46,13 +46,13 @@ def select(
         raise click.ClickException(str(error)) from error
     if chosen.height:
         sheet.write_bytes(contact_sheet_png(platform, chosen))
-    columns = ["rank", "image_id", "reason", "strategy", "score", "cluster", "propensity", "model_version"]
+    columns = ["rank", "image_id", "reason", "strategy", "score", "cluster", "propensity"]
     if as_json:
         print_json({"facts": facts, "images": chosen.select(columns).to_dicts()})
         return
     table = Table(box=SIMPLE, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=True, max_width=12)
     for row in chosen.select(columns).iter_rows():
         table.add_row(
             *(

@@ -34,8 +34,10 @@ def strategies(as_json: bool) -> None:
         print_json(rows)
         return
     table = Table(box=SIMPLE, pad_edge=False, header_style="bold")
-    for column in ("strategy", "needs", "what it wants", "settings"):
-        table.add_column(column)
+    table.add_column("strategy", no_wrap=True)
+    table.add_column("needs", no_wrap=True)
+    table.add_column("what it wants, and its settings")
     for row in rows:
-        table.add_row(str(row["name"]), ", ".join(row["needs"]), str(row["what"]), ", ".join(row["settings"]))
+        settings = f" [cyan]{', '.join(row['settings'])}[/]" if row["settings"] else ""
+        table.add_row(str(row["name"]), ", ".join(row["needs"]), f"{row['what']}{settings}")
     console.print(table)

@@ -1,0 +1,145 @@
+"""The command line: help that teaches, errors in one line, facts for people and for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from al_cli.main import COMMANDS
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """An empty project's settings file."""
+    file = tmp_path / "al.toml"
+    file.write_text('home = "data"\n')
+    return file
+
+
+def test_help_names_every_command(al: Callable[..., Any]) -> None:
+    shown = al("--help").stdout
+    for name in COMMANDS:
+        assert f"\n  {name}" in shown
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_what_it_does(command: str) -> None:
+    from click.testing import CliRunner
+
+    from al_cli.main import cli
+
+    shown = CliRunner().invoke(cli, [command, "--help"])
+    assert shown.exit_code == 0
+    assert len(shown.output.splitlines()) > 5
+
+
+def test_a_typo_in_the_settings_is_one_line_and_exit_code_2(project: Path, al: Callable[..., Any]) -> None:
+    project.write_text("[selection]\nbudgte = 3\n")
+    done = al("status", config=project)
+    assert done.returncode == 2
+    assert done.stderr == "Error: selection.budgte is no setting; did you mean selection.budget?\n"
+
+
+def test_doctor_prints_every_setting_with_its_source(project: Path, al: Callable[..., Any]) -> None:
+    done = al("doctor", "--json", config=project)
+    found = json.loads(done.stdout)
+    assert done.returncode == 0, found["checks"]
+    sources = {row["key"]: row["source"] for row in found["settings"]}
+    assert sources["home"] == str(project)
+    assert sources["selection.budget"] == "default"
+
+
+def test_doctor_fails_where_something_is_missing(project: Path, al: Callable[..., Any]) -> None:
+    project.write_text('home = "data"\n[labeling]\nproject = "oracle"\noracle_labels = "nowhere.json"\n')
+    done = al("doctor", "--json", config=project)
+    assert done.returncode == 1
+    assert [check["name"] for check in json.loads(done.stdout)["checks"] if not check["ok"]] == ["labeling"]
+
+
+def test_status_of_an_empty_project_is_no_error(project: Path, al: Callable[..., Any]) -> None:
+    found = json.loads(al("status", "--json", config=project).stdout)
+    assert found["champion"] is None
+    assert found["rounds"] == []
+
+
+def test_init_writes_a_project_that_doctor_likes_and_overwrites_nothing(
+    tmp_path: Path, al: Callable[..., Any]
+) -> None:
+    home = tmp_path / "cats"
+    assert al("init", str(home), "--class", "cat", "--class", "d'og\"").returncode == 0
+    assert al("doctor", config=home / "al.toml").returncode == 0
+    (home / "al.toml").write_text("# mine\n")
+    al("init", str(home))
+    assert (home / "al.toml").read_text() == "# mine\n"
+    assert (home / "dagster.yaml").is_file()
+    assert (home / "workspace.yaml").is_file()
+
+
+def test_ingest_stores_by_content_and_records_what_is_no_image(
+    project: Path, tmp_path: Path, png: bytes, al: Callable[..., Any]
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(png)
+    (folder / "the same under another name.png").write_bytes(png)
+    (folder / "broken.jpg").write_bytes(png[:60])
+    (folder / "empty.png").write_bytes(b"")
+    found = json.loads(al("ingest", str(folder), "--json", config=project).stdout)
+    assert found == {"added": 1, "known": 1, "rejected": 2}
+    status = json.loads(al("status", "--json", config=project).stdout)
+    assert (status["images"], status["rejected_images"]) == (1, 2)
+
+
+def test_a_folder_without_images_is_named(project: Path, tmp_path: Path, al: Callable[..., Any]) -> None:
+    (tmp_path / "nothing").mkdir()
+    done = al("ingest", str(tmp_path / "nothing"), config=project)
+    assert done.returncode == 1
+    assert "holds no images" in done.stderr
+
+
+def test_scoring_without_a_model_says_what_to_do(
+    project: Path, tmp_path: Path, al: Callable[..., Any]
+) -> None:
+    done = al("score", str(tmp_path), config=project)
+    assert done.returncode == 1
+    assert "no model is deployed yet" in done.stderr
+
+
+def test_the_demo_does_not_replace_a_folder_that_is_not_its_own(
+    tmp_path: Path, al: Callable[..., Any]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("...")
+    done = al("demo", "--home", str(tmp_path / "mine"))
+    assert done.returncode == 1
+    assert "holds something else" in done.stderr
+    assert (tmp_path / "mine" / "thesis.txt").is_file()
+
+
+def test_an_unknown_strategy_is_named_with_the_nearest(tmp_path: Path, al: Callable[..., Any]) -> None:
+    done = al("demo", "--home", str(tmp_path / "demo"), "--strategy", "margni")
+    assert done.returncode == 2
+    assert "did you mean 'margin'" in done.stderr
+
+
+def test_strategies_are_listed_with_their_needs(al: Callable[..., Any]) -> None:
+    found = {row["name"]: row for row in json.loads(al("strategies", "--json").stdout)}
+    assert found["badge"]["needs"] == ["embedding", "probs"]
+    assert all(row["cost"] for row in found.values())
+
+
+def test_select_shows_the_seed_round_of_a_new_project_and_writes_nothing(
+    project: Path, tmp_path: Path, png: bytes, al: Callable[..., Any]
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(png)
+    al("ingest", str(tmp_path / "pictures"), config=project)
+    sheet = tmp_path / "sheet.png"
+    found = json.loads(al("select", "--dry-run", "--json", "--sheet", str(sheet), config=project).stdout)
+    assert [image["reason"] for image in found["images"]] == ["seed"]
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    assert json.loads(al("status", "--json", config=project).stdout)["rounds"] == []
