@@ -44,7 +44,7 @@ class DeltaLedgers:
             ValueError: unknown ledger, rows of another schema, or no `on` column.
             TimeoutError: other writers were faster for minutes; nothing was written.
         """
-        wanted = _checked(name, rows, on)
+        wanted = checked_ledger_rows(name, rows, on)
         if wanted.is_empty():
             return 0
         inserted = commit(self.path / name, lambda: self._insert(name, wanted, list(on)))
@@ -54,7 +54,7 @@ class DeltaLedgers:
     def read(self, name: str, **equals: object) -> pl.DataFrame:
         """The ledger in the order of insertion, filtered by equality (None finds nulls)."""
         schema = _schema(name)
-        _check_columns(name, equals)
+        check_ledger_columns(name, equals)
         table = open_table(self.path / name)
         if table is None:
             return _empty(schema)
@@ -105,15 +105,21 @@ def _empty(schema: pa.Schema) -> pl.DataFrame:
     return pl.DataFrame(schema.empty_table())
 
 
-def _check_columns(name: str, columns: Sequence[str] | dict[str, object]) -> None:
+def check_ledger_columns(name: str, columns: Sequence[str] | dict[str, object]) -> None:
+    """Raises `ValueError` for an unknown ledger, or naming the columns it does not have."""
+    _schema(name)
     if unknown := [column for column in columns if column not in LEDGERS[name].names]:
         raise ValueError(f"ledger {name!r} has no column {unknown}; it has {LEDGERS[name].names}")
 
 
-def _checked(name: str, rows: pa.Table, on: Sequence[str]) -> pl.DataFrame:
-    """`rows` in the ledger's schema, each `on` value once (the first)."""
+def checked_ledger_rows(name: str, rows: pa.Table, on: Sequence[str]) -> pl.DataFrame:
+    """`rows` in the ledger's schema, each `on` value once (the first).
+
+    Raises:
+        ValueError: unknown ledger, rows of another schema, or no `on` column.
+    """
     schema = _schema(name)
-    _check_columns(name, on)
+    check_ledger_columns(name, on)
     if not on:
         raise ValueError(f"insert_new into {name!r} needs at least one column to tell rows apart by")
     try:

@@ -28,13 +28,19 @@ from al_core.strategies.base import KEY_SPACE, Order
 from al_resources.delta_tables import commit, merging_files, open_or_create, open_table, vacuum
 from al_resources.ledgers import Ledgers
 from al_resources.prediction_store import Watermark
+from al_resources.prediction_store.rows import (
+    SCORES,
+    as_records,
+    check_columns,
+    checked_rows,
+    id_bits,
+    wanted_columns,
+)
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 PARTITIONS = ["model_name", "model_version", "logged_on"]
-OPTIONAL = {"image_hash", "embedding", "latency_ms"}  # all other columns are never null
-SCORES = ("confidence", "margin", "entropy")
 EXACT_COUNT_ROWS = 1_000_000  # up to here `count_eligible` counts every image
 SLICE_ROWS = 250_000  # beyond, it counts about so many and extrapolates: standard error below 0.3 %
 SLACK = 64  # images looked at beyond twice those asked for, before anything is known to be taken
@@ -74,10 +80,10 @@ class DeltaPredictionStore:
             ValueError: a column is missing, unknown, of another type, or holds what selection cannot order.
             TimeoutError: other writers were faster for minutes; nothing was written.
         """
-        rows = _checked(predictions)
+        rows = checked_rows(predictions)
         if not len(rows):
             return
-        rows = rows.append_column("id_tail", pa.array(_bits(rows["image_id"], slice_from=-15)))
+        rows = rows.append_column("id_tail", pa.array(id_bits(rows["image_id"], slice_from=-15)))
         rows = rows.append_column("logged_on", pc.cast(rows["logged_at"], pa.date32()))
         # Sorted by margin, a file gives its best rows from its first row group.
         ordered = rows.take(pc.sort_indices(rows["margin"]))
@@ -110,12 +116,12 @@ class DeltaPredictionStore:
         exclude: Collection[str] = (),
     ) -> pa.Table:
         """The first `limit` eligible images in `order`, see `PredictionStore.eligible`."""
-        wanted = _wanted(columns, order)
+        wanted = wanted_columns(columns, order)
         if limit < 0:
             raise ValueError(f"limit {limit} is negative")
         table = self._table()
         if table is None or limit == 0:
-            return _as_records(pl.DataFrame(), wanted)
+            return as_records(pl.DataFrame(), wanted)
         log = _of_model(table, model_name, model_version)
         count = _rows(_files(table, model_name, model_version))
         taken, chosen = self._taken(exclude, model_version)
@@ -135,7 +141,7 @@ class DeltaPredictionStore:
             )
             if len(winners) == limit or candidates.everything:
                 break
-        return _as_records(_widened(log, winners, order, wanted), wanted)
+        return as_records(_widened(log, winners, order, wanted), wanted)
 
     def count_eligible(self, model_name: str, model_version: int) -> int:
         """How many distinct images `eligible` could return: exact up to a million rows.
@@ -192,24 +198,24 @@ class DeltaPredictionStore:
     def rows_of(self, image_ids: Collection[str], columns: Sequence[str] | None = None) -> pa.Table:
         """Every prediction of these images, of all models, newest first."""
         wanted = list(dict.fromkeys(columns)) if columns is not None else PREDICTIONS.names
-        _check_columns(wanted)
+        check_columns(wanted)
         table = self._table()
         if table is None or not image_ids:
-            return _as_records(pl.DataFrame(), wanted)
+            return as_records(pl.DataFrame(), wanted)
         ids = pl.Series("image_id", list(image_ids), pl.String)
         rows = (
             pl.scan_delta(table)
-            .filter(_key.is_in(_bits(ids, slice_from=0).implode()), pl.col("image_id").is_in(ids.implode()))
+            .filter(_key.is_in(id_bits(ids, slice_from=0).implode()), pl.col("image_id").is_in(ids.implode()))
             .select(*dict.fromkeys([*wanted, "logged_at", "prediction_id"]))
             .sort("logged_at", "prediction_id", descending=True)
             .collect()
         )
-        return _as_records(rows, wanted)
+        return as_records(rows, wanted)
 
     def scan(self, columns: Sequence[str], *, since: datetime | None = None) -> Iterator[pa.RecordBatch]:
         """The log in batches of at most 65 536 rows, in no particular order; `since` is inclusive."""
         wanted = list(dict.fromkeys(columns))
-        _check_columns(wanted)
+        check_columns(wanted)
         table = self._table()
         if table is None:
             return
@@ -217,7 +223,7 @@ class DeltaPredictionStore:
         if since is not None:
             log = log.filter(pl.col("logged_on") >= since.date(), pl.col("logged_at") >= since)
         for rows in log.select(wanted).collect_batches(chunk_size=65_536, maintain_order=False):
-            yield from _as_records(rows, wanted).to_batches(max_chunksize=65_536)
+            yield from as_records(rows, wanted).to_batches(max_chunksize=65_536)
 
     def _table(self) -> DeltaTable | None:
         return open_table(self.path)
@@ -268,46 +274,6 @@ def _rewrite(table: DeltaTable, partition: list[tuple[str, str, str]]) -> dict[s
         max_concurrent_tasks=1,
         max_spill_size=SPILL_BYTES,
         writer_properties=_writer_properties(),
-    )
-
-
-def _checked(predictions: pa.Table) -> pa.Table:
-    """`predictions` in the schema of the log, or an error that says what is wrong and where."""
-    missing = [name for name in PREDICTIONS.names if name not in predictions.schema.names]
-    unknown = [name for name in predictions.schema.names if name not in PREDICTIONS.names]
-    if missing or unknown:
-        raise ValueError(
-            f"not rows of the prediction log: missing {missing}, unknown {unknown}; build them with prediction_table()"
-        )
-    try:
-        rows = predictions.select(PREDICTIONS.names).cast(PREDICTIONS)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ValueError(f"not rows of the prediction log: {error}") from error
-    for name in PREDICTIONS.names:
-        if name not in OPTIONAL and rows[name].null_count:
-            _refuse(rows, pc.is_null(rows[name]), f"{name} is null")
-    for name in SCORES:
-        _refuse(rows, pc.invert(pc.is_finite(rows[name])), f"{name} is not a finite number")
-    _refuse(rows, pc.equal(rows["model_name"], ""), "model_name is empty")
-    hexadecimal = pc.match_substring_regex(rows["image_id"], "^[0-9a-f]{15,}$")
-    _refuse(rows, pc.invert(hexadecimal), "image_id is not a content id (lower-case hexadecimal)")
-    keys = pa.array(_bits(rows["image_id"], slice_from=0))
-    _refuse(rows, pc.not_equal(rows["image_key"], keys), "image_key is not that of image_id")
-    return rows
-
-
-def _refuse(rows: pa.Table, wrong: pa.ChunkedArray, reason: str) -> None:
-    if pc.any(wrong).as_py():
-        row = pc.index(wrong, True).as_py()
-        raise ValueError(f"row {row} (image {rows['image_id'][row].as_py()!r}): {reason}")
-
-
-def _bits(image_ids: Any, *, slice_from: int) -> pl.Series:
-    """60 bits of each id, as `al_core.records.image_keys` but without a Python object per image."""
-    return (
-        pl.Series(image_ids, dtype=pl.String)
-        .str.slice(slice_from, 15)
-        .str.to_integer(base=16, dtype=pl.Int64)
     )
 
 
@@ -434,21 +400,3 @@ def _widened(log: pl.LazyFrame, winners: pl.DataFrame, order: Order, wanted: lis
     identity = ["image_id", "prediction_id", "logged_at"]
     found = rows.select(*dict.fromkeys([*wanted, *identity])).collect().unique(identity)
     return winners.select(identity).join(found, on=identity, how="left", maintain_order="left")
-
-
-# ---------------------------------------------------------------------- columns
-def _wanted(columns: Sequence[str], order: Order) -> list[str]:
-    _check_columns(columns)
-    return list(dict.fromkeys([*columns, "image_id", *([] if order.column == "random" else [order.column])]))
-
-
-def _check_columns(columns: Sequence[str]) -> None:
-    unknown = [name for name in columns if name not in PREDICTIONS.names]
-    if unknown:
-        raise ValueError(f"unknown column(s) {unknown}; the prediction log has {PREDICTIONS.names}")
-
-
-def _as_records(rows: pl.DataFrame, columns: list[str]) -> pa.Table:
-    """`rows` as Arrow with the log's own types."""
-    schema = pa.schema([PREDICTIONS.field(name) for name in columns])
-    return rows.select(columns).to_arrow().cast(schema) if len(rows) else schema.empty_table()

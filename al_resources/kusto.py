@@ -1,0 +1,275 @@
+"""Azure Data Explorer: the tables, the commands that set them up, and one door for queries and ingestion.
+
+Values travel as declared query parameters, text among them always as dynamic (JSON): there is no second way to
+read it. The only names in a query are those of `al_core.records`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import polars as pl
+import pyarrow as pa
+
+from al_core.records import LEDGERS, PREDICTIONS, UTC_MICROSECONDS
+
+if TYPE_CHECKING:
+    from azure.kusto.data import KustoClient, KustoConnectionStringBuilder
+
+    from al_resources.azure_data_settings import AzureDataSettings
+
+Ingestion = Literal["managed", "streaming", "queued"]
+Answer = TypeVar("Answer")
+
+# where a row of a ledger comes from: what tells it apart, when and by whom it was written, its place in that insert
+LEDGER_PLACE = pa.schema(
+    [("_key", pa.string()), ("_at", UTC_MICROSECONDS), ("_writer", pa.string()), ("_row", pa.int64())]
+)
+TABLES: dict[str, pa.Schema] = {
+    "predictions": PREDICTIONS,
+    **{name: pa.schema([*schema, *LEDGER_PLACE]) for name, schema in LEDGERS.items()},
+}
+MAPPING = "columns_by_name"  # ingestion mapping of every table: JSON, each column by its name
+STREAM_BYTES = 3_000_000  # streaming takes 4 MB a request
+GIVE_UP_SECONDS = 60
+BUSY = (429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True)
+class Query:
+    """KQL, the columns it answers with, and its parameters: name -> (KQL type, value)."""
+
+    text: str
+    columns: tuple[str, ...]
+    parameters: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
+
+    @property
+    def kql(self) -> str:
+        """The text as it is sent, parameters declared."""
+        if not self.parameters:
+            return self.text
+        declared = ", ".join(f"{name}:{kind}" for name, (kind, _) in self.parameters.items())
+        return f"declare query_parameters({declared});\n{self.text}"
+
+
+class KustoDatabase:
+    """One database of a cluster. Connections are opened on first use, busy services are given a minute."""
+
+    def __init__(self, settings: AzureDataSettings) -> None:
+        self.settings = settings
+
+    def query(self, query: Query, schema: pa.Schema) -> pl.DataFrame:
+        """The answer, its columns of the types that `schema` gives them.
+
+        Raises:
+            KustoServiceError: the service refused the query, or was busy or out of reach for a minute.
+        """
+        from azure.kusto.data import ClientRequestProperties
+
+        properties = ClientRequestProperties()
+        for name, (kind, value) in query.parameters.items():
+            properties.set_parameter(name, _literal(kind, value))
+        answer = _patiently(
+            lambda: self._engine.execute_query(self.settings.kusto_database, query.kql, properties)
+        )
+        return _frame(answer.primary_results[0].raw_rows, query.columns, schema)
+
+    def command(self, text: str) -> list[dict[str, Any]]:
+        """Run a management command; its rows."""
+        answer = _patiently(lambda: self._engine.execute_mgmt(self.settings.kusto_database, text))
+        return list(answer.primary_results[0].to_dict()["data"])
+
+    def ingest(self, table: str, rows: pa.Table, how: Ingestion | None = None) -> None:
+        """Add rows. Streamed rows can be queried at once, queued ones within minutes.
+
+        Raises:
+            KustoError: not all of them were taken; rows that are sent again have to be told apart when read.
+        """
+        from azure.kusto.data.data_format import DataFormat
+        from azure.kusto.ingest import IngestionProperties, StreamDescriptor
+
+        target = IngestionProperties(
+            database=self.settings.kusto_database,
+            table=table,
+            data_format=DataFormat.MULTIJSON,
+            ingestion_mapping_reference=MAPPING,
+        )
+        client = getattr(self, f"_{how or self.settings.kusto_ingestion}")
+        for piece in _pieces(rows):
+
+            def send(piece: bytes = piece) -> Any:
+                return client.ingest_from_stream(StreamDescriptor(io.BytesIO(piece), size=len(piece)), target)
+
+            _patiently(send)
+
+    @cached_property
+    def _engine(self) -> KustoClient:
+        from azure.kusto.data import KustoClient
+
+        return KustoClient(self._connection(self.settings.kusto_uri))
+
+    @cached_property
+    def _streaming(self) -> Any:
+        from azure.kusto.ingest import KustoStreamingIngestClient
+
+        return KustoStreamingIngestClient(self._connection(self.settings.kusto_uri))
+
+    @cached_property
+    def _queued(self) -> Any:
+        from azure.kusto.ingest import QueuedIngestClient
+
+        return QueuedIngestClient(self._connection(self.settings.kusto_ingest_uri or self.settings.kusto_uri))
+
+    @cached_property
+    def _managed(self) -> Any:
+        from azure.kusto.ingest import ManagedStreamingIngestClient
+
+        return ManagedStreamingIngestClient(
+            self._connection(self.settings.kusto_uri),
+            self._connection(self.settings.kusto_ingest_uri or self.settings.kusto_uri),
+        )
+
+    def _connection(self, uri: str) -> KustoConnectionStringBuilder:
+        from azure.kusto.data import KustoConnectionStringBuilder
+
+        if is_loopback(uri):
+            return KustoConnectionStringBuilder.with_no_authentication(uri)
+        return KustoConnectionStringBuilder.with_azure_token_credential(uri, azure_credential(self.settings))
+
+
+def azure_credential(settings: AzureDataSettings) -> Any:
+    """The credential that the settings name; tokens are renewed by it."""
+    from azure.identity import AzureCliCredential, DefaultAzureCredential, ManagedIdentityCredential
+
+    if settings.credential == "managed_identity":
+        return ManagedIdentityCredential(client_id=settings.client_id or None)
+    return AzureCliCredential() if settings.credential == "cli" else DefaultAzureCredential()
+
+
+def is_loopback(uri: str) -> bool:
+    """Whether an address is plain http on this very machine: an emulator, which knows no authentication."""
+    parts = urlsplit(uri)
+    return parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
+
+
+# ---------------------------------------------------------------------- set-up
+def setup_commands(*, retention_days: int = 730) -> list[str]:
+    """The commands that make an empty database ready, or an older one up to date; all can be repeated."""
+    commands = []
+    for table, schema in TABLES.items():
+        columns = ", ".join(f"['{one.name}']:{kql_type(one.type)}" for one in schema)
+        mapping = [{"column": one.name, "Properties": {"path": f"$.{one.name}"}} for one in schema]
+        commands += [
+            f".create-merge table {table} ({columns})",
+            f".create-or-alter table {table} ingestion json mapping '{MAPPING}' '{json.dumps(mapping)}'",
+            f".alter table {table} policy streamingingestion enable",
+        ]
+    batching = {
+        "MaximumBatchingTimeSpan": "00:00:30",
+        "MaximumNumberOfItems": 500,
+        "MaximumRawDataSizeMB": 256,
+    }
+    return [
+        *commands,
+        f".alter-merge table predictions policy retention softdelete = {retention_days}d",
+        f".alter table predictions policy ingestionbatching '{json.dumps(batching)}'",
+        ".alter table predictions policy roworder (model_version desc, margin asc)",
+    ]
+
+
+def kql_type(kind: pa.DataType) -> str:
+    """The type of a column in Data Explorer."""
+    if pa.types.is_integer(kind):
+        return "long"
+    if pa.types.is_floating(kind):
+        return "real"
+    if pa.types.is_timestamp(kind):
+        return "datetime"
+    return "dynamic" if pa.types.is_list(kind) else "string"
+
+
+# ---------------------------------------------------------------------- values, there and back
+def _literal(kind: str, value: Any) -> Any:
+    if kind == "dynamic":
+        return f"dynamic({json.dumps(value)})"
+    if kind == "datetime":
+        assert isinstance(value, datetime)
+        return f"datetime({value.isoformat()})"
+    return value
+
+
+def _frame(rows: list[list[Any]], columns: tuple[str, ...], schema: pa.Schema) -> pl.DataFrame:
+    """Rows of an answer as a frame; an empty string is how Data Explorer says that there is none."""
+    series = []
+    for position, name in enumerate(columns):
+        values = [row[position] for row in rows]
+        kind = schema.field(name).type
+        if pa.types.is_list(kind):
+            values = [
+                json.loads(value) if isinstance(value, str) and value else value or None for value in values
+            ]
+        if pa.types.is_string(kind):
+            values = [value or None for value in values]
+        if pa.types.is_timestamp(kind):
+            stamps = pl.Series(name, values, pl.String).str.to_datetime(
+                "%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us"
+            )
+            series.append(stamps.dt.replace_time_zone("UTC"))
+        else:
+            empty = pl.DataFrame(pa.schema([schema.field(name)]).empty_table())
+            series.append(pl.Series(name, values, empty.schema[name], strict=False))
+    return pl.DataFrame(series)
+
+
+def _pieces(rows: pa.Table) -> Iterator[bytes]:
+    """JSON lines, in pieces that streaming takes."""
+    frame = pl.DataFrame(rows).with_columns(
+        pl.col(pl.Datetime("us", "UTC")).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+    )
+    lines = frame.write_ndjson().encode().splitlines(keepends=True)
+    piece: list[bytes] = []
+    size = 0
+    for line in lines:
+        if piece and size + len(line) > STREAM_BYTES:
+            yield b"".join(piece)
+            piece, size = [], 0
+        piece.append(line)
+        size += len(line)
+    if piece:
+        yield b"".join(piece)
+
+
+def _patiently(call: Callable[[], Answer]) -> Answer:
+    """Throttling, overload and lost connections pass: wait longer each time, a minute in all."""
+    from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+    retrying = Retrying(
+        retry=retry_if_exception(_passes),
+        wait=wait_random_exponential(multiplier=0.2, max=10),
+        stop=stop_after_delay(GIVE_UP_SECONDS),
+        reraise=True,
+    )
+    return retrying(call)
+
+
+def _passes(error: BaseException) -> bool:
+    from azure.kusto.data.exceptions import (
+        KustoApiError,
+        KustoNetworkError,
+        KustoServiceError,
+        KustoThrottlingError,
+    )
+
+    if isinstance(error, (KustoThrottlingError, KustoNetworkError)):
+        return True
+    if isinstance(error, KustoApiError) and error.get_api_error().permanent is not None:
+        return not error.get_api_error().permanent
+    response = error.get_raw_http_response() if isinstance(error, KustoServiceError) else None
+    return response is not None and getattr(response, "status_code", None) in BUSY

@@ -1,0 +1,227 @@
+"""The prediction log in Azure Data Explorer: the engine answers with the batch, not with the table.
+
+What was sent twice is one prediction: every query takes the rows of one image and moment together, and of these
+the newest. Strategies that need arrays get them in a second query, for the chosen few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from al_core.records import PREDICTIONS
+from al_core.strategies.base import KEY_SPACE, Order
+from al_resources.kusto import KustoDatabase, Query
+from al_resources.prediction_store import Watermark
+from al_resources.prediction_store.rows import as_records, check_columns, checked_rows, wanted_columns
+
+WIDE = ("probs", "embedding")
+PAGE = 2_000  # rows with arrays per answer: an answer is cut at 64 MB
+_BEGINNING = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+class KustoPredictionStore:
+    """`PredictionStore` on a Data Explorer database that also holds the ledgers."""
+
+    def __init__(self, database: KustoDatabase) -> None:
+        self._database = database
+
+    def append(self, predictions: pa.Table) -> None:
+        """Send rows; raises where not all of them were taken, and they may then be sent again as they are.
+
+        Raises:
+            ValueError: a column is missing, unknown, of another type, or holds what selection cannot order.
+            KustoError: the service refused them, or was busy or out of reach for a minute.
+        """
+        rows = checked_rows(predictions)
+        if len(rows):
+            self._database.ingest("predictions", rows)
+
+    def watermark(self, model_name: str | None = None, model_version: int | None = None) -> Watermark:
+        """How many different predictions there are, and the newest moment."""
+        found = self._ask(watermark_query(model_name, model_version), _WATERMARK)
+        rows, newest = found.row(0) if len(found) else (0, None)
+        return (
+            Watermark(rows, newest, f"{rows}:{newest.isoformat()}") if rows else Watermark(0, None, "empty")
+        )
+
+    def eligible(
+        self,
+        model_name: str,
+        model_version: int,
+        order: Order,
+        limit: int,
+        columns: Sequence[str],
+        exclude: Collection[str] = (),
+    ) -> pa.Table:
+        """The first `limit` eligible images in `order`, see `PredictionStore.eligible`."""
+        wanted = wanted_columns(columns, order)
+        if limit < 0:
+            raise ValueError(f"limit {limit} is negative")
+        narrow = [name for name in wanted if name not in WIDE]
+        asked = list(dict.fromkeys([*narrow, "prediction_id"]))
+        found = self._ask(eligible_query(model_name, model_version, order, limit, asked, exclude))
+        if (wide := [name for name in wanted if name in WIDE]) and len(found):
+            arrays = [
+                self._ask(arrays_query(page["prediction_id"].to_list(), wide))
+                for page in found.iter_slices(PAGE)
+            ]
+            found = found.join(pl.concat(arrays), on="prediction_id", how="left", maintain_order="left")
+        return as_records(found, wanted)
+
+    def count_eligible(self, model_name: str, model_version: int) -> int:
+        """How many distinct images `eligible` could return; exact."""
+        return int(self._ask(count_query(model_name, model_version), _COUNT).item())
+
+    def rows_of(self, image_ids: Collection[str], columns: Sequence[str] | None = None) -> pa.Table:
+        """Every prediction of these images, of all models, newest first."""
+        wanted = list(dict.fromkeys(columns)) if columns is not None else PREDICTIONS.names
+        check_columns(wanted)
+        pages = [self._ask(rows_query(page, wanted)) for page in _paged(list(image_ids), PAGE // 10)]
+        if not pages:
+            return as_records(pl.DataFrame(), wanted)
+        rows = pl.concat(pages).sort("logged_at", "prediction_id", descending=True)
+        return as_records(rows, wanted)
+
+    def scan(self, columns: Sequence[str], *, since: datetime | None = None) -> Iterator[pa.RecordBatch]:
+        """The log by time, in pages; what is appended meanwhile may or may not be among it."""
+        wanted = list(dict.fromkeys(columns))
+        check_columns(wanted)
+        after, seen = since or _BEGINNING, list[str]()
+        while True:
+            page = self._ask(page_query(wanted, after, seen))
+            if len(page):
+                yield from as_records(page, wanted).to_batches()
+            if len(page) < PAGE:
+                return
+            newest = page["logged_at"][-1]
+            at_newest = page.filter(pl.col("logged_at") == newest)["prediction_id"].to_list()
+            after, seen = newest, [*seen, *at_newest] if newest == after else at_newest
+
+    def compact(self) -> dict[str, int]:
+        """Nothing to do: Data Explorer merges its extents by itself."""
+        return {}
+
+    def _ask(self, query: Query, schema: pa.Schema = PREDICTIONS) -> pl.DataFrame:
+        return self._database.query(query, schema)
+
+
+_WATERMARK = pa.schema([("count_", pa.int64()), ("newest", PREDICTIONS.field("logged_at").type)])
+_COUNT = pa.schema([("Count", pa.int64())])
+
+
+# ---------------------------------------------------------------------- the queries
+_TAKEN = """let taken = union (selections | project image_id), (labels | project image_id)
+| distinct image_id;"""
+
+
+def watermark_query(model_name: str | None, model_version: int | None) -> Query:
+    """Counts predictions, each once."""
+    filters, parameters = _of_model(model_name, model_version)
+    text = f"""predictions{filters}
+| summarize newest = max(logged_at) by prediction_id
+| summarize count_ = count(), newest = max(newest)
+| project count_, newest"""
+    return Query(text, ("count_", "newest"), parameters)
+
+
+def eligible_query(
+    model_name: str,
+    model_version: int,
+    order: Order,
+    limit: int,
+    columns: Sequence[str],
+    exclude: Collection[str],
+) -> Query:
+    """The batch: newest prediction per image, not taken, in order, the first `limit`."""
+    needed = [*columns, "image_key"] if order.column == "random" else list(columns)
+    text, parameters = _free(model_name, model_version, needed, exclude)
+    if order.column == "random":
+        parameters["_pivot"] = ("long", order.pivot)
+        text += f"\n| extend place = (image_key - _pivot + {KEY_SPACE}) % {KEY_SPACE}"
+        by = "place asc"
+    else:
+        by = f"{order.column} {'desc' if order.descending else 'asc'}"
+    text += f"\n| order by {by}, image_id asc\n| take {int(limit)}\n| project {', '.join(columns)}"
+    return Query(text, tuple(columns), parameters)
+
+
+def count_query(model_name: str, model_version: int) -> Query:
+    """How many images are free."""
+    filters, parameters = _of_model(model_name, model_version)
+    text = f"""{_TAKEN}
+predictions{filters}
+| distinct image_id
+| join kind=leftanti taken on image_id
+| count"""
+    return Query(text, ("Count",), parameters)
+
+
+def arrays_query(prediction_ids: list[str], columns: Sequence[str]) -> Query:
+    """The arrays of chosen predictions."""
+    listed = ", ".join(columns)
+    text = f"""predictions
+| where prediction_id in (_ids)
+| summarize arg_max(logged_at, {listed}) by prediction_id
+| project prediction_id, {listed}"""
+    return Query(text, ("prediction_id", *columns), {"_ids": ("dynamic", prediction_ids)})
+
+
+def rows_query(image_ids: list[str], columns: Sequence[str]) -> Query:
+    """Every prediction of some images, each once."""
+    asked = tuple(dict.fromkeys([*columns, "logged_at", "prediction_id"]))
+    text = f"""predictions
+| where image_id in (_ids)
+| summarize arg_max(logged_at, *) by prediction_id
+| project {", ".join(asked)}"""
+    return Query(text, asked, {"_ids": ("dynamic", image_ids)})
+
+
+def page_query(columns: Sequence[str], after: datetime, seen: Sequence[str]) -> Query:
+    """One page of the log by time, from a moment on, without what was already read of that moment."""
+    asked = tuple(dict.fromkeys([*columns, "logged_at", "prediction_id"]))
+    text = f"""predictions
+| where logged_at >= _after and prediction_id !in (_seen)
+| summarize arg_max(logged_at, *) by prediction_id
+| order by logged_at asc, prediction_id asc
+| take {PAGE}
+| project {", ".join(asked)}"""
+    return Query(text, asked, {"_after": ("datetime", after), "_seen": ("dynamic", list(seen))})
+
+
+def _free(
+    model_name: str, model_version: int, columns: Sequence[str], exclude: Collection[str]
+) -> tuple[str, dict[str, tuple[str, Any]]]:
+    filters, parameters = _of_model(model_name, model_version)
+    parameters["_exclude"] = ("dynamic", sorted(exclude))
+    beside = [
+        name for name in dict.fromkeys(columns) if name not in ("image_id", "logged_at", "prediction_id")
+    ]
+    more = "".join(f", {name}" for name in beside)
+    text = f"""{_TAKEN}
+predictions{filters}
+| where image_id !in (_exclude)
+| summarize arg_max(prediction_id{more}) by image_id, logged_at
+| summarize arg_max(logged_at, prediction_id{more}) by image_id
+| join kind=leftanti taken on image_id"""
+    return text, parameters
+
+
+def _of_model(model_name: str | None, model_version: int | None) -> tuple[str, dict[str, tuple[str, Any]]]:
+    text, parameters = "", dict[str, tuple[str, Any]]()
+    if model_name is not None:
+        text += "\n| where model_name in (_name)"
+        parameters["_name"] = ("dynamic", [model_name])
+    if model_version is not None:
+        text += "\n| where model_version == _version"
+        parameters["_version"] = ("long", model_version)
+    return text, parameters
+
+
+def _paged(items: list[str], size: int) -> Iterator[list[str]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
