@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from al_resources.settings import Settings, load_settings
+from al_resources.settings import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
     from al_core.training import Trainer
@@ -27,6 +27,8 @@ class Platform:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or load_settings()
+        if self.settings.profile == "azure":
+            raise SettingsError("profile = 'azure': its adapters are not complete in this version; use profile = 'local'")
 
     @cached_property
     def blobs(self) -> BlobStore:

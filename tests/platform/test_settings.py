@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from al_resources.platform import Platform
 from al_resources.settings import SettingsError, load_settings, setting_keys, setting_sources
 
 
@@ -102,3 +103,11 @@ def test_every_setting_is_listed_with_its_source(al_toml: Path, monkeypatch: pyt
 def test_every_setting_says_what_it_is_for() -> None:
     undocumented = [key for key, info in setting_keys() if not info.description]
     assert undocumented == []
+
+
+def test_the_azure_profile_is_refused_as_long_as_its_adapters_are_incomplete(
+    al_toml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AL_PROFILE", "azure")
+    with pytest.raises(SettingsError, match="profile = 'local'"):
+        Platform(load_settings())
