@@ -28,7 +28,7 @@ class Platform:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or load_settings()
         if self.settings.profile == "azure":
-            raise SettingsError("profile = 'azure': its adapters are not complete in this version; use profile = 'local'")
+            raise SettingsError("profile = 'azure': its adapters are not complete yet; use profile = 'local'")
 
     @cached_property
     def blobs(self) -> BlobStore:
