@@ -24,9 +24,7 @@ def learning_curve(manifests: Sequence[ModelManifest]) -> bytes:
     figure = Figure(figsize=(6, 3.6), dpi=110)
     axes = figure.add_subplot()
     promoted = [m for m in manifests if m.gate is not None and m.gate.passed]
-    axes.plot(
-        [m.labels for m in promoted], [m.metrics["accuracy"].value for m in promoted], color=BLUE, lw=1.5
-    )
+    axes.plot([m.labels for m in promoted], [m.metrics["accuracy"].value for m in promoted], color=BLUE, lw=1.5)
     for group, color, name in (
         (promoted, BLUE, "passed the gate"),
         ([m for m in manifests if m not in promoted], RED, "refused"),

@@ -36,12 +36,8 @@ def images_are_readable(platform: dg.ResourceParam[Platform]) -> dg.AssetCheckRe
     )
 
 
-@dg.asset_check(
-    asset=selected_candidates, partitions_def=ROUNDS, description="No image is chosen in two rounds."
-)
-def chosen_once(
-    context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
-) -> dg.AssetCheckResult:
+@dg.asset_check(asset=selected_candidates, partitions_def=ROUNDS, description="No image is chosen in two rounds.")
+def chosen_once(context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.AssetCheckResult:
     """People must not be asked twice."""
     round_ = int(context.partition_key)
     selections = platform.ledgers.read("selections")
@@ -73,9 +69,7 @@ def holdout_is_untouched(
     )
 
 
-@dg.asset_check(
-    asset=labeled_dataset, partitions_def=ROUNDS, description="The holdout is large enough to judge by."
-)
+@dg.asset_check(asset=labeled_dataset, partitions_def=ROUNDS, description="The holdout is large enough to judge by.")
 def holdout_is_large_enough(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
 ) -> dg.AssetCheckResult:

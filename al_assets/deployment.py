@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     pool="training_deployment",
     code_version="1",
 )
-def deployment(
-    context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
-) -> dg.MaterializeResult:
+def deployment(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:
     """Green up, smoke-tested, traffic in steps, watched; back to the champion at the first trouble.
 
     The gate is verified here again: Dagster's blocking checks hold inside one run only.
@@ -52,9 +50,7 @@ def deployment(
             "gate": manifest.gate.reason if manifest.gate else "not judged",
             "traffic": dg.MetadataValue.json(state.traffic),
             "deployments": dg.MetadataValue.json(state.deployments),
-            "rollout": dg.MetadataValue.md(
-                "\n".join(f"1. {step}" for step in result.steps) or "nothing to do"
-            ),
+            "rollout": dg.MetadataValue.md("\n".join(f"1. {step}" for step in result.steps) or "nothing to do"),
         },
     )
 
@@ -131,14 +127,10 @@ def deploy(
     return result
 
 
-def _smoke_images(
-    platform: Platform, manifest: "ModelManifest", count: int
-) -> list[tuple[bytes, str | None]]:
+def _smoke_images(platform: Platform, manifest: "ModelManifest", count: int) -> list[tuple[bytes, str | None]]:
     """Holdout images with the labels this very version gave them: another answer would mean another model."""
     evaluation = evaluation_of(platform, manifest, CHALLENGER_EVALUATION)
-    predicted = (
-        {} if evaluation is None else dict(evaluation.answers.select("image_id", "predicted").iter_rows())
-    )
+    predicted = {} if evaluation is None else dict(evaluation.answers.select("image_id", "predicted").iter_rows())
     holdout = platform.datasets.of_version(manifest.dataset_version).images("holdout")
     judged = [image for image in holdout if image.image_id in predicted][:count]
     return [(platform.images.read(image.uri), predicted[image.image_id]) for image in judged]

@@ -31,9 +31,7 @@ CHAMPION_EVALUATION = "champion_evaluation.parquet"
     pool="training_deployment",
     code_version="1",
 )
-def model_checkpoint(
-    context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
-) -> dg.MaterializeResult:
+def model_checkpoint(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:
     """The challenger: warm-started from the champion, compared with it on images neither was trained on.
 
     The same labels, parent, settings and code are the same training: its version is found, not made again.
@@ -54,9 +52,7 @@ def model_checkpoint(
             "learning curve": views.learning_curve(platform),
             "confusion matrix": views.confusion_matrix(evaluation),
             "training": dg.MetadataValue.json(manifest.training_log),
-            "stored at": dg.MetadataValue.url(
-                platform.blobs.url(f"models/{manifest.name}/{manifest.version}")
-            ),
+            "stored at": dg.MetadataValue.url(platform.blobs.url(f"models/{manifest.name}/{manifest.version}")),
         },
     )
 

@@ -13,14 +13,10 @@ from al_resources.platform import Platform
     group_name="active_learning",
     kinds={"delta", "polars"},
     owners=["team:active-learning"],
-    freshness_policy=dg.FreshnessPolicy.time_window(
-        fail_window=timedelta(days=7), warn_window=timedelta(days=1)
-    ),
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=7), warn_window=timedelta(days=1)),
     code_version="1",
 )
-def prediction_log(
-    context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
-) -> dg.MaterializeResult:
+def prediction_log(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:
     """The log that scoring services and batch jobs append to. Its data version is the ingestion watermark."""
     name = platform.settings.model.name
     version = platform.endpoint.state().serving_version

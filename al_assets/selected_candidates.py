@@ -80,11 +80,7 @@ def choose(
         log(f"round {round_} was selected before: its {recorded.height} images are staged again")
         return recorded.sort("rank"), {}
     version = platform.endpoint.state().serving_version
-    selection = (
-        _seed_batch(platform, round_, config)
-        if version is None
-        else _batch(platform, round_, version, config)
-    )
+    selection = _seed_batch(platform, round_, config) if version is None else _batch(platform, round_, version, config)
     if selection.table.num_rows == 0:
         raise dg.Failure(
             f"round {round_}: nothing to select. Every image that model v{version} scored is selected or labeled "
@@ -101,11 +97,7 @@ def preview(platform: Platform, config: SelectionConfig) -> tuple["pl.DataFrame"
 
     round_ = 1 + max(platform.ledgers.read("selections")["round"].to_list(), default=-1)
     version = platform.endpoint.state().serving_version
-    selection = (
-        _seed_batch(platform, round_, config)
-        if version is None
-        else _batch(platform, round_, version, config)
-    )
+    selection = _seed_batch(platform, round_, config) if version is None else _batch(platform, round_, version, config)
     return pl.DataFrame(selection.table).sort("rank"), selection.facts
 
 

@@ -85,18 +85,14 @@ def log_summary(platform: Platform, version: int) -> dict[str, dg.MetadataValue]
     mix = pl.DataFrame({"predicted": list(classes), "images": list(classes.values())}).sort("predicted")
     return {
         "class mix": table(mix),
-        "confidence": picture(
-            _bars([f"{edge / 20:.2f}" for edge in range(20)], histogram, "confidence"), "confidence"
-        ),
+        "confidence": picture(_bars([f"{edge / 20:.2f}" for edge in range(20)], histogram, "confidence"), "confidence"),
     }
 
 
 def class_balance(rows: pl.DataFrame) -> dg.MetadataValue:
     """Images per class and split."""
     return table(
-        rows.pivot("split", index="label", values="image_id", aggregate_function="len")
-        .fill_null(0)
-        .sort("label")
+        rows.pivot("split", index="label", values="image_id", aggregate_function="len").fill_null(0).sort("label")
     )
 
 

@@ -77,17 +77,11 @@ export_interval_seconds = 1
 
 @click.command()
 @click.option("--home", type=click.Path(file_okay=False, path_type=Path), default="demo", show_default=True)
-@click.option(
-    "--rounds", type=click.IntRange(1), default=7, show_default=True, help="Rounds after the seed round."
-)
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Rounds after the seed round.")
 @click.option("--budget", type=click.IntRange(4), default=40, show_default=True, help="Labels per round.")
-@click.option(
-    "--traffic", type=click.IntRange(50), default=500, show_default=True, help="Images scored per round."
-)
+@click.option("--traffic", type=click.IntRange(50), default=500, show_default=True, help="Images scored per round.")
 @click.option("--strategy", default="margin", show_default=True, help="Query strategy.")
-@click.option(
-    "--port", default=3000, show_default=True, help="Of the Dagster UI; another one where it is taken."
-)
+@click.option("--port", default=3000, show_default=True, help="Of the Dagster UI; another one where it is taken.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def demo(home: Path, rounds: int, budget: int, traffic: int, strategy: str, port: int, as_json: bool) -> None:
     """Watch a model learn from the right labels: the whole loop on handwritten digits.
@@ -122,9 +116,7 @@ def demo(home: Path, rounds: int, budget: int, traffic: int, strategy: str, port
 def _fresh_folder(home: Path) -> None:
     if home.exists() and any(home.iterdir()):
         if not (home / MARKER).exists():
-            raise click.ClickException(
-                f"{home} holds something else than a demo; name another folder with --home"
-            )
+            raise click.ClickException(f"{home} holds something else than a demo; name another folder with --home")
         shutil.rmtree(home)
     write_dagster_home(home)
     (home / MARKER).touch()
@@ -170,9 +162,7 @@ class Demo:
         timings = []
         with ExitStack() as stack:
             service = ["al_cli.main", "serve"]
-            self.service = stack.enter_context(
-                process(service, self.home / "log" / "serve.log", AL_CONFIG=str(config))
-            )
+            self.service = stack.enter_context(process(service, self.home / "log" / "serve.log", AL_CONFIG=str(config)))
             with console.status("starting Dagster: webserver, daemon, code location"):
                 dagster = stack.enter_context(dagster_dev(self.home, config, self.port))
             dagster.start_sensor("labeling_export_sensor")
@@ -213,9 +203,7 @@ class Demo:
         with httpx.Client(timeout=30) as client:
             for index in sample:
                 client.post(url, content=self.digits[index][1]).raise_for_status()
-        _wait(
-            "the prediction log", lambda: self.platform.predictions.watermark().rows >= before + len(sample)
-        )
+        _wait("the prediction log", lambda: self.platform.predictions.watermark().rows >= before + len(sample))
 
     def _select(self, dagster: Dagster, timing: Timing) -> dict[str, Any]:
         with timing.part("schedule tick"):
@@ -245,9 +233,7 @@ class Demo:
         versions = self.platform.registry.versions()
         newest = self.platform.registry.manifest(versions[-1]) if versions else None
         if newest is None or newest.round != round_ or newest.gate is None or newest.gate.passed:
-            raise DagsterError(
-                f"round {round_} failed: {dagster.url}/runs/{run['runId']}; see {self.home}/log"
-            )
+            raise DagsterError(f"round {round_} failed: {dagster.url}/runs/{run['runId']}; see {self.home}/log")
 
     def _accuracy(self) -> str:
         version = self.platform.registry.versions()[-1]

@@ -48,9 +48,7 @@ def run_checks(settings: Settings) -> list[dict[str, Any]]:
     return [
         _check("python", True, machine.python_version()),
         *(_package(name) for name in wanted),
-        _check(
-            "settings file", True, str(config_file()) if config_file().is_file() else "none, defaults apply"
-        ),
+        _check("settings file", True, str(config_file()) if config_file().is_file() else "none, defaults apply"),
         _home(settings.home),
         _dagster_home(),
         _oracle(settings),
@@ -80,13 +78,9 @@ def _home(home: Path) -> dict[str, Any]:
 def _dagster_home() -> dict[str, Any]:
     folder = os.environ.get("DAGSTER_HOME")
     if not folder:
-        return _check(
-            "DAGSTER_HOME", True, "not set; `al ui` sets it, `dagster dev` keeps nothing without it"
-        )
+        return _check("DAGSTER_HOME", True, "not set; `al ui` sets it, `dagster dev` keeps nothing without it")
     found = (Path(folder) / "dagster.yaml").is_file()
-    return _check(
-        "DAGSTER_HOME", found, folder if found else f"{folder} has no dagster.yaml; `al init` writes one"
-    )
+    return _check("DAGSTER_HOME", found, folder if found else f"{folder} has no dagster.yaml; `al init` writes one")
 
 
 def _oracle(settings: Settings) -> dict[str, Any]:
@@ -94,16 +88,12 @@ def _oracle(settings: Settings) -> dict[str, Any]:
         return _check("labeling", True, f"{settings.labeling.project}: exports go to labeling/exports")
     file = Path(settings.labeling.oracle_labels)
     found = file.is_file()
-    return _check(
-        "labeling", found, f"oracle, {file}" if found else f"labeling.oracle_labels = {file}: no such file"
-    )
+    return _check("labeling", found, f"oracle, {file}" if found else f"labeling.oracle_labels = {file}: no such file")
 
 
 def _print(checks: list[dict[str, Any]], rows: list[tuple[str, Any, str]]) -> None:
     for check in checks:
-        console.print(
-            f"{'[green]ok[/]  ' if check['ok'] else '[red]no[/]  '}{check['name']:18} {check['detail']}"
-        )
+        console.print(f"{'[green]ok[/]  ' if check['ok'] else '[red]no[/]  '}{check['name']:18} {check['detail']}")
     table = Table(header_style="bold")
     for column in ("setting", "value", "source"):
         table.add_column(column)

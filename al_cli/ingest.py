@@ -47,9 +47,7 @@ def ingest_files(platform: Platform, files: list[Path], *, quiet: bool = False) 
         try:
             decode_image(data, name=str(file), max_pixels=platform.settings.serving.max_image_pixels)
         except BadImage as error:
-            rejected.append(
-                {"name": str(file), "reason": error.reason, "source": "ingest", "rejected_at": utc_now()}
-            )
+            rejected.append({"name": str(file), "reason": error.reason, "source": "ingest", "rejected_at": utc_now()})
             continue
         stored = platform.images.put(data)
         added, known = (added + 1, known) if stored.new else (added, known + 1)

@@ -15,9 +15,7 @@ from al_cli.console import console, json_option, open_platform, print_json
 @click.option("--strategy", help="Instead of selection.strategy; see `al strategies`.")
 @click.option("--budget", type=click.IntRange(1), help="Instead of selection.budget.")
 @click.option("--seed", type=click.IntRange(0), help="Instead of the next round's.")
-@click.option(
-    "--dry-run", is_flag=True, help="Required: rounds are opened by the schedule or in the UI, not here."
-)
+@click.option("--dry-run", is_flag=True, help="Required: rounds are opened by the schedule or in the UI, not here.")
 @click.option(
     "--sheet", type=click.Path(dir_okay=False, path_type=Path), default="contact_sheet.png", show_default=True
 )
@@ -33,9 +31,7 @@ def select(
     from al_core.strategies.registry import get_strategy
 
     if not dry_run:
-        raise click.UsageError(
-            "add --dry-run; to open a round, use selection_schedule or materialize in the UI"
-        )
+        raise click.UsageError("add --dry-run; to open a round, use selection_schedule or materialize in the UI")
     platform = open_platform()
     try:
         if strategy is not None:
@@ -55,10 +51,7 @@ def select(
         table.add_column(column, no_wrap=True, max_width=12)
     for row in chosen.select(columns).iter_rows():
         table.add_row(
-            *(
-                "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-                for value in row
-            )
+            *("" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value) for value in row)
         )
     console.print(table)
     for name, value in facts.items():

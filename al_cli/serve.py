@@ -24,8 +24,6 @@ def serve(port: int | None) -> None:
     from al_serving.app import run_service
 
     try:
-        run_service(
-            open_platform(), port=port, ready=lambda address: console.print(f"scoring service: {address}")
-        )
+        run_service(open_platform(), port=port, ready=lambda address: console.print(f"scoring service: {address}"))
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error

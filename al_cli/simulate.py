@@ -38,9 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 @click.command()
 @click.option("--data", help="digits, cifar10:FOLDER-or-TAR, imagefolder:PATH, torchvision:NAME.")
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), help="A known protocol; options override it.")
-@click.option(
-    "--strategy", "strategies", multiple=True, help="Query strategy; repeat it. See `al strategies`."
-)
+@click.option("--strategy", "strategies", multiple=True, help="Query strategy; repeat it. See `al strategies`.")
 @click.option("--start", "starts", multiple=True, type=click.Choice(["warm", "cold", "shrink"]),
               help="How each round's training begins; repeat it to compare.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1), help="Runs per strategy.  [default: 5]")
@@ -53,18 +51,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 @click.option("--control-share", type=click.FloatRange(0, 1), help="Random part of each batch.  [default: 0]")
 @click.option("--noise", type=click.FloatRange(0, 1, max_open=True), help="Share of wrong answers.")
 @click.option("--annotators", type=click.IntRange(1), help="People who answer every image.")
-@click.option(
-    "--abstention", type=click.FloatRange(0, 1, max_open=True), help="Share of answers that are 'unsure'."
-)
-@click.option(
-    "--frozen", is_flag=True, help="Embed once and train the head only: seconds instead of minutes."
-)
-@click.option(
-    "--pretrain", type=click.IntRange(1), metavar="EPOCHS", help="Learn the encoder from the pool first."
-)
-@click.option(
-    "--train", "training", multiple=True, metavar="KEY=VALUE", help="A training setting, like epochs=20."
-)
+@click.option("--abstention", type=click.FloatRange(0, 1, max_open=True), help="Share of answers that are 'unsure'.")
+@click.option("--frozen", is_flag=True, help="Embed once and train the head only: seconds instead of minutes.")
+@click.option("--pretrain", type=click.IntRange(1), metavar="EPOCHS", help="Learn the encoder from the pool first.")
+@click.option("--train", "training", multiple=True, metavar="KEY=VALUE", help="A training setting, like epochs=20.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Folder of the study.")
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one per core]")
 @click.option("--threads", type=click.IntRange(1), help="Of each process.  [default: 1]")
@@ -131,9 +121,7 @@ def _study(options: dict[str, Any]) -> Any:
     facts.setdefault("data", "digits")
     facts.setdefault("strategies", ("random", "least_confidence", "margin", "entropy"))
     facts["return_unselected"] = not options["no_return"]
-    oracle = {
-        name: options[name] for name in ("noise", "annotators", "abstention") if options[name] is not None
-    }
+    oracle = {name: options[name] for name in ("noise", "annotators", "abstention") if options[name] is not None}
     defaults = DATA_DEFAULTS.get(facts["data"].partition(":")[0], {})
     try:
         training = defaults | {"frozen": options["frozen"]} | dict(_pairs(options["training"]))

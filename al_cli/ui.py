@@ -27,9 +27,7 @@ from al_resources.settings import CONFIG_VARIABLE, load_settings
     help="Folder with al.toml and dagster.yaml: what `al demo` or `al init` made.",
 )
 @click.option("--port", default=3000, show_default=True, help="Of the UI; another one where it is taken.")
-@click.option(
-    "--traffic", default=20, show_default=True, help="Images scored per second while an oracle labels."
-)
+@click.option("--traffic", default=20, show_default=True, help="Images scored per second while an oracle labels.")
 def ui(home: Path, port: int, traffic: int) -> None:
     """Open the Dagster UI on an instance, history included, and run its scoring service.
 
@@ -39,22 +37,16 @@ def ui(home: Path, port: int, traffic: int) -> None:
     home = home.resolve()
     config = home / "al.toml"
     if not config.is_file():
-        raise click.ClickException(
-            f"{config} is missing; `al init {home}` writes one, `al demo` shows the loop"
-        )
+        raise click.ClickException(f"{config} is missing; `al init {home}` writes one, `al demo` shows the loop")
     os.environ[CONFIG_VARIABLE] = str(config)
     platform = Platform(load_settings())
     write_dagster_home(home)
     try:
         with ExitStack() as stack:
-            stack.enter_context(
-                process(["al_cli.main", "serve"], home / "log" / "serve.log", AL_CONFIG=str(config))
-            )
+            stack.enter_context(process(["al_cli.main", "serve"], home / "log" / "serve.log", AL_CONFIG=str(config)))
             with console.status("starting Dagster"):
                 dagster = stack.enter_context(dagster_dev(home, config, free_port(port)))
-            console.print(
-                f"Dagster UI: [link]{dagster.url}[/]   scoring service: {platform.settings.serving.url}"
-            )
+            console.print(f"Dagster UI: [link]{dagster.url}[/]   scoring service: {platform.settings.serving.url}")
             if platform.settings.labeling.project == "oracle":
                 dagster.start_sensor("labeling_export_sensor")
                 dagster.start_schedule("selection_schedule")

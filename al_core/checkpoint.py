@@ -47,9 +47,7 @@ def code_version() -> str:
     if (_SOURCE / ".git").exists():
         command = ["git", "-C", str(_SOURCE), "describe", "--always", "--dirty", "--tags"]
         try:
-            return subprocess.run(
-                command, capture_output=True, text=True, check=True, timeout=10
-            ).stdout.strip()
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
         except (OSError, subprocess.SubprocessError):
             pass  # no git, or a checkout of somebody else: the package's version is the next best name
     try:

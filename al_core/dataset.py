@@ -121,9 +121,7 @@ def build_dataset(
     new = resolved.join(kept, on="image_id", how="anti").sort("image_id")
     lost = [image_id for image_id in new["image_id"] if image_id not in urls]
     if lost:
-        raise ValueError(
-            f"{len(lost)} labeled image(s) have no address, like {lost[0]}; put them into the image store"
-        )
+        raise ValueError(f"{len(lost)} labeled image(s) have no address, like {lost[0]}; put them into the image store")
     splitter = _Splitter(kept, near_duplicate_distance, holdout_share, validation_share)
     candidates = [(image_id, reasons.get(image_id), hashes.get(image_id)) for image_id in new["image_id"]]
     assigned = splitter.assign(candidates)
@@ -175,9 +173,7 @@ def below(image_id: str, salt: str, share: float) -> bool:
 
 def to_jsonl(rows: pl.DataFrame) -> bytes:
     """One JSON object per line; `image_url` and `label` are the names that AutoML expects."""
-    return b"".join(
-        json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows.sort("image_id").to_dicts()
-    )
+    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows.sort("image_id").to_dicts())
 
 
 def from_jsonl(lines: Iterable[bytes]) -> pl.DataFrame:
@@ -188,9 +184,7 @@ def from_jsonl(lines: Iterable[bytes]) -> pl.DataFrame:
 class _Splitter:
     """Gives new images their split; near-duplicates never lie in two of holdout, validation and train."""
 
-    def __init__(
-        self, kept: pl.DataFrame, distance: int, holdout_share: float, validation_share: float
-    ) -> None:
+    def __init__(self, kept: pl.DataFrame, distance: int, holdout_share: float, validation_share: float) -> None:
         self._holdout_share = holdout_share
         self._validation_share = validation_share
         self._placed: dict[Split, NearDuplicates] = {
@@ -199,9 +193,7 @@ class _Splitter:
         for image_id, split, image_hash in kept.select("image_id", "split", "image_hash").iter_rows():
             self._remember(image_id, split, image_hash)
 
-    def assign(
-        self, images: Sequence[tuple[str, str | None, str | None]]
-    ) -> dict[str, tuple[Split, str | None]]:
+    def assign(self, images: Sequence[tuple[str, str | None, str | None]]) -> dict[str, tuple[Split, str | None]]:
         """Split and note of each (image id, reason, hash); candidates for the holdout have their turn first."""
         candidate = {image_id: self._may_be_held_out(image_id, reason) for image_id, reason, _ in images}
         assigned = {}

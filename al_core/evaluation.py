@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 REPLICATES = 2_000
 CHUNK_VALUES = 4_000_000  # resampling counts held at a time
 BINS = 15  # of the calibration error, equally wide (Guo et al. 2017)
-LEAST_PROBABILITY = (
-    1e-12  # a class the model does not know has probability 0, and a logarithm must stay finite
-)
+LEAST_PROBABILITY = 1e-12  # a class the model does not know has probability 0, and a logarithm must stay finite
 
 COLUMNS = pl.Schema(
     {
@@ -96,10 +94,7 @@ class Evaluation:
         grouped = self.answers.group_by("label").agg(
             pl.len().alias("images"), (pl.col("label") == pl.col("predicted")).sum().alias("right")
         )
-        return {
-            name: wilson(right, images, confidence)
-            for name, images, right in grouped.sort("label").iter_rows()
-        }
+        return {name: wilson(right, images, confidence) for name, images, right in grouped.sort("label").iter_rows()}
 
     def to_bytes(self) -> bytes:
         """As a Parquet file."""
@@ -113,9 +108,7 @@ class Evaluation:
         return cls(pl.read_parquet(io.BytesIO(data)).select(COLUMNS.names()), {})
 
 
-def evaluate(
-    predictor: Predictor, images: Sequence[LabeledImage], read_image: Callable[[str], bytes]
-) -> Evaluation:
+def evaluate(predictor: Predictor, images: Sequence[LabeledImage], read_image: Callable[[str], bytes]) -> Evaluation:
     """The model's answers on labeled images, read and predicted in chunks of bounded size.
 
     Images that are gone or broken are skipped and named.
@@ -129,9 +122,7 @@ def evaluate(
         skipped |= chunk.skipped
         if chunk.positions:
             probs, _ = predictor.predict_pixels(chunk.pixels)
-            parts.append(
-                answers_of([images[position] for position in chunk.positions], probs, predictor.classes)
-            )
+            parts.append(answers_of([images[position] for position in chunk.positions], probs, predictor.classes))
     return Evaluation(pl.concat(parts), skipped)
 
 

@@ -191,9 +191,7 @@ class SheetItem:
     lines: tuple[str, ...] = ()
 
 
-def contact_sheet(
-    items: Sequence[SheetItem], *, columns: int = 10, edge: int = 96, max_bytes: int = 150_000
-) -> bytes:
+def contact_sheet(items: Sequence[SheetItem], *, columns: int = 10, edge: int = 96, max_bytes: int = 150_000) -> bytes:
     """Thumbnails in rows, captions below, as one PNG of at most `max_bytes` where 60 or fewer are shown.
 
     Small images are enlarged without smoothing, so that their pixels stay what they are. Colours, then size
@@ -208,9 +206,7 @@ def contact_sheet(
     for colours, scale in ((256, 1.0), (64, 1.0), (64, 0.75), (32, 0.5), (8, 0.5)):
         drawn = _draw_sheet(items, min(columns, len(items)), round(edge * scale))
         buffer = io.BytesIO()
-        drawn.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
-            buffer, "PNG", optimize=True
-        )
+        drawn.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
         sheet = buffer.getvalue()
         if len(sheet) <= max_bytes:
             break
@@ -257,9 +253,7 @@ def _to_channels(image: Image.Image, channels: Literal[1, 3], name: str) -> Imag
     if image.mode.startswith("I;16"):
         image = Image.fromarray(((np.asarray(image, np.uint32) + 128) // 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise BadImage(
-            name, "32-bit grey values have no defined white; convert the image to 8 or 16 bits per channel"
-        )
+        raise BadImage(name, "32-bit grey values have no defined white; convert the image to 8 or 16 bits per channel")
     if image.has_transparency_data:
         colours = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)

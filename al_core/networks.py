@@ -45,9 +45,7 @@ class Classifier(nn.Module):
         return self.head(self.embed(images))
 
 
-def build_network(
-    architecture: str, *, classes: int, size: int, channels: int, weights: str = "none"
-) -> Classifier:
+def build_network(architecture: str, *, classes: int, size: int, channels: int, weights: str = "none") -> Classifier:
     """A fresh classifier; `weights` (none, default, or a local file) fill the encoder, never the head.
 
     Raises:
@@ -161,9 +159,7 @@ def _known(architecture: str) -> str:
     if architecture not in names:
         near = difflib.get_close_matches(architecture, [SMALL_CNN, *names], n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see torchvision.models.list_models()"
-        raise ValueError(
-            f"unknown architecture {architecture!r}; {SMALL_CNN} or a torchvision classifier: {hint}"
-        )
+        raise ValueError(f"unknown architecture {architecture!r}; {SMALL_CNN} or a torchvision classifier: {hint}")
     return architecture
 
 
@@ -190,11 +186,7 @@ def _load_encoder(encoder: nn.Module, head: str, file: Path, size: int) -> None:
     state = _read_state(file)
     own = all(name.startswith(("encoder.", "head.")) for name in state)
     if own:
-        state = {
-            name.removeprefix("encoder."): value
-            for name, value in state.items()
-            if name.startswith("encoder.")
-        }
+        state = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
     else:
         state = {name: value for name, value in state.items() if not name.startswith(f"{head}.")}
     if isinstance(encoder, models.VisionTransformer) and "encoder.pos_embedding" in state:
@@ -227,9 +219,7 @@ def _read_state(file: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     if not file.is_file():
-        raise ValueError(
-            f"training.weights: there is no file {file}; expected none, default, or a local file"
-        )
+        raise ValueError(f"training.weights: there is no file {file}; expected none, default, or a local file")
     try:
         if file.suffix == ".safetensors":
             return load_file(file)

@@ -61,9 +61,7 @@ def read_in_chunks(
 
     def read(image: LabeledImage) -> torch.Tensor | str:
         try:
-            picture = decode_image(
-                read_image(image.uri), name=image.image_id, channels=preprocessing.channels
-            )
+            picture = decode_image(read_image(image.uri), name=image.image_id, channels=preprocessing.channels)
         except BadImage as error:
             return error.reason
         except FileNotFoundError:
@@ -74,15 +72,9 @@ def read_in_chunks(
         for start in range(0, len(images), CHUNK):
             part = images[start : start + CHUNK]
             answers = list(pool.map(read, part))
-            good = [
-                (start + i, pixels) for i, pixels in enumerate(answers) if isinstance(pixels, torch.Tensor)
-            ]
+            good = [(start + i, pixels) for i, pixels in enumerate(answers) if isinstance(pixels, torch.Tensor)]
             skipped = {
-                image.image_id: reason
-                for image, reason in zip(part, answers, strict=True)
-                if isinstance(reason, str)
+                image.image_id: reason for image, reason in zip(part, answers, strict=True) if isinstance(reason, str)
             }
-            empty = torch.empty(
-                (0, preprocessing.channels, preprocessing.size, preprocessing.size), dtype=torch.uint8
-            )
+            empty = torch.empty((0, preprocessing.channels, preprocessing.size, preprocessing.size), dtype=torch.uint8)
             yield ReadChunk([i for i, _ in good], torch.cat([p for _, p in good]) if good else empty, skipped)

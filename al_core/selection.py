@@ -23,9 +23,7 @@ _SLACK = 16  # candidates fetched beyond the need, so that a few near-duplicates
 class CandidateSource(Protocol):
     """The prediction store as selection sees it: bound to one model and version."""
 
-    def eligible(
-        self, order: Order, limit: int, columns: Sequence[str], exclude: Collection[str] = ()
-    ) -> pa.Table:
+    def eligible(self, order: Order, limit: int, columns: Sequence[str], exclude: Collection[str] = ()) -> pa.Table:
         """The first `limit` eligible images in `order`, see `PredictionStore.eligible`."""
 
     def count_eligible(self) -> int:
@@ -145,8 +143,7 @@ def select_batch(
     name = strategy.name if strategy is configured else f"{configured.name}:{strategy.name}"
     batch = [{**row, "reason": "strategy", "strategy": name} for row in rows]
     batch += [
-        {**row, "reason": "control", "strategy": "random", "propensity": share / eligible}
-        for row in _rows(control)
+        {**row, "reason": "control", "strategy": "random", "propensity": share / eligible} for row in _rows(control)
     ]
     return Selection(
         table=_ranked(batch, common),
@@ -313,9 +310,7 @@ def _matrix(table: pa.Table, name: str) -> np.ndarray:
     lists = table.column(name).combine_chunks()
     lengths = lists.value_lengths().unique().to_pylist()
     if len(lengths) > 1:
-        raise ValueError(
-            f"{name} of {sorted(lengths)} values in one pool; expected the same number for every image"
-        )
+        raise ValueError(f"{name} of {sorted(lengths)} values in one pool; expected the same number for every image")
     values = lists.flatten().to_numpy(zero_copy_only=False)
     return values.reshape(len(lists), lengths[0] if lengths else 0)
 

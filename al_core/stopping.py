@@ -113,9 +113,7 @@ def _agreement(committee: Sequence[np.ndarray]) -> float | None:
 
 def _kappa(one: np.ndarray, other: np.ndarray) -> float:
     if len(one) != len(other) or not len(one):
-        raise ValueError(
-            f"{len(one)} and {len(other)} predictions; expected those of the same images, at least one"
-        )
+        raise ValueError(f"{len(one)} and {len(other)} predictions; expected those of the same images, at least one")
     classes = np.union1d(one, other)
     shares = [(answers[:, None] == classes).mean(axis=0) for answers in (one, other)]
     by_chance = float(shares[0] @ shares[1])
@@ -124,9 +122,7 @@ def _kappa(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _sentence(gain: Interval, agreement: float | None, stop: bool, next_labels: int) -> str:
-    points = (
-        f"{100 * gain.value:+.1f} points of accuracy (95 %: {100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
-    )
+    points = f"{100 * gain.value:+.1f} points of accuracy (95 %: {100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
     parts = [f"{next_labels} more labels should bring {points}"]
     if agreement is not None:
         parts.append(f"the last models agree to kappa {agreement:.3f}")

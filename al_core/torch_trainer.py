@@ -98,18 +98,14 @@ class TorchTrainer:
         with tempfile.TemporaryDirectory(dir=request.output) as scratch:
             known = self.embeddings if settings.frozen else None
             train, unreadable = _load(request.train, request, preprocessing, Path(scratch), known)
-            validation, unreadable_validation = _load(
-                request.validation, request, preprocessing, Path(scratch), known
-            )
+            validation, unreadable_validation = _load(request.validation, request, preprocessing, Path(scratch), known)
             skipped = unreadable | unreadable_validation
             for image_id, reason in list(skipped.items())[:10]:
                 report(f"image {image_id} is left out: {reason}")
             _check_decoded(train, request, skipped)
             with _reproducible(settings.seed):
                 network = _starting_network(request, preprocessing, parent).to(device)
-                task = _Task(
-                    network, train, validation, preprocessing, settings, parent is not None, device, report
-                )
+                task = _Task(network, train, validation, preprocessing, settings, parent is not None, device, report)
                 history = task.fit_head() if settings.frozen else task.fit_all()
                 temperature = task.temperature()
             del task, train, validation  # the scratch file is about to go
@@ -126,9 +122,7 @@ class TorchTrainer:
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "seconds": round(time.monotonic() - began, 3),
         }
-        return TrainingResult(
-            weights, settings.architecture, request.classes, preprocessing, temperature, log
-        )
+        return TrainingResult(weights, settings.architecture, request.classes, preprocessing, temperature, log)
 
 
 @dataclass
@@ -147,9 +141,7 @@ class _Task:
     def __post_init__(self) -> None:
         classes = self.network.head.out_features
         self.class_weights = _class_weights(self.train.targets, classes).to(self.device)
-        self.half = (
-            torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
-        )
+        self.half = torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
         self.judges = len(self.validation) >= MIN_VALIDATION
 
     def fit_all(self) -> dict[str, Any]:
@@ -160,9 +152,7 @@ class _Task:
         rate = settings.incremental_learning_rate if self.warm else settings.learning_rate
         optimizer = _optimizer(self.network, rate, settings.weight_decay)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_and_cosine(settings.epochs * steps))
-        scaler = torch.amp.GradScaler(
-            self.device.type, enabled=self._autocasts and self.half is torch.float16
-        )
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self._autocasts and self.half is torch.float16)
         generator = torch.Generator().manual_seed(settings.seed)
         batches = _batches(len(self.train), batch, generator)
         losses: list[float] = []
@@ -293,9 +283,7 @@ class _Task:
             self.report(f"epoch {epoch + 1}/{self.settings.epochs}: loss {losses[-1]:.3f}{validated}")
 
 
-def augment(
-    pixels: torch.Tensor, kind: str, generator: torch.Generator, *, share: float = 1 / 16
-) -> torch.Tensor:
+def augment(pixels: torch.Tensor, kind: str, generator: torch.Generator, *, share: float = 1 / 16) -> torch.Tensor:
     """A randomly changed copy of a batch (N, channels, size, size): each image moved by up to `share` of its
     size (edges repeated), and for `shift_flip` mirrored half of the time. All images in one indexing step.
     """
@@ -371,9 +359,7 @@ def _check_decoded(train: Labeled, request: TrainingRequest, skipped: dict[str, 
         )
 
 
-def _usable_parent(
-    request: TrainingRequest, preprocessing: Preprocessing
-) -> tuple[ModelManifest | None, str | None]:
+def _usable_parent(request: TrainingRequest, preprocessing: Preprocessing) -> tuple[ModelManifest | None, str | None]:
     """The parent's manifest where training can go on from it, else why not."""
     if request.parent is None:
         return None, "there is no parent"
@@ -442,9 +428,7 @@ def _load(
         rows = torch.from_numpy(np.stack([embeddings[image.image_id] for image in images]))
         targets = torch.tensor([position[image.label] for image in images])
         return Labeled(torch.empty(0, dtype=torch.uint8), targets, rows), {}
-    pixels = _pixel_memory(
-        (len(images), preprocessing.channels, preprocessing.size, preprocessing.size), scratch
-    )
+    pixels = _pixel_memory((len(images), preprocessing.channels, preprocessing.size, preprocessing.size), scratch)
     labels: list[int] = []
     skipped: dict[str, str] = {}
     for chunk in read_in_chunks(images, request.read_image, preprocessing):

@@ -67,9 +67,7 @@ def load_trainer(dotted_path: str) -> Trainer:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ValueError(
-            f"training.trainer {dotted_path!r}: {module_name} cannot be imported ({error})"
-        ) from error
+        raise ValueError(f"training.trainer {dotted_path!r}: {module_name} cannot be imported ({error})") from error
     make = getattr(module, attribute, None)
     if make is None:
         raise ValueError(f"training.trainer {dotted_path!r}: {module_name} has no {attribute}")

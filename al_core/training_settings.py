@@ -37,9 +37,7 @@ class TrainingSettings(BaseModel):
         gt=0,
         description="of a model trained from the start; downloaded weights want less: 1e-3, transformers 1e-4",
     )
-    incremental_learning_rate: float = Field(
-        2e-3, gt=0, description="of a model that goes on from the champion"
-    )
+    incremental_learning_rate: float = Field(2e-3, gt=0, description="of a model that goes on from the champion")
     weight_decay: float = Field(1e-2, ge=0, description="of AdamW")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
     augment: Literal["none", "shift", "shift_flip"] = Field(
@@ -54,7 +52,5 @@ class TrainingSettings(BaseModel):
     perturb: float = Field(
         0.0, ge=0, description="shrink-and-perturb: this share of freshly initialised weights is added"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto takes the GPU where there is one"
-    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes the GPU where there is one")
     seed: int = Field(0, ge=0, description="of initialisation, order and augmentation")

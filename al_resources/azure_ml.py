@@ -61,13 +61,9 @@ def workspace_client(settings: AzureMLSettings) -> MLClient:
     """
     from azure.ai.ml import MLClient
 
-    missing = [
-        name for name in ("subscription", "resource_group", "workspace") if not getattr(settings, name)
-    ]
+    missing = [name for name in ("subscription", "resource_group", "workspace") if not getattr(settings, name)]
     if missing:
-        raise WorkspaceError(
-            f"azure_ml.{', azure_ml.'.join(missing)}: not set, so there is no workspace to go to"
-        )
+        raise WorkspaceError(f"azure_ml.{', azure_ml.'.join(missing)}: not set, so there is no workspace to go to")
     return MLClient(
         credential_of(settings),
         settings.subscription,
@@ -167,9 +163,7 @@ def code_snapshot(folder: Path) -> Path:
     folder = folder / "code"
     here = Path(__file__).resolve().parents[1]
     for package in CODE:
-        shutil.copytree(
-            here / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
-        )
+        shutil.copytree(here / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     return folder
 
 

@@ -18,14 +18,10 @@ class AzureMLSettings(BaseModel):
     resource_group: str = ""
     workspace: str = ""
 
-    resource_manager: str = Field(
-        "https://management.azure.com/", description="of another cloud, or of a test server"
-    )
+    resource_manager: str = Field("https://management.azure.com/", description="of another cloud, or of a test server")
     authority: str = Field("https://login.microsoftonline.com/", description="where tokens come from")
     storage_suffix: str = Field("core.windows.net", description="of the cloud's storage accounts")
-    ca_bundle: str = Field(
-        "", description="file with the certificate authorities to trust; empty: the usual ones"
-    )
+    ca_bundle: str = Field("", description="file with the certificate authorities to trust; empty: the usual ones")
 
     datastore: str = Field(
         "workspaceblobstore",
@@ -38,9 +34,7 @@ class AzureMLSettings(BaseModel):
         "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:latest",
         description="base image of jobs and deployments",
     )
-    environment: str = Field(
-        "", description="`name:version` of a registered environment; empty: one is built and kept"
-    )
+    environment: str = Field("", description="`name:version` of a registered environment; empty: one is built and kept")
     experiment: str = Field("active-learning", pattern=NAME)
     job_minutes: float = Field(24 * 60, gt=0, description="a training that takes longer is cancelled")
     stuck_minutes: float = Field(60, gt=0, description="a job that says nothing for so long is cancelled")
@@ -54,7 +48,5 @@ class AzureMLSettings(BaseModel):
     )
 
     labeling_job: str = Field("", description="name of the data labeling project")
-    request_exports: bool = Field(
-        False, description="ask the labeling project for exports (a preview of Azure)"
-    )
+    request_exports: bool = Field(False, description="ask the labeling project for exports (a preview of Azure)")
     export_format: Literal["Coco", "Dataset"] = "Coco"

@@ -170,9 +170,7 @@ def _checked(path: str) -> str:
     if _UNFIT.search(path):
         raise ValueError(f"blob path {path!r} holds a backslash or control character; use forward slashes")
     if any(segment in ("", ".", "..") for segment in segments):
-        raise ValueError(
-            f"blob path {path!r} is not relative; expected names joined by '/', without '.' or '..'"
-        )
+        raise ValueError(f"blob path {path!r} is not relative; expected names joined by '/', without '.' or '..'")
     if _TEMPORARY.fullmatch(segments[-1]):
         raise ValueError(f"blob path {path!r} is named like a file in the middle of being written")
     return path
@@ -181,9 +179,7 @@ def _checked(path: str) -> str:
 def _is_fit(path: str) -> bool:
     """Whether a file that others put into the store can be a blob; one that cannot must not stop a listing."""
     if _UNFIT.search(path):
-        LOGGER.warning(
-            "left out of the listing: %r; rename it without backslashes and control characters", path
-        )
+        LOGGER.warning("left out of the listing: %r; rename it without backslashes and control characters", path)
         return False
     return True
 

@@ -32,9 +32,7 @@ class DatasetStore:
         for blob in self.blobs.list(FOLDER):
             path = PurePosixPath(blob.path)
             if path.name == MANIFEST and path.parent.name not in self._manifests:
-                self._manifests[path.parent.name] = DatasetManifest.model_validate_json(
-                    self.blobs.read(blob.path)
-                )
+                self._manifests[path.parent.name] = DatasetManifest.model_validate_json(self.blobs.read(blob.path))
         return sorted(self._manifests.values(), key=lambda manifest: manifest.sequence)
 
     def latest(self) -> Dataset | None:
@@ -50,9 +48,7 @@ class DatasetStore:
         """
         made = [manifest for manifest in self.manifests() if manifest.round <= round_]
         if not made:
-            raise KeyError(
-                f"there is no dataset of round {round_} or before; materialize labeled_dataset first"
-            )
+            raise KeyError(f"there is no dataset of round {round_} or before; materialize labeled_dataset first")
         of_round = [manifest for manifest in made if manifest.round == round_]
         return self.of_version((of_round or made)[-1].version)
 
@@ -62,9 +58,7 @@ class DatasetStore:
 
         known = {manifest.version: manifest for manifest in self.manifests()}
         if version not in known:
-            raise KeyError(
-                f"there is no dataset version {version}; there are: {', '.join(known) or 'none yet'}"
-            )
+            raise KeyError(f"there is no dataset version {version}; there are: {', '.join(known) or 'none yet'}")
         files = [self.blobs.read(f"{FOLDER}/{version}/{split}.jsonl") for split in SPLITS]
         return Dataset(from_jsonl(line for file in files for line in file.splitlines()), known[version])
 
@@ -126,9 +120,7 @@ def _describe(
             urls[image_id] = images.path_of(image_id)
         if hashes.get(image_id) is None:
             try:
-                hashes[image_id] = near_duplicate_hash(
-                    decode_image(images.read(urls[image_id]), name=urls[image_id])
-                )
+                hashes[image_id] = near_duplicate_hash(decode_image(images.read(urls[image_id]), name=urls[image_id]))
             except (BadImage, FileNotFoundError):
                 hashes[image_id] = None  # training records and skips what it cannot read
     return urls, hashes

@@ -76,9 +76,7 @@ class KustoDatabase:
         properties = ClientRequestProperties()
         for name, (kind, value) in query.parameters.items():
             properties.set_parameter(name, _literal(kind, value))
-        answer = _patiently(
-            lambda: self._engine.execute_query(self.settings.kusto_database, query.kql, properties)
-        )
+        answer = _patiently(lambda: self._engine.execute_query(self.settings.kusto_database, query.kql, properties))
         return _frame(answer.primary_results[0].raw_rows, query.columns, schema)
 
     def command(self, text: str) -> list[dict[str, Any]]:
@@ -212,15 +210,11 @@ def _frame(rows: list[list[Any]], columns: tuple[str, ...], schema: pa.Schema) -
         values = [row[position] for row in rows]
         kind = schema.field(name).type
         if pa.types.is_list(kind):
-            values = [
-                json.loads(value) if isinstance(value, str) and value else value or None for value in values
-            ]
+            values = [json.loads(value) if isinstance(value, str) and value else value or None for value in values]
         if pa.types.is_string(kind):
             values = [value or None for value in values]
         if pa.types.is_timestamp(kind):
-            stamps = pl.Series(name, values, pl.String).str.to_datetime(
-                "%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us"
-            )
+            stamps = pl.Series(name, values, pl.String).str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us")
             series.append(stamps.dt.replace_time_zone("UTC"))
         else:
             empty = pl.DataFrame(pa.schema([schema.field(name)]).empty_table())
@@ -230,9 +224,7 @@ def _frame(rows: list[list[Any]], columns: tuple[str, ...], schema: pa.Schema) -
 
 def _pieces(rows: pa.Table) -> Iterator[bytes]:
     """JSON lines, in pieces that streaming takes."""
-    frame = pl.DataFrame(rows).with_columns(
-        pl.col(pl.Datetime("us", "UTC")).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
-    )
+    frame = pl.DataFrame(rows).with_columns(pl.col(pl.Datetime("us", "UTC")).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ"))
     lines = frame.write_ndjson().encode().splitlines(keepends=True)
     piece: list[bytes] = []
     size = 0

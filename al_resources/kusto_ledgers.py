@@ -38,9 +38,7 @@ class KustoLedgers:
         wanted = checked_ledger_rows(name, rows, on)
         if wanted.is_empty():
             return 0
-        found = [
-            self._ask(name, known_query(name, on, page)) for page in _paged(wanted, _most_telling(wanted, on))
-        ]
+        found = [self._ask(name, known_query(name, on, page)) for page in _paged(wanted, _most_telling(wanted, on))]
         new = wanted.join(pl.concat(found), on=list(on), how="anti", nulls_equal=True, maintain_order="left")
         if new.is_empty():
             return 0
@@ -55,8 +53,7 @@ class KustoLedgers:
         self._database.ingest(name, placed.to_arrow().cast(TABLES[name]), "streaming")
         keys = placed["_key"].to_list()
         winners = [
-            self._ask(name, winners_query(name, keys[start : start + PAGE]))
-            for start in range(0, len(keys), PAGE)
+            self._ask(name, winners_query(name, keys[start : start + PAGE])) for start in range(0, len(keys), PAGE)
         ]
         return int((pl.concat(winners)["_writer"] == writer).sum())
 

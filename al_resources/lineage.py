@@ -81,9 +81,7 @@ def trace_image(platform: Platform, image_id: str) -> dict[str, Any]:
         raise NotFound(f"image {image_id} was never scored, selected or labeled")
     return {
         "image": full,
-        "predictions": [
-            _plain(row) | {"chosen_on": row["prediction_id"] in chosen_on} for row in predictions
-        ],
+        "predictions": [_plain(row) | {"chosen_on": row["prediction_id"] in chosen_on} for row in predictions],
         "selections": [_plain(row) for row in selection],
         "labels": [_plain(row) for row in own_labels],
         "exports": [_plain(row) for row in own_exports],

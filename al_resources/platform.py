@@ -70,9 +70,7 @@ class Platform:
         """The model's versions."""
         from al_resources.model_registry.directory import DirectoryModelRegistry
 
-        return DirectoryModelRegistry(
-            self.blobs, self.settings.model.name, self.settings.home / "cache" / "models"
-        )
+        return DirectoryModelRegistry(self.blobs, self.settings.model.name, self.settings.home / "cache" / "models")
 
     @cached_property
     def endpoint(self) -> Endpoint:

@@ -50,12 +50,8 @@ class LabelingSettings(_Section):
     project: Literal["manual", "oracle"] = Field(
         "manual", description="manual: people export into labeling/exports; oracle: known labels answer"
     )
-    classes: tuple[str, ...] = Field(
-        (), description="the classes people choose from; empty accepts whatever comes"
-    )
-    new_classes: Literal["refuse", "grow"] = Field(
-        "refuse", description="what to do with a class that is not listed"
-    )
+    classes: tuple[str, ...] = Field((), description="the classes people choose from; empty accepts whatever comes")
+    new_classes: Literal["refuse", "grow"] = Field("refuse", description="what to do with a class that is not listed")
     resolve: Literal["latest", "majority"] = Field(
         "latest", description="which label counts where an image has several"
     )
@@ -76,9 +72,7 @@ class SelectionSettings(_Section):
         50_000, ge=1, description="candidates loaded for a strategy that needs embeddings or probabilities"
     )
     budget: int = Field(50, ge=1, description="images per round")
-    control_share: float = Field(
-        0.1, ge=0, le=1, description="share of the budget drawn at random: unbiased truth"
-    )
+    control_share: float = Field(0.1, ge=0, le=1, description="share of the budget drawn at random: unbiased truth")
     initial_budget: int = Field(
         200, ge=1, description="images of the seed round, drawn at random before there is a model"
     )
@@ -91,9 +85,7 @@ class SelectionSettings(_Section):
     seed: int = Field(0, ge=0, description="of every random choice; each round adds its number")
     cron: str = Field("*/10 * * * *", description="when the schedule opens a round")
     min_new_predictions: int = Field(100, ge=0, description="no round before so many eligible images wait")
-    max_unlabeled: int = Field(
-        500, ge=0, description="no new round while more candidates than this wait for a label"
-    )
+    max_unlabeled: int = Field(500, ge=0, description="no new round while more candidates than this wait for a label")
 
 
 class HoldoutSettings(_Section):
@@ -102,9 +94,7 @@ class HoldoutSettings(_Section):
     share: float = Field(
         0.5, gt=0, lt=1, description="of the random images (seed and control); decided by content hash"
     )
-    validation_share: float = Field(
-        0.15, ge=0, lt=1, description="of all other labeled images; for early stopping"
-    )
+    validation_share: float = Field(0.15, ge=0, lt=1, description="of all other labeled images; for early stopping")
 
 
 class GateSettings(_Section):
@@ -132,14 +122,10 @@ class ServingSettings(_Section):
     port: int = Field(8808, ge=1, le=65535, description="of the scoring service")
     log_embeddings: bool = Field(False, description="log the penultimate layer with every prediction")
     max_image_bytes: int = Field(20_000_000, ge=1, description="larger requests are refused")
-    max_image_pixels: int = Field(
-        50_000_000, ge=1, description="images with more pixels are refused before decoding"
-    )
+    max_image_pixels: int = Field(50_000_000, ge=1, description="images with more pixels are refused before decoding")
     flush_rows: int = Field(500, ge=1, description="the collector writes after so many predictions ...")
     flush_seconds: float = Field(2.0, gt=0, description="... or after so long, whichever is first")
-    queue_rows: int = Field(
-        20_000, ge=1, description="predictions waiting in memory; more go to the spool on disk"
-    )
+    queue_rows: int = Field(20_000, ge=1, description="predictions waiting in memory; more go to the spool on disk")
 
     @property
     def url(self) -> str:
@@ -170,14 +156,10 @@ def config_file() -> Path:
 class Settings(BaseSettings):
     """Everything that can be set. Order of precedence: environment, `al.toml`, default."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="AL_", env_nested_delimiter="__", extra="forbid", frozen=True
-    )
+    model_config = SettingsConfigDict(env_prefix="AL_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     profile: Literal["local", "azure"] = Field("local", description="which adapters stand behind the ports")
-    home: Path = Field(
-        Path(".al"), description="where the local profile keeps everything; relative to al.toml"
-    )
+    home: Path = Field(Path(".al"), description="where the local profile keeps everything; relative to al.toml")
     model: ModelSettings = ModelSettings()
     labeling: LabelingSettings = LabelingSettings()
     selection: SelectionSettings = SelectionSettings()
@@ -214,16 +196,11 @@ def load_settings(**overrides: Any) -> Settings:
     """
     file = config_file()
     if CONFIG_VARIABLE in os.environ and not file.is_file():
-        raise SettingsError(
-            f"{CONFIG_VARIABLE}={file}: there is no such file; write one or unset the variable"
-        )
+        raise SettingsError(f"{CONFIG_VARIABLE}={file}: there is no such file; write one or unset the variable")
     strangers = [name for name in os.environ if name.startswith("AL_") and not _is_known_variable(name)]
     if strangers:
         valid = [*Settings.model_fields, *(path for path, _ in setting_keys())]
-        hints = [
-            f"{name} is no setting{_nearest(_variable_key(name), valid, _variable)}"
-            for name in sorted(strangers)
-        ]
+        hints = [f"{name} is no setting{_nearest(_variable_key(name), valid, _variable)}" for name in sorted(strangers)]
         raise SettingsError("; ".join(hints))
     try:
         return Settings(**overrides)
@@ -273,11 +250,7 @@ def _variable_key(name: str) -> str:
 
 def _is_known_variable(name: str) -> bool:
     key = _variable_key(name)
-    return (
-        name == CONFIG_VARIABLE
-        or key in Settings.model_fields
-        or any(key == path for path, _ in setting_keys())
-    )
+    return name == CONFIG_VARIABLE or key in Settings.model_fields or any(key == path for path, _ in setting_keys())
 
 
 def _known_names() -> list[str]:

@@ -76,9 +76,7 @@ class ScoringService:
         self._random = random.Random(seed)
         self._readers = ThreadPoolExecutor(READERS, "al-reader")
         self._metrics = CollectorRegistry()
-        self._answered = Counter(
-            "al_requests", "Answered requests.", ["deployment", "status"], registry=self._metrics
-        )
+        self._answered = Counter("al_requests", "Answered requests.", ["deployment", "status"], registry=self._metrics)
         self._seconds = Histogram(
             "al_request_seconds",
             "Time of a request.",
@@ -143,9 +141,7 @@ class ScoringService:
         serving = self._follower.serving
         if wanted is not None:
             if wanted not in serving.deployments:
-                raise BadRequest(
-                    404, f"there is no deployment {wanted!r}; there are {sorted(serving.deployments)}"
-                )
+                raise BadRequest(404, f"there is no deployment {wanted!r}; there are {sorted(serving.deployments)}")
             return serving.deployments[wanted]
         shares = serving.shares()
         if not shares:
@@ -188,9 +184,7 @@ class ScoringService:
         body = await limited.body()
         # base64 and stored images take time: not on the event loop
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._readers, images_of_bytes, body, content_type, self._datastores
-        )
+        return await loop.run_in_executor(self._readers, images_of_bytes, body, content_type, self._datastores)
 
     async def live(self, request: Request) -> Response:
         """The process is there."""
@@ -207,9 +201,7 @@ class ScoringService:
                 "model_name": serving.state.model_name,
                 "revision": serving.state.revision,
                 "traffic": serving.state.traffic,
-                "deployments": {
-                    name: _report(deployment) for name, deployment in serving.deployments.items()
-                },
+                "deployments": {name: _report(deployment) for name, deployment in serving.deployments.items()},
                 "problems": serving.problems,
             },
             200 if ready else 503,
@@ -237,9 +229,7 @@ def run_service(
     settings = platform.settings.serving
     host, port = host or settings.host, settings.port if port is None else port
     if host not in LOOPBACK:
-        raise ValueError(
-            f"serving.host is {host!r}, expected one of {LOOPBACK}; for others put a proxy before it"
-        )
+        raise ValueError(f"serving.host is {host!r}, expected one of {LOOPBACK}; for others put a proxy before it")
     with socket.create_server((host, port), backlog=BACKLOG) as listener:
         server = server_of(platform)
         ready(f"http://{host}:{listener.getsockname()[1]}")
@@ -249,9 +239,7 @@ def run_service(
 def server_of(platform: Platform) -> uvicorn.Server:
     """The platform's scoring service, not yet started. Raises `ValueError` as `run_service` does."""
     if not isinstance(platform.endpoint, LocalEndpoint):
-        raise ValueError(
-            f"profile {platform.settings.profile!r} serves elsewhere: there is nothing to start here"
-        )
+        raise ValueError(f"profile {platform.settings.profile!r} serves elsewhere: there is nothing to start here")
     collector = Collector.of(platform)
     service = ScoringService(
         platform.endpoint.state,
@@ -262,9 +250,7 @@ def server_of(platform: Platform) -> uvicorn.Server:
         max_image_bytes=platform.settings.serving.max_image_bytes,
     )
     return uvicorn.Server(
-        uvicorn.Config(
-            service.app(), log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
-        )
+        uvicorn.Config(service.app(), log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS)
     )
 
 
@@ -278,9 +264,7 @@ class _ServiceMetrics(MetricsSource):
     def collect(self) -> list[Metric]:
         serving = self._follower.serving
         version = GaugeMetricFamily("al_deployment_version", "Model version.", labels=["deployment"])
-        traffic = GaugeMetricFamily(
-            "al_deployment_traffic_percent", "Share of the traffic.", labels=["deployment"]
-        )
+        traffic = GaugeMetricFamily("al_deployment_traffic_percent", "Share of the traffic.", labels=["deployment"])
         errors = CounterMetricFamily("al_deployment_errors", "Failed predictions.", labels=["deployment"])
         for name, deployment in serving.deployments.items():
             version.add_metric([name], deployment.version)

@@ -62,13 +62,9 @@ def files_of_folder(folder: Path) -> list[NamedFile]:
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is no folder")
-    paths = sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    )
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not paths:
-        raise NoImages(
-            f"{folder} holds no image: looked for {', '.join(sorted(IMAGE_SUFFIXES))} in it and below"
-        )
+        raise NoImages(f"{folder} holds no image: looked for {', '.join(sorted(IMAGE_SUFFIXES))} in it and below")
     return [NamedFile(path.relative_to(folder).as_posix(), path.read_bytes) for path in paths]
 
 
@@ -78,9 +74,7 @@ def files_of_store(blobs: BlobStore, prefix: str) -> list[NamedFile]:
     def file(path: str) -> NamedFile:
         return NamedFile(path, lambda: blobs.read(path))
 
-    files = [
-        file(blob.path) for blob in blobs.list(prefix) if Path(blob.path).suffix.lower() in IMAGE_SUFFIXES
-    ]
+    files = [file(blob.path) for blob in blobs.list(prefix) if Path(blob.path).suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise NoImages(f"{blobs.url(prefix)} holds no image: looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
     return files
@@ -106,9 +100,7 @@ def score_files(
     with ThreadPoolExecutor(READERS, "al-reader") as readers:
         for chunk in _read_ahead(readers, scorer, files):
             if collector is not None and not collector.wait_for_room(ROOM_SECONDS):
-                raise TimeoutError(
-                    f"the prediction log took nothing for {ROOM_SECONDS:.0f} s; {done} files are done"
-                )
+                raise TimeoutError(f"the prediction log took nothing for {ROOM_SECONDS:.0f} s; {done} files are done")
             new: list[ReadImage | RefusedImage] = []
             for image in chunk:
                 if isinstance(image, RefusedImage):

@@ -245,9 +245,7 @@ class Collector:
     def _next_rows(self) -> list[Prediction | Rejection] | None:
         """The next rows to spool, once there are enough or the oldest is old enough; None at the end."""
         with self._changed:
-            while not (
-                self._closing or (self._hurry and self._queue) or len(self._queue) >= self._flush_rows
-            ):
+            while not (self._closing or (self._hurry and self._queue) or len(self._queue) >= self._flush_rows):
                 wait = None
                 if self._queue:
                     wait = self._queue[0][0] + self._flush_seconds - time.monotonic()
@@ -339,9 +337,7 @@ class Collector:
 
     def _unknown_to_the_log(self, rows: pa.Table) -> pa.Table:
         known = self._predictions.rows_of(rows["image_id"].unique().to_pylist(), ["prediction_id"])
-        return rows.filter(
-            pc.invert(pc.is_in(rows["prediction_id"], known["prediction_id"].combine_chunks()))
-        )
+        return rows.filter(pc.invert(pc.is_in(rows["prediction_id"], known["prediction_id"].combine_chunks())))
 
     def _with_stored_images(self, rows: pa.Table) -> pa.Table:
         """Store each image once and write its address into its rows."""
@@ -350,9 +346,7 @@ class Collector:
         uris = {image_id: image.uri for image_id, image in zip(files, stored, strict=True)}
         addresses = pa.array([uris[image_id] for image_id in rows["image_id"].to_pylist()], pa.string())
         rows = rows.drop_columns("image")
-        return rows.set_column(
-            rows.schema.get_field_index("image_uri"), PREDICTIONS.field("image_uri"), addresses
-        )
+        return rows.set_column(rows.schema.get_field_index("image_uri"), PREDICTIONS.field("image_uri"), addresses)
 
     def _set_segment_aside(self, segment: Path, error: Exception) -> None:
         LOGGER.error("%s", f"No store takes {self._spool.set_aside(segment)}: {error}")
@@ -402,13 +396,9 @@ def _segment_table(predictions: Sequence[Prediction]) -> pa.Table:
             latency_ms=[row.latency_ms for row in rows],
         )
         answered_at = pa.array([row.answered_at for row in rows], UTC_MICROSECONDS)
-        table = table.set_column(
-            table.schema.get_field_index("logged_at"), PREDICTIONS.field("logged_at"), answered_at
-        )
+        table = table.set_column(table.schema.get_field_index("logged_at"), PREDICTIONS.field("logged_at"), answered_at)
         tables.append(
-            table.append_column(
-                SEGMENT.field("image"), pa.array([row.image for row in rows], pa.large_binary())
-            )
+            table.append_column(SEGMENT.field("image"), pa.array([row.image for row in rows], pa.large_binary()))
         )
     return pa.concat_tables(tables)
 

@@ -126,9 +126,7 @@ def _checkpoint_in(folder: Path) -> Path:
     """The folder with the checkpoint: Azure ML mounts a registered folder below `AZUREML_MODEL_DIR`."""
     found = sorted(folder.rglob(WEIGHTS))
     if len(found) != 1:
-        raise FileNotFoundError(
-            f"{MODEL_DIR}={folder} holds {len(found)} files named {WEIGHTS}; expected one"
-        )
+        raise FileNotFoundError(f"{MODEL_DIR}={folder} holds {len(found)} files named {WEIGHTS}; expected one")
     return found[0].parent
 
 

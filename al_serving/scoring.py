@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from al_core.inference import Predictor
     from al_resources.platform import Platform
 
-Answer = dict[
-    str, Any
-]  # JSON: filename, image_id, label, labels, probs, model_name, model_version; or filename, error
+Answer = dict[str, Any]  # JSON: filename, image_id, label, labels, probs, model_name, model_version; or filename, error
 LONGEST_NAME = 200  # characters: what a client calls an image ends up in a ledger
 TOO_LARGE, UNREADABLE = 413, 422  # HTTP statuses of images that cannot be scored
 
@@ -107,9 +105,7 @@ class Scorer:
         """
         return self.answer([self.read(image, source) for image in images], source)
 
-    def read(
-        self, image: SentImage, source: Source, received: float | None = None
-    ) -> ReadImage | RefusedImage:
+    def read(self, image: SentImage, source: Source, received: float | None = None) -> ReadImage | RefusedImage:
         """Decode one image; one that cannot be scored is put on record.
 
         `received` is the `time.perf_counter()` of the request's arrival, for the latency in the log.
@@ -131,22 +127,16 @@ class Scorer:
             return refuse(reason, TOO_LARGE)
         channels = self.manifest.preprocessing.channels
         try:
-            picture = decode_image(
-                image.data, name=image.name, channels=channels, max_pixels=self._max_pixels
-            )
+            picture = decode_image(image.data, name=image.name, channels=channels, max_pixels=self._max_pixels)
         except BadImage as error:
             return refuse(error.reason, UNREADABLE)
         pixels = to_pixels([picture], self.manifest.preprocessing)
-        return ReadImage(
-            name or image_id, image.data, image_id, near_duplicate_hash(picture), pixels, received
-        )
+        return ReadImage(name or image_id, image.data, image_id, near_duplicate_hash(picture), pixels, received)
 
     def answer(self, images: Sequence[ReadImage | RefusedImage], source: Source) -> list[Answer]:
         """Predict and log. Raises as `score` does."""
         if self._collector is not None and self._collector.full:
-            raise CollectorFull(
-                "the prediction log cannot take more at the moment; try again in a few seconds"
-            )
+            raise CollectorFull("the prediction log cannot take more at the moment; try again in a few seconds")
         readable = [image for image in images if isinstance(image, ReadImage)]
         probs, embeddings = self._predict(readable)
         if self._collector is not None and readable:

@@ -33,9 +33,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         "goal": GOAL,
     }
     print(f"import dagster     {result['import_dagster_s']:.2f} s")
-    print(
-        f"load definitions   {result['load_definitions_s']:.2f} s   ratio {result['ratio']:.2f}, goal below {GOAL:g}"
-    )
+    print(f"load definitions   {result['load_definitions_s']:.2f} s   ratio {result['ratio']:.2f}, goal below {GOAL:g}")
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))
     return result

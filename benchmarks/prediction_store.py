@@ -65,9 +65,7 @@ def write_log(folder: Path, rows: int) -> float:
     taken = store.eligible("digits", 3, Order("margin"), TAKEN, [])["image_id"].to_pylist()
     chosen = [{"round": 1, "image_id": i, "model_version": 3} for i in taken]
     ledgers.insert_new("selections", table_of(SELECTIONS, chosen), ["image_id"])
-    ledgers.insert_new(
-        "labels", table_of(LABELS, [{"image_id": i, "label": "7"} for i in taken]), ["image_id"]
-    )
+    ledgers.insert_new("labels", table_of(LABELS, [{"image_id": i, "label": "7"} for i in taken]), ["image_id"])
     return spent
 
 
@@ -103,9 +101,7 @@ def ours_count(folder: Path) -> int:
     from al_resources.ledgers import DeltaLedgers
     from al_resources.prediction_store.delta import DeltaPredictionStore
 
-    return DeltaPredictionStore(folder / "predictions", DeltaLedgers(folder / "ledgers")).count_eligible(
-        "digits", 3
-    )
+    return DeltaPredictionStore(folder / "predictions", DeltaLedgers(folder / "ledgers")).count_eligible("digits", 3)
 
 
 def pandas(folder: Path) -> int:
@@ -130,9 +126,7 @@ def _measured(reader: Callable[[Path], int], folder: Path, repeats: int, answers
         times.append(time.perf_counter() - begun)
     # Not ru_maxrss: a new process inherits that from the one that started it.
     peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    answers.put(
-        {"seconds": statistics.median(times), "peak_mb": int(peak[1]) / 1024 if peak else 0, "rows": found}
-    )
+    answers.put({"seconds": statistics.median(times), "peak_mb": int(peak[1]) / 1024 if peak else 0, "rows": found})
 
 
 def measure(reader: Callable[[Path], int], folder: Path, repeats: int = 7) -> dict[str, float]:
@@ -158,9 +152,7 @@ def run(rows: int, folder: Path) -> dict[str, Any]:
         "pandas": measure(pandas, folder, repeats=1),
     }
     begun = time.perf_counter()
-    facts["compaction"] = DeltaPredictionStore(
-        folder / "predictions", DeltaLedgers(folder / "ledgers")
-    ).compact()
+    facts["compaction"] = DeltaPredictionStore(folder / "predictions", DeltaLedgers(folder / "ledgers")).compact()
     facts["compaction_seconds"] = time.perf_counter() - begun
     facts["after compact()"] = {
         "bare Polars top-k": measure(bare_polars, folder),
@@ -197,9 +189,7 @@ def show(facts: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()

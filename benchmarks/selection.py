@@ -71,9 +71,7 @@ class Results:
     left_out: list[str] = field(default_factory=list)
     growth: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
-    def add(
-        self, work: str, tool: str, run: Callable[[], object], *, repeats: int = 3, scale: float = 1.0
-    ) -> float:
+    def add(self, work: str, tool: str, run: Callable[[], object], *, repeats: int = 3, scale: float = 1.0) -> float:
         """Measure one tool; `scale` is how much more the whole work is than what `run` does."""
         seconds, peak = measure(run, repeats)
         self.lines.append(Line(work, tool, seconds * scale, peak, scaled=scale != 1))
@@ -199,9 +197,7 @@ def scores(results: Results, size: Callable[[int], int], large: bool) -> None:
                     "margin": "_proba_margin",
                     "entropy": "_proba_entropy",
                 }
-                results.add(
-                    work, "modAL", lambda peer=peer, name=name[kind], probs=probs: getattr(peer, name)(probs)
-                )
+                results.add(work, "modAL", lambda peer=peer, name=name[kind], probs=probs: getattr(peer, name)(probs))
             with results.peer("small_text.query_strategies.strategies") as [peer]:
                 per_row = {
                     "least confidence": lambda some=some: np.amax(some, axis=1),
@@ -291,9 +287,7 @@ def badge(results: Results, size: Callable[[int], int], device: str) -> None:
     results.targets.append(Target(f"peak memory / inputs, {large}", BOUND, 4, peak / inputs))
 
 
-def _peer_badge(
-    results: Results, work: str, peer: Any, points: np.ndarray, probs: np.ndarray, budget: int
-) -> None:
+def _peer_badge(results: Results, work: str, peer: Any, points: np.ndarray, probs: np.ndarray, budget: int) -> None:
     from skactiveml.base import SkactivemlClassifier
 
     class Known(SkactivemlClassifier):
@@ -339,9 +333,7 @@ def clusters(results: Results, size: Callable[[int], int], device: str, large: b
             results.add(
                 work,
                 "scikit-activeml",
-                lambda strategy=strategy, unit=unit: strategy.query(
-                    unit, np.full(few, np.nan), batch_size=picks
-                ),
+                lambda strategy=strategy, unit=unit: strategy.query(unit, np.full(few, np.nan), batch_size=picks),
                 repeats=1,
             )
         results.require(work, "fastest peer", 3)
@@ -381,16 +373,12 @@ def store_to_batch(results: Results, size: Callable[[int], int], large: bool) ->
             lambda: pl.scan_delta(str(store.path)).select("margin").bottom_k(limit, by="margin").collect(),
         )
         table = source.eligible(Order("margin"), limit, ["probs", "embedding"])
-        pool = pool_of(
-            "cpu", np.empty((0, width), np.float32), _lists(table, "embedding"), _lists(table, "probs")
-        )
+        pool = pool_of("cpu", np.empty((0, width), np.float32), _lists(table, "embedding"), _lists(table, "probs"))
         picks = results.add(work, "part: BADGE", lambda: strategy.query(pool, budget, 0))
         results.add(
             work,
             "part: their columns",
-            lambda: source.eligible(
-                Order("margin"), limit, ["probs", "embedding", "image_uri", "image_hash"]
-            ),
+            lambda: source.eligible(Order("margin"), limit, ["probs", "embedding", "image_uri", "image_hash"]),
         )
         results.lines.append(Line(work, BOUND, scan + picks, 0))
         results.add(
@@ -509,9 +497,7 @@ def show(results: Results, *, quick: bool = False) -> None:
         verdict = {True: "reached", False: "MISSED", None: "not measured"}[target.met]
         found = "" if target.reached is None else f"{target.reached:.2f} "
         limit = (
-            f"<= {target.limit} x bound"
-            if target.of == BOUND
-            else f">= {target.limit} x faster than the fastest peer"
+            f"<= {target.limit} x bound" if target.of == BOUND else f">= {target.limit} x faster than the fastest peer"
         )
         console.print(f"{verdict:<13} {target.work}: {found}(to reach: {limit})", highlight=False)
     for reason in dict.fromkeys(results.left_out):

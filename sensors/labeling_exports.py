@@ -37,9 +37,7 @@ def build_labeling_export_sensor(settings: Settings) -> dg.SensorDefinition:
     return labeling_export_sensor
 
 
-def look_for_exports(
-    context: dg.SensorEvaluationContext, platform: Platform
-) -> dg.SensorResult | dg.SkipReason:
+def look_for_exports(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
     """One tick: a run request per new export, or what else there is to say."""
     from al_core.records import utc_now
     from al_resources.labeling.inbox import InboxCursor, look
@@ -60,9 +58,7 @@ def look_for_exports(
         return dg.SensorResult(skip_reason=dg.SkipReason(_nothing_to_do(found)), cursor=cursor)
     rounds = [round_key(plan.round or 0) for plan in found.ready]
     unopened = [
-        key
-        for key in dict.fromkeys(rounds)
-        if not context.instance.has_dynamic_partition(str(ROUNDS.name), key)
+        key for key in dict.fromkeys(rounds) if not context.instance.has_dynamic_partition(str(ROUNDS.name), key)
     ]
     return dg.SensorResult(
         run_requests=[_run_request(plan) for plan in found.ready],

@@ -30,16 +30,12 @@ def build_selection_schedule(settings: Settings) -> dg.ScheduleDefinition:
 def next_round(context: dg.ScheduleEvaluationContext, platform: Platform) -> dg.RunRequest | dg.SkipReason:
     """A request for the next round, or the reason to wait."""
     rounds = open_rounds(context.instance)
-    unfinished = (
-        rounds[-1] if rounds and platform.ledgers.read("selections", round=rounds[-1]).is_empty() else None
-    )
+    unfinished = rounds[-1] if rounds and platform.ledgers.read("selections", round=rounds[-1]).is_empty() else None
     if unfinished is not None and (running := _active_run(context.instance, unfinished)):
         return dg.SkipReason(f"round {unfinished} is being selected by run {running}")
     if reason := _reason_to_wait(platform):
         return dg.SkipReason(reason)
-    if (
-        unfinished is not None
-    ):  # opened, but its run failed or was never submitted: ask again, under a new key
+    if unfinished is not None:  # opened, but its run failed or was never submitted: ask again, under a new key
         number, attempt = unfinished, f"-{context.scheduled_execution_time:%Y%m%dT%H%M%S}"
     else:
         number, attempt = (rounds[-1] + 1 if rounds else 0), ""

@@ -62,9 +62,7 @@ class LabeledData:
         test = self.test_ids
         if test is None:
             if test_images >= len(self.images):
-                raise BadData(
-                    f"{self.name} has {len(self.images)} images; a test set of {test_images} leaves no pool"
-                )
+                raise BadData(f"{self.name} has {len(self.images)} images; a test set of {test_images} leaves no pool")
             drawn = np.random.default_rng(seed).choice(len(self.images), test_images, replace=False)
             test = frozenset(self.images[row].image_id for row in drawn)
         elif test_images < len(test):
@@ -153,14 +151,10 @@ def _digits() -> LabeledData:
 
     digits = load_digits()
     rows = (digits.images * (255 / 16)).astype(np.uint8)
-    return _from_arrays(
-        "digits", ((row, str(label), False) for row, label in zip(rows, digits.target, strict=True))
-    )
+    return _from_arrays("digits", ((row, str(label), False) for row, label in zip(rows, digits.target, strict=True)))
 
 
-def _from_arrays(
-    name: str, arrays: Iterable[tuple[np.ndarray, str, bool]], *, has_test: bool = False
-) -> LabeledData:
+def _from_arrays(name: str, arrays: Iterable[tuple[np.ndarray, str, bool]], *, has_test: bool = False) -> LabeledData:
     """Pictures as PNG files in memory, from (pixels, label, whether it is a test image)."""
     collected, files = _Collected(), {}
     for pixels, label, test in arrays:
@@ -174,17 +168,13 @@ def _from_arrays(
 
 def _from_folder(name: str, root: Path) -> LabeledData:
     if binaries := sorted(root.glob("*_batch*.bin")):
-        return _from_arrays(
-            name, _cifar_rows((file.name, file.read_bytes()) for file in binaries), has_test=True
-        )
+        return _from_arrays(name, _cifar_rows((file.name, file.read_bytes()) for file in binaries), has_test=True)
     files = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
     collected = _Collected()
     has_test = _has_test(PurePosixPath(path.relative_to(root).as_posix()) for path in files)
     for path in files:
         relative = PurePosixPath(path.relative_to(root).as_posix())
-        collected.add(
-            path.read_bytes(), relative.parent.name, str(path), test=has_test and _is_test(relative)
-        )
+        collected.add(path.read_bytes(), relative.parent.name, str(path), test=has_test and _is_test(relative))
     return collected.finish(name, lambda uri: Path(uri).read_bytes(), has_test=has_test)
 
 
@@ -239,9 +229,7 @@ def _cifar_rows(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[np.ndarray
         if not name.endswith(".bin"):
             continue
         if len(data) % _CIFAR_ROW:
-            raise BadData(
-                f"{name} has {len(data)} bytes, no multiple of {_CIFAR_ROW}: it is no CIFAR-10 file"
-            )
+            raise BadData(f"{name} has {len(data)} bytes, no multiple of {_CIFAR_ROW}: it is no CIFAR-10 file")
         for row in np.frombuffer(data, np.uint8).reshape(-1, _CIFAR_ROW):
             pixels = row[1:].reshape(3, 32, 32).transpose(1, 2, 0)
             yield np.ascontiguousarray(pixels), _CIFAR_CLASSES[row[0]], name.startswith("test")

@@ -61,9 +61,7 @@ class ScoredImages:
     def __init__(self, predictions: pa.Table) -> None:
         self._predictions = pl.DataFrame(predictions)
 
-    def eligible(
-        self, order: Order, limit: int, columns: Sequence[str], exclude: Collection[str] = ()
-    ) -> pa.Table:
+    def eligible(self, order: Order, limit: int, columns: Sequence[str], exclude: Collection[str] = ()) -> pa.Table:
         """The first `limit` images in `order`, see `PredictionStore.eligible`."""
         rows = self._predictions
         if exclude:
@@ -84,9 +82,7 @@ class ScoredImages:
 class Experiment:
     """A run in its folder: `rounds.jsonl`, a line per finished round, and the last checkpoints."""
 
-    def __init__(
-        self, study: Study, run: Run, prepared: Prepared, folder: Path, training: TrainingSettings
-    ) -> None:
+    def __init__(self, study: Study, run: Run, prepared: Prepared, folder: Path, training: TrainingSettings) -> None:
         self.study, self.run, self.prepared, self.folder = study, run, prepared, folder
         data = prepared.data
         # an encoder that was learned on the pool may have seen another seed's test images
@@ -266,9 +262,7 @@ class Experiment:
             parent_version=round_ if parent else None,
             dataset_version=dataset.manifest.version,
             round=round_,
-            training_key=training_key(
-                dataset.manifest.version, round_ if parent else None, settings, code_version()
-            ),
+            training_key=training_key(dataset.manifest.version, round_ if parent else None, settings, code_version()),
             training_settings=settings.model_dump(mode="json"),
             training_log=result.log,
             code_version=code_version(),

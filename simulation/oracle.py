@@ -25,14 +25,10 @@ class OracleSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    noise: float = Field(
-        0.0, ge=0, lt=1, description="share of answers that name another class, drawn uniformly"
-    )
+    noise: float = Field(0.0, ge=0, lt=1, description="share of answers that name another class, drawn uniformly")
     class_noise: dict[str, float] = Field({}, description="the same for single classes, like {'cat': 0.3}")
     annotators: int = Field(1, ge=1, description="people who answer every image; the majority counts")
-    abstention: float = Field(
-        0.0, ge=0, lt=1, description="share of answers that are 'unsure': no label, same cost"
-    )
+    abstention: float = Field(0.0, ge=0, lt=1, description="share of answers that are 'unsure': no label, same cost")
     seconds_per_label: float = Field(3.0, ge=0, description="median time of an answer; times are log-normal")
 
 

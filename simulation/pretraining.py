@@ -82,9 +82,7 @@ def pretrain(
         ).to(device)
         views = _Views(preprocessing, mirror=training.augment == "shift_flip")
         steps = len(pixels) // settings.batch_size
-        optimizer = torch.optim.AdamW(
-            model.parameters(), settings.learning_rate, weight_decay=1e-2, fused=True
-        )
+        optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=1e-2, fused=True)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_and_cosine(steps * settings.epochs))
         generator = torch.Generator().manual_seed(settings.seed)
         autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
@@ -107,9 +105,7 @@ def pretrain(
                 total += loss.item()
             if (epoch + 1) % max(1, settings.epochs // 10) == 0:
                 minutes = (time.monotonic() - began) / 60
-                say(
-                    f"pretraining, epoch {epoch + 1}/{settings.epochs}: loss {total / steps:.3f}, {minutes:.1f} min"
-                )
+                say(f"pretraining, epoch {epoch + 1}/{settings.epochs}: loss {total / steps:.3f}, {minutes:.1f} min")
     return network.cpu().eval()
 
 

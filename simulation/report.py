@@ -217,9 +217,7 @@ def _savings_table(curves: Curves, name: str) -> Block:
 def _rounds_table(curves: Curves, name: str) -> Block:
     last = curves.values.shape[2] - 1
     shown = sorted(
-        {0, *range(1, last, max(1, last // 6)), last}
-        if last < 6
-        else {*range(0, last, max(1, last // 6)), last}
+        {0, *range(1, last, max(1, last // 6)), last} if last < 6 else {*range(0, last, max(1, last // 6)), last}
     )
     rows = []
     for number in shown:
@@ -269,9 +267,7 @@ def _recall_table(folder: Path, curves: dict[str, Curves], start: str) -> Block:
     rows = []
     for name in sorted(means["class"].unique()):
         of_class = dict(means.filter(pl.col("class") == name).select("strategy", "recall").iter_rows())
-        rows.append(
-            [name, *(f"{of_class[s]:.3f}" if s in of_class else "" for s in curves[start].strategies)]
-        )
+        rows.append([name, *(f"{of_class[s]:.3f}" if s in of_class else "" for s in curves[start].strategies)])
     return Block("Recall by class at the end", [], ["class", *curves[start].strategies], rows)
 
 
@@ -300,9 +296,7 @@ def _summary(curves: Curves, table: pl.DataFrame) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------- the page
-def _page(
-    study: Study, blocks: Sequence[Block], sheets: Sequence[tuple[str, bytes]], data: dict[str, Any]
-) -> str:
+def _page(study: Study, blocks: Sequence[Block], sheets: Sequence[tuple[str, bytes]], data: dict[str, Any]) -> str:
     first, *rest = blocks
     pictures = "".join(
         f"<figure><figcaption>{html.escape(title)}</figcaption>"

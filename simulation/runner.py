@@ -69,9 +69,7 @@ def run_study(
     progress(done, total)
     left = [run for run in runs if _finished(folder, run) < study.rounds + 1]
     if left:
-        _work(
-            study, folder, left, min(count, len(left)), lambda: progress(_all_finished(folder, runs), total)
-        )
+        _work(study, folder, left, min(count, len(left)), lambda: progress(_all_finished(folder, runs), total))
     return write_tables(folder, runs)
 
 
@@ -121,9 +119,7 @@ def _claim(study: Study, folder: Path) -> Study:
                 for name in ours
                 if name not in ("strategies", "starts", "seeds") and ours[name] != theirs[name]
             ]
-            raise StudyMismatch(
-                f"{folder} holds another study: {'; '.join(changed)}; choose another --output"
-            )
+            raise StudyMismatch(f"{folder} holds another study: {'; '.join(changed)}; choose another --output")
         study = study.model_copy(
             update={
                 "strategies": tuple(dict.fromkeys((*there.strategies, *study.strategies))),
@@ -199,9 +195,7 @@ def _in_processes(
     failed: dict[str, str] = {}
     spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     with ProcessPoolExecutor(workers, spawn) as pool:
-        futures: dict[Future[None], Run] = {
-            pool.submit(_run_one, study, run, folder, os.getpid()): run for run in runs
-        }
+        futures: dict[Future[None], Run] = {pool.submit(_run_one, study, run, folder, os.getpid()): run for run in runs}
         waiting = set(futures)
         while waiting:
             ended, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
@@ -228,9 +222,7 @@ def _threads(count: int) -> Iterator[None]:
 _data_of_worker: dict[str, LabeledData] = {}
 
 
-def _run_one(
-    study: Study, run: Run, folder: Path, parent: int, tick: Callable[[], None] = lambda: None
-) -> None:
+def _run_one(study: Study, run: Run, folder: Path, parent: int, tick: Callable[[], None] = lambda: None) -> None:
     """One run; in a worker process it ends with the process that asked for it."""
     from filelock import FileLock
 

@@ -180,19 +180,13 @@ def conclusion(curves: Curves) -> str:
         return "There is nothing to compare: a study needs random sampling and at least one strategy."
     areas = against_baseline(curves, lambda curve: area_under(curve, curves.labels))
     best = max(areas, key=lambda comparison: comparison.difference.value)
-    final = next(
-        c for c in against_baseline(curves, lambda curve: curve[:, -1]) if c.strategy == best.strategy
-    )
+    final = next(c for c in against_baseline(curves, lambda curve: curve[:, -1]) if c.strategy == best.strategy)
     end = final.difference
     at_end = f"{100 * end.value:+.1f} points [{100 * end.low:+.1f}, {100 * end.high:+.1f}]"
     scope = f"{seeds} paired seeds, {rounds - 1} rounds, {int(curves.labels[-1])} labels"
     if best.p_corrected < 0.05 and best.difference.value > 0:
         savings = label_savings(curves, best.strategy)
-        saved = (
-            ""
-            if np.isnan(savings.ratio)
-            else f", and reaches random's final accuracy with {savings} fewer labels"
-        )
+        saved = "" if np.isnan(savings.ratio) else f", and reaches random's final accuracy with {savings} fewer labels"
         return (
             f"{best.strategy} wins: {100 * best.difference.value:+.1f} points of accuracy over random on average over "
             f"the curve (p = {best.p_corrected:.2g} after correction), {at_end} at the end{saved} ({scope})."

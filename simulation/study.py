@@ -44,15 +44,11 @@ class Study(BaseModel):
     seeds: int = Field(5, ge=1, description="runs per strategy; seed s of all strategies is one pair")
     rounds: int = Field(30, ge=1)
     budget: int = Field(50, ge=1, description="labels per round")
-    score_sample: int = Field(
-        500, ge=1, description="images scored per round, the candidates of its selection"
-    )
+    score_sample: int = Field(500, ge=1, description="images scored per round, the candidates of its selection")
     initial: int = Field(200, ge=2, description="random labels of the first model")
     return_unselected: bool = Field(True, description="scored but unselected images may be scored again")
     test_images: int = Field(500, ge=1)
-    control_share: float = Field(
-        0.0, ge=0, le=1, description="random part of each batch; production's is 0.1"
-    )
+    control_share: float = Field(0.0, ge=0, le=1, description="random part of each batch; production's is 0.1")
     validation_share: float = Field(0.1, ge=0, lt=1)
     near_duplicate_distance: int = Field(4, ge=-1, le=128)
     threads: int = Field(1, ge=1, description="of a run on the CPU; its last digits depend on them")

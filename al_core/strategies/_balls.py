@@ -97,9 +97,7 @@ def _clusters(rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return nearest_centre(rows, centres), centres
 
 
-def _touching(
-    points: Array, cluster: np.ndarray, starts: np.ndarray, centres: np.ndarray, radius: float
-) -> np.ndarray:
+def _touching(points: Array, cluster: np.ndarray, starts: np.ndarray, centres: np.ndarray, radius: float) -> np.ndarray:
     """Which pairs of clusters may hold points within the radius of each other, shape (K, K) bool."""
     number = len(centres)
     if number == 1:

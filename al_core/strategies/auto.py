@@ -50,9 +50,7 @@ class Auto(QueryStrategy):
         assert pool.labeled_embeddings is not None
         assert pool.labeled_targets is not None
         ids = np.arange(len(pool.labeled_embeddings)).astype(str)
-        return self.plan(Labeled(ids, pool.labeled_embeddings, pool.labeled_targets)).query(
-            pool, budget, seed
-        )
+        return self.plan(Labeled(ids, pool.labeled_embeddings, pool.labeled_targets)).query(pool, budget, seed)
 
 
 def best_agreement(embeddings: np.ndarray, targets: np.ndarray) -> float:

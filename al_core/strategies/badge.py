@@ -47,9 +47,7 @@ class Gradients:
         self.errors = probs - 0.0  # a copy: inputs stay as they are
         self.errors[xp.arange(len(probs)), best] -= 1
         self.embeddings = embeddings
-        self.squares = xp.einsum("nc,nc->n", self.errors, self.errors) * xp.einsum(
-            "nd,nd->n", embeddings, embeddings
-        )
+        self.squares = xp.einsum("nc,nc->n", self.errors, self.errors) * xp.einsum("nd,nd->n", embeddings, embeddings)
 
     def products(self, chosen: Array) -> Array:
         """Inner products of the gradients at `chosen` (B,) with all gradients, shape (B, N)."""

@@ -21,9 +21,7 @@ class BalancedBoundary(QueryStrategy):
 
     name = "balanced_boundary"
     needs: frozenset[Need] = frozenset({"probs"})
-    reference = (
-        "Emam et al. (2021), Active learning at the ImageNet scale (BASE), with log-odds as the distance"
-    )
+    reference = "Emam et al. (2021), Active learning at the ImageNet scale (BASE), with log-odds as the distance"
     cost = "time O(N C + C k log k), memory O(C k)"
     prefilter = "margin"
 

@@ -129,9 +129,7 @@ class QueryStrategy(ABC):
             if array is None:
                 raise ValueError(f"strategy {self.name} needs {need}, which this pool does not hold")
             if need != "labels" and len(array) != len(pool):
-                raise ValueError(
-                    f"{len(array)} rows of {need} for {len(pool)} images; expected one per image"
-                )
+                raise ValueError(f"{len(array)} rows of {need} for {len(pool)} images; expected one per image")
         if need == "embedding":
             _refuse_unusable_embeddings(pool)
         elif need == "probs":

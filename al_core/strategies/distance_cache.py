@@ -37,9 +37,7 @@ class DistanceCache:
             ValueError: the pool does not say which images are labeled.
         """
         if pool.labeled_ids is None:
-            raise ValueError(
-                "a distance cache needs the ids of the labeled images, which this pool does not hold"
-            )
+            raise ValueError("a distance cache needs the ids of the labeled images, which this pool does not hold")
         if not np.isin(self._labeled_ids, pool.labeled_ids).all():
             self._forget()  # a label was withdrawn: what was near to it is farther now
         place = np.searchsorted(self._image_ids, pool.image_ids).clip(0, max(0, len(self._image_ids) - 1))

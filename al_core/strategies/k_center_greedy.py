@@ -19,9 +19,7 @@ class KCenterGreedy(QueryStrategy):
 
     name = "k_center_greedy"
     needs: frozenset[Need] = frozenset({"embedding", "labels"})
-    reference = (
-        "Sener & Savarese (2018), Active learning for convolutional neural networks: a core-set approach"
-    )
+    reference = "Sener & Savarese (2018), Active learning for convolutional neural networks: a core-set approach"
     cost = "time O(N d (L + k)), memory O(N d)"
 
     def __init__(self, cache: DistanceCache | None = None) -> None:

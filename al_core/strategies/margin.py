@@ -9,7 +9,5 @@ class Margin(ByScore):
     """The smallest distance between the two most probable classes first; the score is that distance."""
 
     name = "margin"
-    reference = (
-        "Scheffer, Decomain & Wrobel (2001), Active hidden Markov models for information extraction, IDA"
-    )
+    reference = "Scheffer, Decomain & Wrobel (2001), Active hidden Markov models for information extraction, IDA"
     column = "margin"

@@ -16,8 +16,7 @@ class MeanStd(QueryStrategy):
     name = "mean_std"
     needs: frozenset[Need] = frozenset({"committee"})
     reference = (
-        "Kampffmeyer, Salberg & Jenssen (2016), Semantic segmentation of small objects and modeling of "
-        "uncertainty"
+        "Kampffmeyer, Salberg & Jenssen (2016), Semantic segmentation of small objects and modeling of uncertainty"
     )
     cost = "time O(N T C), memory O(N) beside the committee's answers"
     prefilter = "entropy"

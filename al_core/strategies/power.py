@@ -20,9 +20,7 @@ class Power(QueryStrategy):
     """
 
     needs: frozenset[Need] = frozenset({"probs"})
-    reference = (
-        "Kirsch et al. (2023), Stochastic batch acquisition: a simple baseline for deep active learning"
-    )
+    reference = "Kirsch et al. (2023), Stochastic batch acquisition: a simple baseline for deep active learning"
     cost = "time O(N C), memory O(N)"
 
     def __init__(self, beta: float = 1.0) -> None:

@@ -98,9 +98,7 @@ def _cover(balls: Balls, labeled: Array, count: int) -> tuple[np.ndarray, np.nda
     return np.array(picks, np.int64), np.array(gains, np.float64)
 
 
-def _farthest(
-    features: Embedded, labeled: Array, picked: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _farthest(features: Embedded, labeled: Array, picked: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     nearest = features.to_nearest(labeled)
     nearest = namespace(nearest).minimum(
         nearest, features.to_nearest(features.rows[like(features.rows, picked, "int64")])

@@ -27,8 +27,7 @@ class TypiClust(QueryStrategy):
     name = "typiclust"
     needs: frozenset[Need] = frozenset({"embedding", "labels"})
     reference = (
-        "Hacohen, Dekel & Weinshall (2022), Active learning on a budget: opposite strategies suit high "
-        "and low budgets"
+        "Hacohen, Dekel & Weinshall (2022), Active learning on a budget: opposite strategies suit high and low budgets"
     )
     cost = "time O(N d (L + k)) a round of at most 10, plus O(d m^2) for each cluster of m; memory O(N d)"
 
@@ -47,9 +46,7 @@ class TypiClust(QueryStrategy):
         return choose_typical(rows, clusters[: len(rows)], clusters[len(rows) :], count, seed)
 
 
-def choose_typical(
-    rows: Array, clusters: np.ndarray, labeled_clusters: np.ndarray, count: int, seed: int
-) -> Picks:
+def choose_typical(rows: Array, clusters: np.ndarray, labeled_clusters: np.ndarray, count: int, seed: int) -> Picks:
     """The `count` images that TypiClust takes given the clusters of all images (N,) and of the labels (L,)."""
     number = 1 + int(max(clusters.max(), labeled_clusters.max(initial=0)))
     sizes = np.bincount(clusters, minlength=number)

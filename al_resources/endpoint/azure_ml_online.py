@@ -197,23 +197,17 @@ class AzureMLOnlineEndpoint:
         )
 
         # a model is loaded before the first probe counts; after that a hung container is restarted
-        patient = ProbeSettings(
-            initial_delay=30, period=10, timeout=5, failure_threshold=30, success_threshold=1
-        )
+        patient = ProbeSettings(initial_delay=30, period=10, timeout=5, failure_threshold=30, success_threshold=1)
         return ManagedOnlineDeployment(
             name=name,
             endpoint_name=self._endpoint,
             model=f"azureml:{self._model_name}:{model_version}",
             environment=environment_of(self._settings, "scoring"),
-            code_configuration=CodeConfiguration(
-                code=str(code_snapshot(folder)), scoring_script=SCORING_SCRIPT
-            ),
+            code_configuration=CodeConfiguration(code=str(code_snapshot(folder)), scoring_script=SCORING_SCRIPT),
             environment_variables=self._settings.environment_variables,
             instance_type=self._settings.instance_type,
             instance_count=self._settings.instance_count,
-            request_settings=OnlineRequestSettings(
-                request_timeout_ms=30_000, max_concurrent_requests_per_instance=4
-            ),
+            request_settings=OnlineRequestSettings(request_timeout_ms=30_000, max_concurrent_requests_per_instance=4),
             liveness_probe=patient,
             readiness_probe=patient,
         )

@@ -122,9 +122,7 @@ class LocalEndpoint:
 
         def with_traffic(state: EndpointState) -> EndpointState:
             check_traffic(traffic, state)
-            return state.model_copy(
-                update={"traffic": {name: traffic.get(name, 0) for name in state.deployments}}
-            )
+            return state.model_copy(update={"traffic": {name: traffic.get(name, 0) for name in state.deployments}})
 
         self._wait_for_service(self._change(with_traffic).revision)
 
@@ -185,14 +183,10 @@ class LocalEndpoint:
             state = self.state()
             changed = change(state).model_copy(update={"revision": state.revision + 1})
             content = changed.model_dump_json(indent=1).encode()
-            if self._blobs.write(
-                f"{self._folder}/{_revision_file(changed.revision)}", content, if_absent=True
-            ):
+            if self._blobs.write(f"{self._folder}/{_revision_file(changed.revision)}", content, if_absent=True):
                 self._blobs.write(f"{self._folder}/state.json", content)
                 return changed
-        raise DeploymentFailed(
-            f"{self.address} is changed by others all the time; gave up after {ATTEMPTS} attempts"
-        )
+        raise DeploymentFailed(f"{self.address} is changed by others all the time; gave up after {ATTEMPTS} attempts")
 
     # ------------------------------------------------------------------ the service
 

@@ -64,9 +64,7 @@ def roll_out(
     """
     shares = _checked_steps(steps)
     if not smoke_images:
-        raise ValueError(
-            "a rollout needs at least one smoke image: nothing else proves that the model answers"
-        )
+        raise ValueError("a rollout needs at least one smoke image: nothing else proves that the model answers")
     done: list[str] = []
 
     def note(line: str) -> None:
@@ -90,9 +88,7 @@ def roll_out(
         _smoke_test(endpoint, challenger, model_version, smoke_images)
         note(f"{challenger} answered {len(smoke_images)} smoke images as expected")
         for share in shares if champion else (100,):
-            endpoint.set_traffic(
-                {champion: 100 - share, challenger: share} if champion else {challenger: share}
-            )
+            endpoint.set_traffic({champion: 100 - share, challenger: share} if champion else {challenger: share})
             note(f"{challenger} has {share} % of the traffic")
             _watch(endpoint, challenger, watch_seconds, sleep)
     except (DeploymentFailed, ValueError) as trouble:

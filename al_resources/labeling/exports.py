@@ -127,9 +127,7 @@ def _coco_rows(data: bytes) -> Iterator[_Row]:
         raise BrokenExport("not COCO: nested too deeply") from error
     if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise BrokenExport(
-            f"not COCO: expected an object with images, annotations and categories, found {found}"
-        )
+        raise BrokenExport(f"not COCO: expected an object with images, annotations and categories, found {found}")
     try:
         names = _by_id("categories", ((one["id"], str(one["name"])) for one in content["categories"]))
         images = _by_id("images", ((one["id"], _coco_image_name(one)) for one in content["images"]))
@@ -175,9 +173,7 @@ def _refuse_mixed_boxes(annotations: Iterable[Mapping[str, Any]]) -> None:
         if box := annotation.get("bbox"):
             kinds.add("absolute" if any(float(value) > 1 for value in box) else "normalised")
     if len(kinds) > 1:
-        raise BrokenExport(
-            "normalised and absolute bounding boxes are mixed in one export; export one kind only"
-        )
+        raise BrokenExport("normalised and absolute bounding boxes are mixed in one export; export one kind only")
 
 
 def _jsonl_rows(data: bytes) -> Iterator[_Row]:
@@ -194,13 +190,9 @@ def _jsonl_rows(data: bytes) -> Iterator[_Row]:
             raise BrokenExport(f"line {number} is nested too deeply") from error
         except ValueError as error:
             # only the last line of a file in the middle of being written can be cut
-            raise BrokenExport(
-                f"line {number} is not valid JSON: {error}", incomplete=number == len(lines)
-            ) from error
+            raise BrokenExport(f"line {number} is not valid JSON: {error}", incomplete=number == len(lines)) from error
         except (KeyError, TypeError) as error:
-            raise BrokenExport(
-                f"line {number}: expected an object with image_url and label ({error})"
-            ) from error
+            raise BrokenExport(f"line {number}: expected an object with image_url and label ({error})") from error
         if isinstance(label, list) and len(label) == 1 and isinstance(label[0], str):
             label = label[0]
         yield _Row(
@@ -245,9 +237,7 @@ def _label(row: _Row) -> ExportedLabel:
     labeled_at = datetime.fromisoformat(row.labeled_at.replace("Z", "+00:00")) if row.labeled_at else None
     if labeled_at is not None:
         labeled_at = (
-            labeled_at.astimezone(timezone.utc)
-            if labeled_at.tzinfo
-            else labeled_at.replace(tzinfo=timezone.utc)
+            labeled_at.astimezone(timezone.utc) if labeled_at.tzinfo else labeled_at.replace(tzinfo=timezone.utc)
         )
     return ExportedLabel(
         image_id=row.image_id,

@@ -55,11 +55,7 @@ class Merge:
 def unmerged_exports(blobs: BlobStore, ledgers: Ledgers) -> list[str]:
     """The exports in the inbox, in this content, that nothing has become of yet."""
     known = set(ledgers.read("exports").select("path", "etag").iter_rows())
-    return [
-        blob.path
-        for blob in blobs.list(INBOX)
-        if is_export(blob.path) and (blob.path, blob.etag) not in known
-    ]
+    return [blob.path for blob in blobs.list(INBOX) if is_export(blob.path) and (blob.path, blob.etag) not in known]
 
 
 def is_export(path: str) -> bool:

@@ -11,7 +11,9 @@ from al_core.records import ModelManifest
 class ModelRegistry(Protocol):
     """What every registry can do. Versions are numbers 1, 2, 3 ..."""
 
-    def register(self, checkpoint: Path, manifest: ModelManifest, extra_files: dict[str, bytes] | None = None) -> ModelManifest:
+    def register(
+        self, checkpoint: Path, manifest: ModelManifest, extra_files: dict[str, bytes] | None = None
+    ) -> ModelManifest:
         """Publish the weights file under the next free version; returns the manifest with that version.
 
         A training key that is already registered is not published twice: its manifest is returned.

@@ -26,9 +26,7 @@ class AzureMLModelRegistry(DirectoryModelRegistry):
     that registers or looks up the same training registers it there.
     """
 
-    def __init__(
-        self, blobs: BlobStore, name: str, cache: Path, client: MLClient, settings: AzureMLSettings
-    ) -> None:
+    def __init__(self, blobs: BlobStore, name: str, cache: Path, client: MLClient, settings: AzureMLSettings) -> None:
         super().__init__(blobs, checked_name("model", name), cache)
         self._client = client
         self._settings = settings

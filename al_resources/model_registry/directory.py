@@ -172,9 +172,7 @@ def _holds(folder: Path, sha256: str) -> bool:
 def _checked_names(files: dict[str, bytes]) -> dict[str, bytes]:
     for name in files:
         if not _SIMPLE_NAME.fullmatch(name) or name in (WEIGHTS, MANIFEST):
-            raise ValueError(
-                f"extra file {name!r}: expected a simple file name other than {WEIGHTS}, {MANIFEST}"
-            )
+            raise ValueError(f"extra file {name!r}: expected a simple file name other than {WEIGHTS}, {MANIFEST}")
     return files
 
 

@@ -31,7 +31,12 @@ class PredictionStore(Protocol):
         """How many rows there are (of that model and version, where named), and how recent the newest is."""
 
     def eligible(
-        self, model_name: str, model_version: int, order: Order, limit: int, columns: Sequence[str],
+        self,
+        model_name: str,
+        model_version: int,
+        order: Order,
+        limit: int,
+        columns: Sequence[str],
         exclude: Collection[str] = (),
     ) -> pa.Table:
         """The first `limit` eligible images in `order`: newest prediction per image of that model version,

@@ -19,9 +19,7 @@ class Candidates:
     model_name: str
     model_version: int
 
-    def eligible(
-        self, order: Order, limit: int, columns: Sequence[str], exclude: Collection[str] = ()
-    ) -> pa.Table:
+    def eligible(self, order: Order, limit: int, columns: Sequence[str], exclude: Collection[str] = ()) -> pa.Table:
         """The first `limit` eligible images in `order`; see `PredictionStore.eligible`."""
         return self.store.eligible(self.model_name, self.model_version, order, limit, columns, exclude)
 

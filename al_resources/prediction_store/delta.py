@@ -155,12 +155,7 @@ class DeltaPredictionStore:
         log = _of_model(table, model_name, model_version)
         count = _rows(_files(table, model_name, model_version))
         share = 1.0 if count <= EXACT_COUNT_ROWS else SLICE_ROWS / count
-        images = (
-            log.filter(_key < round(share * KEY_SPACE))
-            .select("image_id")
-            .unique()
-            .collect(engine="streaming")
-        )
+        images = log.filter(_key < round(share * KEY_SPACE)).select("image_id").unique().collect(engine="streaming")
         taken, _ = self._taken((), model_version)
         return round(len(images.join(taken, on="image_id", how="anti")) / share)
 
@@ -232,9 +227,7 @@ class DeltaPredictionStore:
         from deltalake import CommitProperties, write_deltalake
 
         # Statistics of ids would be most of the table's log, and can never rule a file out.
-        statistics: dict[str, str | None] = {
-            "delta.dataSkippingStatsColumns": "confidence,margin,entropy,logged_at"
-        }
+        statistics: dict[str, str | None] = {"delta.dataSkippingStatsColumns": "confidence,margin,entropy,logged_at"}
         write_deltalake(
             open_or_create(self.path, _PHYSICAL, partition_by=PARTITIONS, configuration=statistics),
             rows,
@@ -248,9 +241,7 @@ class DeltaPredictionStore:
 def _writer_properties() -> Any:
     from deltalake import ColumnProperties, WriterProperties
 
-    plain = ColumnProperties(
-        dictionary_enabled=False
-    )  # no value repeats: a dictionary would only be overhead
+    plain = ColumnProperties(dictionary_enabled=False)  # no value repeats: a dictionary would only be overhead
     unique = (
         "prediction_id",
         "image_id",
@@ -287,9 +278,7 @@ def _of_model(table: DeltaTable, model_name: str | None, model_version: int | No
     return log
 
 
-def _files(
-    table: DeltaTable, model_name: str | None = None, model_version: int | None = None
-) -> pl.DataFrame:
+def _files(table: DeltaTable, model_name: str | None = None, model_version: int | None = None) -> pl.DataFrame:
     """The live files of the table: path, size_bytes, num_records, max.logged_at and the partition's values."""
     files = pl.DataFrame(table.get_add_actions(flatten=True))
     files = files.rename({f"partition.{name}": name for name in PARTITIONS})
@@ -360,9 +349,7 @@ def _everything_free(log: pl.LazyFrame, taken: pl.DataFrame) -> _Candidates:
     return _Candidates(free, pl.lit(True), everything=True)
 
 
-def _current_predictions(
-    log: pl.LazyFrame, columns: list[str], keys: pl.Series, reached: pl.Expr
-) -> pl.DataFrame:
+def _current_predictions(log: pl.LazyFrame, columns: list[str], keys: pl.Series, reached: pl.Expr) -> pl.DataFrame:
     """Those predictions where `reached` holds of the images with these keys that none elsewhere is newer than."""
     these = _key.is_in(keys.unique().implode())
     reached_rows = log.filter(reached, these).select(columns).collect()

@@ -45,9 +45,7 @@ class KustoPredictionStore:
         """How many different predictions there are, and the newest moment."""
         found = self._ask(watermark_query(model_name, model_version), _WATERMARK)
         rows, newest = found.row(0) if len(found) else (0, None)
-        return (
-            Watermark(rows, newest, f"{rows}:{newest.isoformat()}") if rows else Watermark(0, None, "empty")
-        )
+        return Watermark(rows, newest, f"{rows}:{newest.isoformat()}") if rows else Watermark(0, None, "empty")
 
     def eligible(
         self,
@@ -67,8 +65,7 @@ class KustoPredictionStore:
         found = self._ask(eligible_query(model_name, model_version, order, limit, asked, exclude))
         if (wide := [name for name in wanted if name in WIDE]) and len(found):
             arrays = [
-                self._ask(arrays_query(page["prediction_id"].to_list(), wide))
-                for page in found.iter_slices(PAGE)
+                self._ask(arrays_query(page["prediction_id"].to_list(), wide)) for page in found.iter_slices(PAGE)
             ]
             found = found.join(pl.concat(arrays), on="prediction_id", how="left", maintain_order="left")
         return as_records(found, wanted)
@@ -198,9 +195,7 @@ def _free(
 ) -> tuple[str, dict[str, tuple[str, Any]]]:
     filters, parameters = _of_model(model_name, model_version)
     parameters["_exclude"] = ("dynamic", sorted(exclude))
-    beside = [
-        name for name in dict.fromkeys(columns) if name not in ("image_id", "logged_at", "prediction_id")
-    ]
+    beside = [name for name in dict.fromkeys(columns) if name not in ("image_id", "logged_at", "prediction_id")]
     more = "".join(f", {name}" for name in beside)
     text = f"""{_TAKEN}
 predictions{filters}

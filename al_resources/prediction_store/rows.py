@@ -49,11 +49,7 @@ def _refuse(rows: pa.Table, wrong: pa.ChunkedArray, reason: str) -> None:
 
 def id_bits(image_ids: Any, *, slice_from: int) -> pl.Series:
     """60 bits of each id, as `al_core.records.image_keys` but without a Python object per image."""
-    return (
-        pl.Series(image_ids, dtype=pl.String)
-        .str.slice(slice_from, 15)
-        .str.to_integer(base=16, dtype=pl.Int64)
-    )
+    return pl.Series(image_ids, dtype=pl.String).str.slice(slice_from, 15).str.to_integer(base=16, dtype=pl.Int64)
 
 
 def wanted_columns(columns: Sequence[str], order: Order) -> list[str]:

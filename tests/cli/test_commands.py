@@ -66,9 +66,7 @@ def test_status_of_an_empty_project_is_no_error(project: Path, al: Callable[...,
     assert found["rounds"] == []
 
 
-def test_init_writes_a_project_that_doctor_likes_and_overwrites_nothing(
-    tmp_path: Path, al: Callable[..., Any]
-) -> None:
+def test_init_writes_a_project_that_doctor_likes_and_overwrites_nothing(tmp_path: Path, al: Callable[..., Any]) -> None:
     home = tmp_path / "cats"
     assert al("init", str(home), "--class", "cat", "--class", "d'og\"").returncode == 0
     assert al("doctor", config=home / "al.toml").returncode == 0
@@ -101,17 +99,13 @@ def test_a_folder_without_images_is_named(project: Path, tmp_path: Path, al: Cal
     assert "holds no images" in done.stderr
 
 
-def test_scoring_without_a_model_says_what_to_do(
-    project: Path, tmp_path: Path, al: Callable[..., Any]
-) -> None:
+def test_scoring_without_a_model_says_what_to_do(project: Path, tmp_path: Path, al: Callable[..., Any]) -> None:
     done = al("score", str(tmp_path), config=project)
     assert done.returncode == 1
     assert "no model is deployed yet" in done.stderr
 
 
-def test_the_demo_does_not_replace_a_folder_that_is_not_its_own(
-    tmp_path: Path, al: Callable[..., Any]
-) -> None:
+def test_the_demo_does_not_replace_a_folder_that_is_not_its_own(tmp_path: Path, al: Callable[..., Any]) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("...")
     done = al("demo", "--home", str(tmp_path / "mine"))

@@ -97,9 +97,7 @@ def cover(rows: np.ndarray, labeled: np.ndarray, radius: float, count: int) -> t
     return picks, gains
 
 
-def herding(
-    rows: np.ndarray, labeled: np.ndarray, bandwidth: float, count: int
-) -> tuple[list[int], list[float]]:
+def herding(rows: np.ndarray, labeled: np.ndarray, bandwidth: float, count: int) -> tuple[list[int], list[float]]:
     """Picks and gains, up to where two candidates are as good within rounding."""
 
     def kernel(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -41,9 +41,7 @@ def random_pool(count: int, *, classes: int = 4, width: int = 8, labeled: int = 
 
 def random_hashes(count: int, seed: int = 0) -> list[str]:
     """Near-duplicate hashes that resemble each other no more than chance has it."""
-    return [
-        row.tobytes().hex() for row in np.random.default_rng(seed).integers(0, 256, (count, 16), np.uint8)
-    ]
+    return [row.tobytes().hex() for row in np.random.default_rng(seed).integers(0, 256, (count, 16), np.uint8)]
 
 
 class MemorySource:
@@ -86,9 +84,7 @@ class MemorySource:
     def ids(self) -> list[str]:
         return self._log["image_id"].sort().to_list()
 
-    def eligible(
-        self, order: Order, limit: int, columns: Sequence[str], exclude: Collection[str] = ()
-    ) -> pa.Table:
+    def eligible(self, order: Order, limit: int, columns: Sequence[str], exclude: Collection[str] = ()) -> pa.Table:
         self.calls.append((order, limit))
         rows = self._log.filter(~pl.col("image_id").is_in(list(exclude)))
         if order.column == "random":

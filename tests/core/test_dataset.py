@@ -104,21 +104,12 @@ def test_the_majority_counts_and_everyone_has_one_vote():
 
 
 def test_a_tie_goes_to_the_younger_vote_then_to_the_name_that_sorts_first():
-    assert (
-        resolve_labels(ledger(("a", "cat", "ann", 1), ("a", "dog", "bob", 2)), "majority")["label"][0]
-        == "dog"
-    )
-    assert (
-        resolve_labels(ledger(("a", "dog", "ann", 1), ("a", "cat", "bob", 1)), "majority")["label"][0]
-        == "cat"
-    )
+    assert resolve_labels(ledger(("a", "cat", "ann", 1), ("a", "dog", "bob", 2)), "majority")["label"][0] == "dog"
+    assert resolve_labels(ledger(("a", "dog", "ann", 1), ("a", "cat", "bob", 1)), "majority")["label"][0] == "cat"
 
 
 def test_a_vote_without_a_time_is_older_than_any_other():
-    assert (
-        resolve_labels(ledger(("a", "cat", "ann", 1), ("a", "dog", "bob", None)), "latest")["label"][0]
-        == "cat"
-    )
+    assert resolve_labels(ledger(("a", "cat", "ann", 1), ("a", "dog", "bob", None)), "latest")["label"][0] == "cat"
 
 
 @given(
@@ -161,12 +152,8 @@ def test_a_window_of_ids_is_split_like_any_other():
 
 
 HELD_OUT = next(i for i in map(image_id, range(99)) if below(i, "holdout", 0.5))
-TRAINED = next(
-    i for i in map(image_id, range(99)) if not below(i, "holdout", 0.5) and not below(i, "validation", 0.3)
-)
-VALIDATED = next(
-    i for i in map(image_id, range(99)) if not below(i, "holdout", 0.5) and below(i, "validation", 0.3)
-)
+TRAINED = next(i for i in map(image_id, range(99)) if not below(i, "holdout", 0.5) and not below(i, "validation", 0.3))
+VALIDATED = next(i for i in map(image_id, range(99)) if not below(i, "holdout", 0.5) and below(i, "validation", 0.3))
 LATER = [i for i in map(image_id, range(100, 400)) if not below(i, "holdout", 0.5)][:20]
 LATER_HELD_OUT = next(i for i in map(image_id, range(100, 400)) if below(i, "holdout", 0.5))
 HASH, NEAR, NEARER, FAR = "0" * 32, "f" + "0" * 31, "3" + "0" * 31, "f" * 32
@@ -269,9 +256,7 @@ def test_nothing_ever_leaks(history):
         assert rows["image_id"].to_list() == sorted(known)  # every image once
         after = split_of(dataset)
         assert before.items() <= after.items()  # for ever
-        assert all(
-            reasons.get(image) in RANDOM_REASONS for image, split in after.items() if split == "holdout"
-        )
+        assert all(reasons.get(image) in RANDOM_REASONS for image, split in after.items() if split == "holdout")
         placed = [(image, split) for image, split in after.items() if split != "excluded" and hashes[image]]
         for (one, split), (other, other_split) in combinations(placed, 2):
             if split != other_split:

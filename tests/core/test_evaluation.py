@@ -47,9 +47,7 @@ def test_the_headlines_are_what_the_textbook_says():
     assert metrics["accuracy"].value == pytest.approx((probs.argmax(1) == true).mean(), abs=1e-5)
     assert metrics["nll"].value == pytest.approx(-np.log(probs[np.arange(500), true]).mean(), abs=1e-4)
     assert metrics["brier"].value == pytest.approx(np.square(probs - onehot).sum(1).mean(), abs=1e-4)
-    assert metrics["macro_f1"].value == pytest.approx(
-        f1_score(true, probs.argmax(1), average="macro"), abs=1e-5
-    )
+    assert metrics["macro_f1"].value == pytest.approx(f1_score(true, probs.argmax(1), average="macro"), abs=1e-5)
     for interval in metrics.values():
         assert interval.low <= interval.high
 

@@ -30,9 +30,7 @@ def right(count: int, of: int) -> np.ndarray:
 
 def gate(challenger: Evaluation, champion: Evaluation | None, tolerance: float = 0.0) -> GateVerdict:
     version = None if champion is None else 3
-    return decide(
-        challenger, champion, champion_version=version, tolerance=tolerance, confidence=0.95, holdout="h1"
-    )
+    return decide(challenger, champion, champion_version=version, tolerance=tolerance, confidence=0.95, holdout="h1")
 
 
 def test_a_clearly_better_model_passes_and_the_reason_says_by_how_much():

@@ -132,12 +132,7 @@ def png_of_size(width: int, height: int) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -159,9 +154,7 @@ def test_the_limit_on_pixels_is_exact() -> None:
     changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8),
     cut=st.floats(0, 1),
 )
-def test_any_damage_is_either_survived_or_refused(
-    format_: str, changes: list[tuple[float, int]], cut: float
-) -> None:
+def test_any_damage_is_either_survived_or_refused(format_: str, changes: list[tuple[float, int]], cut: float) -> None:
     data = bytearray(encoded(photo(), format_))
     for place, value in changes:
         data[int(place * (len(data) - 1))] = value

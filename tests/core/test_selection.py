@@ -78,9 +78,7 @@ def with_duplicates(count: int, groups: int, seed: int) -> list[str | None]:
     seed=st.integers(0, 1000),
     name=st.sampled_from(["margin", "least_confidence", "entropy", "random", "arrays"]),
 )
-def test_every_batch_keeps_the_laws(
-    size: int, budget: int, share: float, groups: int, seed: int, name: str
-) -> None:
+def test_every_batch_keeps_the_laws(size: int, budget: int, share: float, groups: int, seed: int, name: str) -> None:
     probs = random_probs(size, 3, seed)
     hashes = with_duplicates(size, groups, seed)
     taken = image_ids(size)[::5]
@@ -98,9 +96,7 @@ def test_every_batch_keeps_the_laws(
     for row in rows:
         assert all(row[name] is not None for name in (*PROVENANCE, "prediction_id", "model_version"))
     kept = [row["image_hash"] for row in rows if row["image_hash"]]
-    assert all(
-        hamming_distance(one, other) > 4 for position, one in enumerate(kept) for other in kept[:position]
-    )
+    assert all(hamming_distance(one, other) > 4 for position, one in enumerate(kept) for other in kept[:position])
     # whoever was passed over resembles somebody: a batch below the budget has used up the whole pool
     by_id = dict(zip(image_ids(size), hashes, strict=True))
     if len(ids) < budget:
@@ -125,9 +121,7 @@ def test_every_batch_keeps_the_laws(
         (15, 0.25, 4),
     ],
 )
-def test_the_control_slice_has_its_share_and_at_least_one_image(
-    budget: int, share: float, control: int
-) -> None:
+def test_the_control_slice_has_its_share_and_at_least_one_image(budget: int, share: float, control: int) -> None:
     selection = select(MemorySource.of(random_probs(100, 3)), budget=budget, control_share=share)
     assert selection.control == len(chosen(selection, "control")) == control
     assert len(chosen(selection, "strategy")) == budget - control
@@ -161,9 +155,7 @@ def test_the_strategy_chooses_from_what_the_control_slice_left() -> None:
     source = MemorySource.of(random_probs(100, 3))
     selection = select(source, budget=20, control_share=0.5)
     control = set(chosen(selection, "control"))
-    best = [
-        image_id for image_id in source._log.sort("margin", "image_id")["image_id"] if image_id not in control
-    ]
+    best = [image_id for image_id in source._log.sort("margin", "image_id")["image_id"] if image_id not in control]
     assert chosen(selection, "strategy") == best[:10]
 
 
@@ -342,9 +334,7 @@ def test_the_seed_batch_is_a_random_draw_with_known_propensity() -> None:
     rows = selection.table.to_pylist()
     assert len({row["image_id"] for row in rows}) == 20
     assert {(row["reason"], row["strategy"], row["propensity"]) for row in rows} == {("seed", "random", 0.2)}
-    assert {(row["model_version"], row["prediction_id"], row["score"]) for row in rows} == {
-        (None, None, None)
-    }
+    assert {(row["model_version"], row["prediction_id"], row["score"]) for row in rows} == {(None, None, None)}
     assert [row["rank"] for row in rows] == list(range(20))
 
 
@@ -362,9 +352,7 @@ def test_every_image_has_the_same_chance_in_the_seed_batch() -> None:
     for seed in range(500):
         for image_id in chosen(seed_batch(20, budget=4, seed=seed)):
             drawn[image_id] += 1
-    assert (
-        sum((count - 100) ** 2 / 100 for count in drawn.values()) < 43.8
-    )  # 19 degrees of freedom, p = 0.001
+    assert sum((count - 100) ** 2 / 100 for count in drawn.values()) < 43.8  # 19 degrees of freedom, p = 0.001
 
 
 def test_the_seed_batch_holds_no_near_duplicates() -> None:

@@ -40,12 +40,8 @@ def check_answer(strategy: QueryStrategy, pool: Pool, budget: int, seed: int = 0
     return chosen
 
 
-@pytest.mark.parametrize(
-    ("size", "budget"), [(40, 7), (40, 40), (40, 41), (40, 0), (1, 1), (1, 5), (0, 5), (0, 0)]
-)
-def test_a_query_gives_min_of_budget_and_pool_distinct_images(
-    strategy: QueryStrategy, size: int, budget: int
-) -> None:
+@pytest.mark.parametrize(("size", "budget"), [(40, 7), (40, 40), (40, 41), (40, 0), (1, 1), (1, 5), (0, 5), (0, 0)])
+def test_a_query_gives_min_of_budget_and_pool_distinct_images(strategy: QueryStrategy, size: int, budget: int) -> None:
     check_answer(strategy, random_pool(size), budget)
 
 
@@ -152,9 +148,7 @@ def test_the_ids_of_other_images_do_not_matter(strategy: QueryStrategy) -> None:
         pytest.skip("draws by the ids")
     pool = random_pool(40)
     renamed = replace(pool, image_ids=np.array(image_ids(40, salt=9)))
-    np.testing.assert_array_equal(
-        strategy.query(pool, 7, seed=1).indices, strategy.query(renamed, 7, seed=1).indices
-    )
+    np.testing.assert_array_equal(strategy.query(pool, 7, seed=1).indices, strategy.query(renamed, 7, seed=1).indices)
 
 
 def test_tensors_give_the_picks_of_arrays(strategy: QueryStrategy) -> None:

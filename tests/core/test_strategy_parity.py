@@ -69,9 +69,7 @@ def test_looking_ahead_does_not_change_who_is_farthest(width: int, monkeypatch: 
     pool = random_pool(300, width=4, seed=3)
     expected = get_strategy("k_center_greedy").query(pool, 100, 0)
     monkeypatch.setattr(_spread, "MOST_COLUMNS", width)
-    np.testing.assert_array_equal(
-        get_strategy("k_center_greedy").query(pool, 100, 0).indices, expected.indices
-    )
+    np.testing.assert_array_equal(get_strategy("k_center_greedy").query(pool, 100, 0).indices, expected.indices)
 
 
 def test_indices_are_positions_in_the_pool_also_with_labels_around() -> None:
@@ -144,9 +142,7 @@ def test_kmeans(size: int, budget: int, labeled: int, seed: int) -> None:
     to_centre = naive.distances(pool.embeddings, centres)[np.arange(size), clusters]
     by_size = sorted(np.unique(clusters), key=lambda one: (-(clusters == one).sum(), one))
     queues = [sorted(np.flatnonzero(clusters == one), key=lambda row: to_centre[row]) for one in by_size]
-    expected = naive.in_turns(
-        queues, min(budget, size)
-    )  # a cluster of two has two nearest: ties within rounding
+    expected = naive.in_turns(queues, min(budget, size))  # a cluster of two has two nearest: ties within rounding
     np.testing.assert_allclose(picks.scores, to_centre[expected], atol=1e-3)
     np.testing.assert_array_equal(picks.clusters, clusters[expected])
     np.testing.assert_array_equal(picks.clusters, clusters[picks.indices])
@@ -346,9 +342,7 @@ def test_a_committee_of_another_shape_is_refused(shape: tuple[int, ...]) -> None
         get_strategy("bald").query(pool, 2, 0)
 
 
-@pytest.mark.parametrize(
-    ("name", "beta"), [("power_margin", 1), ("power_entropy", 2), ("power_least_confidence", 0)]
-)
+@pytest.mark.parametrize(("name", "beta"), [("power_margin", 1), ("power_entropy", 2), ("power_least_confidence", 0)])
 def test_power_draws_in_proportion_to_the_power_of_the_uncertainty(name: str, beta: float) -> None:
     probs, draws = random_probs(5, 3, seed=4), 3000
     pool, strategy = Pool(random_pool(5).image_ids, probs=probs), get_strategy(name, beta=beta)
@@ -460,9 +454,7 @@ def test_seconds_that_do_not_fit_the_classes_are_refused(seconds: list[float]) -
 
 
 def test_an_uncertainty_that_is_none_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match="uncertainty 'bald'; expected one of least_confidence, margin, entropy"
-    ):
+    with pytest.raises(ValueError, match="uncertainty 'bald'; expected one of least_confidence, margin, entropy"):
         CostAware("bald").query(random_pool(5), 2, 0)  # type: ignore[arg-type]
 
 

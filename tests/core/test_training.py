@@ -66,9 +66,7 @@ def test_few_digits_are_enough_to_learn_from(tmp_path):
 def test_the_log_says_what_happened(files, tmp_path):
     lines: list[str] = []
     train, validation = files.patterns(16), files.patterns(12, seed=1)
-    result = fit(
-        files, train, tmp_path, validation=validation, settings=settings(epochs=6), report=lines.append
-    )
+    result = fit(files, train, tmp_path, validation=validation, settings=settings(epochs=6), report=lines.append)
     log = result.log
     assert log["epochs"] == len(log["train_loss"]) == len(log["validation_loss"]) == 6
     assert log["validation_loss"][log["best_epoch"] - 1] == min(log["validation_loss"])
@@ -364,12 +362,7 @@ def test_half_of_the_pictures_are_mirrored():
 def test_a_batch_holds_every_image_before_any_comes_again():
     batches = torch_trainer._batches(5, 3, torch.Generator().manual_seed(0))
     rows = torch.cat([next(batches) for _ in range(5)])
-    assert (
-        sorted(rows[:5].tolist())
-        == sorted(rows[5:10].tolist())
-        == sorted(rows[10:].tolist())
-        == [0, 1, 2, 3, 4]
-    )
+    assert sorted(rows[:5].tolist()) == sorted(rows[5:10].tolist()) == sorted(rows[10:].tolist()) == [0, 1, 2, 3, 4]
 
 
 def test_rare_classes_weigh_more_but_do_not_rule():

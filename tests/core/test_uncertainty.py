@@ -20,9 +20,7 @@ from al_core.uncertainty import entropy, least_confidence, margin, uncertainty_s
 def distributions(draw: st.DrawFn) -> np.ndarray:
     """Rows that sum to 1, zeros and one-hot rows among them, in either float type."""
     shape = draw(st.tuples(st.integers(1, 8), st.integers(1, 6)))
-    weights = draw(
-        hnp.arrays(np.float64, shape, elements=st.floats(0, 1).map(lambda x: x if x > 1e-3 else 0))
-    )
+    weights = draw(hnp.arrays(np.float64, shape, elements=st.floats(0, 1).map(lambda x: x if x > 1e-3 else 0)))
     weights[weights.sum(axis=1) == 0, 0] = 1
     probs = weights / weights.sum(axis=1, keepdims=True)
     return probs.astype(draw(st.sampled_from([np.float32, np.float64])))

@@ -58,9 +58,7 @@ ROOT = (
     f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}"
     f"/providers/Microsoft.MachineLearningServices/workspaces/{WORKSPACE}"
 )
-OPERATIONS = (
-    f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.MachineLearningServices/locations/here/operations"
-)
+OPERATIONS = f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.MachineLearningServices/locations/here/operations"
 RESULTS = OPERATIONS.replace("/operations", "/operationResults")
 SYSTEM_DATA = {
     "createdAt": "2026-01-01T00:00:00.000000Z",
@@ -105,14 +103,10 @@ JOB_INPUT = {
             ["jobInputType", "uri"],
             jobInputType={"enum": ["uri_file", "uri_folder", "mltable"]},
             uri=URI,
-            mode={
-                "enum": ["ReadOnlyMount", "ReadWriteMount", "Download", "Direct", "EvalMount", "EvalDownload"]
-            },
+            mode={"enum": ["ReadOnlyMount", "ReadWriteMount", "Download", "Direct", "EvalMount", "EvalDownload"]},
             description=text(),
         ),
-        record(
-            ["jobInputType", "value"], jobInputType={"const": "literal"}, value=text(), description=text()
-        ),
+        record(["jobInputType", "value"], jobInputType={"const": "literal"}, value=text(), description=text()),
     ]
 }
 JOB_OUTPUT = record(
@@ -153,9 +147,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         referencedUris={"type": "array"},
     ),
     # the SDK sends a number among these properties, and Azure takes it
-    "codes/versions": record(
-        **{**ASSET, "properties": {"type": "object"}}, codeUri=text(pattern="^https://.+")
-    ),
+    "codes/versions": record(**{**ASSET, "properties": {"type": "object"}}, codeUri=text(pattern="^https://.+")),
     "jobs": record(
         ["jobType", "command", "environmentId"],
         **COMMON,
@@ -360,10 +352,7 @@ class AzureML:
             "oid": "o",
             "exp": int(time.time()) + 3600,
         }
-        parts = [
-            base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=")
-            for part in ({"alg": "none"}, claims)
-        ]
+        parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in ({"alg": "none"}, claims)]
         token = b".".join([*parts, b"none"]).decode()
         return JSONResponse({"token_type": "Bearer", "expires_in": 3600, "access_token": token})
 
@@ -395,9 +384,7 @@ class AzureML:
         if request.method == "HEAD":
             return Response(headers={**headers, **more, **found})
         ranged = {"content-range": f"bytes 0-{len(data) - 1}/{len(data)}"} if data else {}
-        return Response(
-            data, 206 if "x-ms-range" in request.headers else 200, headers={**headers, **more, **ranged}
-        )
+        return Response(data, 206 if "x-ms-range" in request.headers else 200, headers={**headers, **more, **ranged})
 
     def _container(self, name: str) -> Path:
         """The folder of a container: the platform's own, or one that an upload was given for itself."""
@@ -434,8 +421,13 @@ class AzureML:
         if parts[-1] == "metrics":
             return JSONResponse(self._failed_requests(request.query_params["$filter"]))
         if len(parts) % 2 == 0:
-            return JSONResponse(self._existing(below))
+            return JSONResponse(self._shown(parts, self._existing(below)))
         return self._list(path, request)
+
+    def _shown(self, parts: list[str], resource: dict[str, Any]) -> dict[str, Any]:
+        """A resource as it is shown: a job may have been told to lie about its status."""
+        status = self.job_status.get(parts[1]) if parts[0] == "jobs" else None
+        return resource if status is None else {**resource, "properties": {**resource["properties"], "status": status}}
 
     def _existing(self, below: str) -> dict[str, Any]:
         found = self.get(below)
@@ -451,9 +443,7 @@ class AzureML:
             if key.startswith(prefix) and "/" not in key[len(prefix) :]
         ]
         if wanted := request.query_params.get("hash"):
-            rows = [
-                row for row in rows if row["properties"].get("properties", {}).get("hash_sha256") == wanted
-            ]
+            rows = [row for row in rows if row["properties"].get("properties", {}).get("hash_sha256") == wanted]
         return JSONResponse({"value": rows})
 
     def _put(self, path: str, parts: list[str], content: Any, method: str) -> Response:
@@ -473,10 +463,7 @@ class AzureML:
             "type": f"Microsoft.MachineLearningServices/workspaces/{kind}",
             "systemData": SYSTEM_DATA,
         }
-        if (
-            kind in ("models/versions", "environments/versions", "data/versions", "codes/versions")
-            and not created
-        ):
+        if kind in ("models/versions", "environments/versions", "data/versions", "codes/versions") and not created:
             old = self.resources[key]["properties"]
             for fixed in ("modelUri", "dataUri", "codeUri", "condaFile", "image"):
                 if properties.get(fixed) != old.get(fixed):
@@ -533,9 +520,7 @@ class AzureML:
                 raise ArmError(409, "UserError", f"{parts[3]} has traffic")
 
         def finish() -> None:
-            for key in [
-                key for key in self.resources if key == path.lower() or key.startswith(path.lower() + "/")
-            ]:
+            for key in [key for key in self.resources if key == path.lower() or key.startswith(path.lower() + "/")]:
                 del self.resources[key]
 
         resource["properties"]["provisioningState"] = "Deleting"
@@ -571,9 +556,7 @@ class AzureML:
         if operation["polls"] > 0:
             operation["polls"] -= 1
             if for_result:
-                return Response(
-                    status_code=202, headers={"location": f"https://management.azure.com{path}", **SOON}
-                )
+                return Response(status_code=202, headers={"location": f"https://management.azure.com{path}", **SOON})
             return JSONResponse({"id": path, "status": "InProgress"}, headers=SOON)
         if operation["finish"] is not None:
             operation["finish"]()
@@ -683,11 +666,7 @@ class AzureML:
             {"timeStamp": "2026-01-01T00:00:00Z"},
             {"timeStamp": "2026-01-01T00:01:00Z", "average": float(count)},
         ]
-        return {
-            "value": [
-                {"name": {"value": "RequestsPerMinute"}, "timeseries": [{"data": data if count else []}]}
-            ]
-        }
+        return {"value": [{"name": {"value": "RequestsPerMinute"}, "timeseries": [{"data": data if count else []}]}]}
 
     def _deployments_of(self, endpoint: str) -> dict[str, dict[str, Any]]:
         prefix = f"{ROOT}/onlineEndpoints/{endpoint}/deployments/".lower()

@@ -73,9 +73,7 @@ class KustoEmulator:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> KustoEmulator:
-        threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        ).start()
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -99,9 +97,7 @@ class KustoEmulator:
         from duckdb_kql.types import kusto_type
 
         self.queries.append(text)
-        declared = (
-            dict(re.findall(r"(\w+):(\w+)", text.split(";", 1)[0])) if text.startswith("declare") else {}
-        )
+        declared = dict(re.findall(r"(\w+):(\w+)", text.split(";", 1)[0])) if text.startswith("declare") else {}
         values = {name: _value(declared.get(name, ""), name, value) for name, value in parameters.items()}
         with self._lock:
             answer = duckdb_kql.kql(self._duckdb, text, values or None, None, False)
@@ -115,9 +111,7 @@ class KustoEmulator:
     def command(self, text: str) -> list[dict[str, str]]:
         if match := re.fullmatch(r"\.create-merge table (\w+) \((.*)\)", text):
             return self._create_merge(match[1], dict(re.findall(r"\['(\w+)'\]:(\w+)", match[2])))
-        if match := re.fullmatch(
-            r"\.create-or-alter table (\w+) ingestion json mapping '(\w+)' '(.*)'", text
-        ):
+        if match := re.fullmatch(r"\.create-or-alter table (\w+) ingestion json mapping '(\w+)' '(.*)'", text):
             paths = {one["Properties"]["path"][2:]: one["column"] for one in json.loads(match[3])}
             self._known(match[1]).mappings[match[2]] = paths
             return [{"Name": match[2], "Kind": "Json"}]
@@ -153,9 +147,7 @@ class KustoEmulator:
         paths = known.mappings[mapping]
         rows = [json.loads(line) for line in data.splitlines() if line.strip()]
         arrays = {
-            column: pa.array(
-                [_stored(row.get(path), known.columns[column]) for row in rows], ARROW_TYPES[kind]
-            )
+            column: pa.array([_stored(row.get(path), known.columns[column]) for row in rows], ARROW_TYPES[kind])
             for path, column in paths.items()
             for kind in [known.columns[column]]
         }
@@ -224,9 +216,7 @@ def _handler(kusto: KustoEmulator) -> type[BaseHTTPRequestHandler]:
                 return
             properties = request.get("properties") or {}
             properties = json.loads(properties) if isinstance(properties, str) else properties
-            self._answer(
-                200, v2_response(kusto.query(request["csl"], properties.get("Parameters") or {}), "test")
-            )
+            self._answer(200, v2_response(kusto.query(request["csl"], properties.get("Parameters") or {}), "test"))
 
         def _chunks(self) -> bytes:
             body = b""

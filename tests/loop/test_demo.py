@@ -65,9 +65,7 @@ def test_the_trace_of_the_last_deployment_names_everything_behind_it(
     image = found["example"]
     (selection,) = image["selections"]
     assert {"strategy", "score", "rank", "reason"} <= selection.keys()
-    assert [row["prediction_id"] for row in image["predictions"] if row["chosen_on"]] == [
-        selection["prediction_id"]
-    ]
+    assert [row["prediction_id"] for row in image["predictions"] if row["chosen_on"]] == [selection["prediction_id"]]
     (label,) = image["labels"]
     assert label["export_id"] in {export["export_id"] for export in image["exports"]}
 
@@ -78,9 +76,7 @@ def test_a_model_and_an_image_can_be_traced_back(finished_demo: FinishedDemo, al
     by_image = json.loads(al("trace", image_id, "--json", config=finished_demo.config).stdout)
     models = {model for dataset in by_image["datasets"] for model in dataset["models"]}
     assert f"v{latest['model']['version']}" in models
-    by_id = json.loads(
-        al("trace", latest["deployment"]["deployment_id"], "--json", config=finished_demo.config).stdout
-    )
+    by_id = json.loads(al("trace", latest["deployment"]["deployment_id"], "--json", config=finished_demo.config).stdout)
     assert by_id == latest
     unknown = al("trace", "ffff", config=finished_demo.config)
     assert unknown.returncode == 1
@@ -105,9 +101,7 @@ def test_the_holdout_never_met_the_training_data(platform: Platform) -> None:
     for manifest in platform.datasets.manifests():
         rows = platform.datasets.of_version(manifest.version).rows
         ever_held_out |= set(rows.filter(split="holdout")["image_id"])
-        ever_trained |= set(rows.filter(split="train")["image_id"]) | set(
-            rows.filter(split="validation")["image_id"]
-        )
+        ever_trained |= set(rows.filter(split="train")["image_id"]) | set(rows.filter(split="validation")["image_id"])
     assert ever_held_out
     assert not ever_held_out & ever_trained
 
@@ -167,9 +161,7 @@ def _wait_for_ticks(dagster: Dagster, count: int, timeout: float = 60) -> None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         ticks = dagster.sensor_ticks("labeling_export_sensor")
-        finished = [
-            tick for tick in ticks if tick["timestamp"] > begun and tick["status"] in ("SKIPPED", "SUCCESS")
-        ]
+        finished = [tick for tick in ticks if tick["timestamp"] > begun and tick["status"] in ("SKIPPED", "SUCCESS")]
         if len(finished) >= count and not dagster.active_runs():
             return
         time.sleep(0.5)
@@ -188,9 +180,7 @@ def _correction(platform: Platform) -> str:
 
 def _training_started(dagster: Dagster, export: str) -> bool:
     return any(
-        step["stepKey"] == "model_checkpoint"
-        for run in dagster.runs(al__export=export)
-        for step in run["stepStats"]
+        step["stepKey"] == "model_checkpoint" for run in dagster.runs(al__export=export) for step in run["stepStats"]
     )
 
 
@@ -200,10 +190,7 @@ def _finished_after_all(dagster: Dagster, export: str) -> bool:
     return (
         len(runs) > 1
         and all(run["status"] in ("SUCCESS", "FAILURE") for run in runs)
-        and any(
-            step["stepKey"] == "model_checkpoint" and step["status"] == "SUCCESS"
-            for step in runs[0]["stepStats"]
-        )
+        and any(step["stepKey"] == "model_checkpoint" and step["status"] == "SUCCESS" for step in runs[0]["stepStats"])
     )
 
 

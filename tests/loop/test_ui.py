@@ -87,12 +87,8 @@ def test_a_materialization_is_started_from_the_ui(page: Page, dagster: Dagster) 
     pytest.fail("the run that the button starts did not succeed")
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), [("schedules", "selection_schedule"), ("sensors", "labeling_export_sensor")]
-)
-def test_schedule_and_sensor_are_switched_off_and_on(
-    page: Page, dagster: Dagster, kind: str, name: str
-) -> None:
+@pytest.mark.parametrize(("kind", "name"), [("schedules", "selection_schedule"), ("sensors", "labeling_export_sensor")])
+def test_schedule_and_sensor_are_switched_off_and_on(page: Page, dagster: Dagster, kind: str, name: str) -> None:
     page.goto(f"{dagster.url}/locations/active_learning/{kind}/{name}")
     switch = page.get_by_role("checkbox").first
     switch.wait_for(state="attached")

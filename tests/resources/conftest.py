@@ -43,9 +43,7 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AzureML, d
 
 
 @pytest.fixture
-def workspace(
-    azure: tuple[AzureML, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Workspace:
+def workspace(azure: tuple[AzureML, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A platform whose models, jobs and endpoint are in an empty workspace of the emulated Azure ML."""
     from azure_workspace import Workspace
 

@@ -19,9 +19,7 @@ from al_resources.prediction_store.delta import DeltaPredictionStore
 
 MIDNIGHT = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
-LEDGER_STORES: dict[str, Callable[[Path], Ledgers]] = {
-    "delta": lambda folder: DeltaLedgers(folder / "ledgers")
-}
+LEDGER_STORES: dict[str, Callable[[Path], Ledgers]] = {"delta": lambda folder: DeltaLedgers(folder / "ledgers")}
 PREDICTION_STORES: dict[str, Callable[[Path, Ledgers], PredictionStore]] = {
     "delta": lambda folder, ledgers: DeltaPredictionStore(folder / "predictions", ledgers)
 }
@@ -87,8 +85,5 @@ def coco(answers: dict[str, str], **beside: Any) -> bytes:
 
 def jsonl(answers: dict[str, Any], **beside: Any) -> bytes:
     """A JSONL export {image id: label}; `beside` goes into every row."""
-    rows = (
-        {"image_url": f"AmlDatastore://store/{i}.png", "label": label} | beside
-        for i, label in answers.items()
-    )
+    rows = ({"image_url": f"AmlDatastore://store/{i}.png", "label": label} | beside for i, label in answers.items())
     return "".join(json.dumps(row) + "\n" for row in rows).encode()

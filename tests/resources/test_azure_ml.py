@@ -152,11 +152,7 @@ def test_a_rollout_is_these_requests_and_no_others(workspace: Workspace) -> None
         endpoint,
     ]
     assert sent(workspace, "DELETE") == []
-    bodies = [
-        body
-        for verb, path, _, body in workspace.emulator.requests
-        if verb == "PUT" and path.endswith(endpoint)
-    ]
+    bodies = [body for verb, path, _, body in workspace.emulator.requests if verb == "PUT" and path.endswith(endpoint)]
     assert [body["properties"]["traffic"] for body in bodies] == [
         {},
         {"blue": 100},
@@ -219,9 +215,7 @@ def test_killed_between_registered_and_deployed_the_next_rollout_finishes_the_sa
     register_model(workspace.platform)
     workspace.endpoint.create("blue", 1)  # and here the process was killed
     workspace.emulator.requests.clear()
-    assert (
-        roll_out(workspace.endpoint, 1, smoke_images=[(IMAGE, None)], watch_seconds=0).outcome == "promoted"
-    )
+    assert roll_out(workspace.endpoint, 1, smoke_images=[(IMAGE, None)], watch_seconds=0).outcome == "promoted"
     assert sent(workspace, "PUT") == ["onlineEndpoints/classifier"]  # the traffic, nothing else
 
 

@@ -110,9 +110,7 @@ def test_traffic_is_what_was_set_and_says_who_serves(endpoint: Endpoint) -> None
 
 
 @pytest.mark.parametrize("traffic", [{"blue": 50}, {"blue": 150, "green": -50}, {"red": 100}])
-def test_traffic_that_cannot_be_is_refused_and_changes_nothing(
-    endpoint: Endpoint, traffic: dict[str, int]
-) -> None:
+def test_traffic_that_cannot_be_is_refused_and_changes_nothing(endpoint: Endpoint, traffic: dict[str, int]) -> None:
     endpoint.create("blue", 1)
     endpoint.create("green", 2)
     endpoint.set_traffic({"blue": 100})

@@ -267,18 +267,11 @@ def test_the_export_id_depends_on_the_labels_alone(answers: dict[str, str], data
 
 
 JSON_VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=5)
-    | st.sampled_from(sorted(KNOWN)),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(sorted(KNOWN)),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-NAMES = (
-    "id name file_name image_id category_id bbox segmentation annotator labeled_at image_url label confidence"
-)
+NAMES = "id name file_name image_id category_id bbox segmentation annotator labeled_at image_url label confidence"
 FIELDS = st.fixed_dictionaries({}, optional=dict.fromkeys(NAMES.split(), JSON_VALUES))
 EXPORTS = st.fixed_dictionaries(
     {name: st.lists(FIELDS | JSON_VALUES, max_size=3) for name in ("images", "annotations", "categories")}
@@ -286,9 +279,7 @@ EXPORTS = st.fixed_dictionaries(
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    content=EXPORTS | FIELDS | JSON_VALUES, cut=st.integers(0, 9), path=st.sampled_from(["x.json", "x.jsonl"])
-)
+@given(content=EXPORTS | FIELDS | JSON_VALUES, cut=st.integers(0, 9), path=st.sampled_from(["x.json", "x.jsonl"]))
 def test_whatever_comes_is_understood_set_aside_or_refused(content: Any, cut: int, path: str) -> None:
     data = json.dumps(content).encode()
     try:

@@ -44,9 +44,7 @@ def test_an_image_is_read_by_its_address_even_after_the_store_has_moved(blobs: B
     assert images.read(stored.uri) == images.read(elsewhere) == picture(2)
 
 
-@pytest.mark.parametrize(
-    "uri", ["file:///etc/passwd", "images/../secret", "images/ab/cd.png", "http://host/x.png", ""]
-)
+@pytest.mark.parametrize("uri", ["file:///etc/passwd", "images/../secret", "images/ab/cd.png", "http://host/x.png", ""])
 def test_an_address_outside_the_store_is_never_read(blobs: BlobStore, uri: str) -> None:
     with pytest.raises(FileNotFoundError, match="no address"):
         ImageStore(blobs).read(uri)

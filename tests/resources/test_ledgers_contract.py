@@ -19,9 +19,7 @@ from al_resources.ledgers import Ledgers
 
 
 def labels(*rows: dict[str, Any]) -> pa.Table:
-    return table_of(
-        LABELS, [{"image_id": image(1), "label": "7", "labeled_at": MIDNIGHT} | row for row in rows]
-    )
+    return table_of(LABELS, [{"image_id": image(1), "label": "7", "labeled_at": MIDNIGHT} | row for row in rows])
 
 
 @pytest.mark.parametrize("name", LEDGERS)
@@ -97,12 +95,8 @@ def test_a_hundred_inserts_stay_quick_to_read_and_complete(ledgers: Ledgers) -> 
 
 @pytest.mark.parametrize("adapter", LEDGER_STORES)
 @settings(max_examples=25, deadline=None)
-@given(
-    st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x", None])), max_size=4), max_size=5)
-)
-def test_any_sequence_of_inserts_holds_each_key_once(
-    adapter: str, inserts: list[list[tuple[str, Any]]]
-) -> None:
+@given(st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x", None])), max_size=4), max_size=5))
+def test_any_sequence_of_inserts_holds_each_key_once(adapter: str, inserts: list[list[tuple[str, Any]]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ledgers = LEDGER_STORES[adapter](Path(folder))
         known: list[tuple[str, Any]] = []
@@ -117,8 +111,7 @@ def test_any_sequence_of_inserts_holds_each_key_once(
 def insert_often(adapter: str, folder: Path) -> int:
     ledgers = LEDGER_STORES[adapter](folder)
     return sum(
-        ledgers.insert_new("labels", labels({"label": str(n)}, {"label": str(n + 1)}), ["label"])
-        for n in range(12)
+        ledgers.insert_new("labels", labels({"label": str(n)}, {"label": str(n + 1)}), ["label"]) for n in range(12)
     )
 
 

@@ -312,9 +312,7 @@ def test_files_that_are_no_exports_are_left_alone(desk: Desk) -> None:
 
 
 # ---------------------------------------------------------------------- the law
-ANSWERS = st.dictionaries(
-    st.sampled_from([image(n) for n in range(4)]), st.sampled_from(["cat", "dog"]), min_size=1
-)
+ANSWERS = st.dictionaries(st.sampled_from([image(n) for n in range(4)]), st.sampled_from(["cat", "dog"]), min_size=1)
 
 
 @settings(max_examples=15, deadline=None)

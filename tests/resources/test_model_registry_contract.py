@@ -95,9 +95,7 @@ def test_the_same_training_is_published_once(registry: ModelRegistry, weights: P
     assert registry.by_training_key("other") is None
 
 
-def test_of_many_that_register_the_same_training_one_publishes(
-    registry: ModelRegistry, tmp_path: Path
-) -> None:
+def test_of_many_that_register_the_same_training_one_publishes(registry: ModelRegistry, tmp_path: Path) -> None:
     barrier = threading.Barrier(6)
     published: list[ModelManifest] = []
 
@@ -194,9 +192,7 @@ def test_a_registration_that_dies_anywhere_is_repeated_to_one_whole_version(
     dying.writes_left = writes
     registry = DirectoryModelRegistry(FsspecBlobStore(tmp_path / "blobs"), "digits", tmp_path / "cache")
     try:
-        DirectoryModelRegistry(dying, "digits", tmp_path / "cache").register(
-            weights, manifest(), {"extra": b"x"}
-        )
+        DirectoryModelRegistry(dying, "digits", tmp_path / "cache").register(weights, manifest(), {"extra": b"x"})
     except Crash:
         assert registry.versions() == []
     published = registry.register(weights, manifest(), {"extra": b"x"})

@@ -118,9 +118,7 @@ def test_selected_labeled_and_excluded_images_never_come_back(tmp_path: Path) ->
         ledgers = LEDGER_STORES[name](tmp_path)
         store = PREDICTION_STORES[name](tmp_path, ledgers)
         store.append(prediction_rows([{"image_id": image(n), "margin": n / 10} for n in range(6)]))
-        ledgers.insert_new(
-            "selections", table_of(SELECTIONS, [{"round": 1, "image_id": image(0)}]), ["image_id"]
-        )
+        ledgers.insert_new("selections", table_of(SELECTIONS, [{"round": 1, "image_id": image(0)}]), ["image_id"])
         ledgers.insert_new("labels", table_of(LABELS, [{"image_id": image(1), "label": "x"}]), ["image_id"])
         assert ids(store.eligible("digits", 1, MARGIN, 2, [], exclude={image(2)})) == [image(3), image(4)]
         assert store.count_eligible("digits", 1) == 4
@@ -144,9 +142,7 @@ def test_random_order_is_the_ring_of_keys_from_the_pivot_on(store: PredictionSto
     numbers = range(40)
     store.append(prediction_rows([{"image_id": image(n)} for n in numbers]))
     order = Order("random", seed=3)
-    ring = sorted(
-        (image(n) for n in numbers), key=lambda i: ((image_keys([i])[0] - order.pivot) % (1 << 60), i)
-    )
+    ring = sorted((image(n) for n in numbers), key=lambda i: ((image_keys([i])[0] - order.pivot) % (1 << 60), i))
     assert ids(store.eligible("digits", 1, order, 15, [])) == ring[:15]
     assert ids(store.eligible("digits", 1, order, 99, [])) == ring
 
@@ -192,9 +188,7 @@ def test_scan_reads_everything_since_a_moment_that_is_included(store: Prediction
     rows = [{"image_id": image(n), "logged_at": after(n + 0.000_123)} for n in range(5)]
     store.append(prediction_rows(rows))
     batches = list(store.scan(["image_id"], since=after(2.000_123)))
-    assert sorted(i for b in batches for i in b["image_id"].to_pylist()) == sorted(
-        image(n) for n in (2, 3, 4)
-    )
+    assert sorted(i for b in batches for i in b["image_id"].to_pylist()) == sorted(image(n) for n in (2, 3, 4))
     assert sum(len(b) for b in store.scan(["image_id", "probs"])) == 5
 
 
@@ -347,9 +341,7 @@ def append_often(adapter: str, folder: Path, worker: int) -> int:
         store = PREDICTION_STORES[adapter](folder / str(log), LEDGER_STORES[adapter](folder / str(log)))
         store.append(prediction_rows([{"image_id": image(1000 * worker)}]))
     for n in range(12):
-        store.append(
-            prediction_rows([{"image_id": image(1000 * worker + 10 * n + k + 1)} for k in range(10)])
-        )
+        store.append(prediction_rows([{"image_id": image(1000 * worker + 10 * n + k + 1)} for k in range(10)]))
         if n % 6 == 5:
             store.compact()
     return 121

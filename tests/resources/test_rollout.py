@@ -154,9 +154,7 @@ def test_a_version_that_serves_already_is_left_alone() -> None:
         ("unhealthy at 100", "3 of 40 requests failed"),
     ],
 )
-def test_whatever_goes_wrong_the_champion_has_all_traffic_and_the_reason_is_kept(
-    fault: str, reason: str
-) -> None:
+def test_whatever_goes_wrong_the_champion_has_all_traffic_and_the_reason_is_kept(fault: str, reason: str) -> None:
     endpoint = MemoryEndpoint(fault, blue=(1, 100))
     result = rolled_out(endpoint, 2)
     assert result.outcome == "rolled_back"

@@ -60,9 +60,7 @@ def test_a_round_is_staged_with_a_manifest_that_names_every_image(
         assert blobs.read(f"{staged.folder}/{one.file_name}") == images.read(one.image_uri)
 
 
-def test_staging_again_changes_nothing(
-    blobs: BlobStore, images: ImageStore, stored: list[StoredImage]
-) -> None:
+def test_staging_again_changes_nothing(blobs: BlobStore, images: ImageStore, stored: list[StoredImage]) -> None:
     first = stage_round(blobs, images, 3, chosen(stored))
     before = {blob.path: blobs.read(blob.path) for blob in blobs.list(first.folder)}
     assert stage_round(blobs, images, 3, chosen(stored)) == first

@@ -115,9 +115,7 @@ def test_a_lost_or_broken_cursor_requests_the_same_run_key_and_after_the_merge_n
     assert not tick(platform, instance, cursor).run_requests
 
 
-def test_the_same_labels_under_another_name_bring_nothing_new(
-    platform: Platform, instance: dg.DagsterInstance
-) -> None:
+def test_the_same_labels_under_another_name_bring_nothing_new(platform: Platform, instance: dg.DagsterInstance) -> None:
     content = coco({IMAGES[0]: "cat"})
     path = export(platform, "a.json", content)
     merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)

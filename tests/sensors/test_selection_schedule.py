@@ -40,9 +40,7 @@ def reason(platform: Platform, instance: dg.DagsterInstance) -> str:
     return skipped.skip_message or ""
 
 
-def test_without_images_it_waits_and_says_how_to_add_some(
-    platform: Platform, instance: dg.DagsterInstance
-) -> None:
+def test_without_images_it_waits_and_says_how_to_add_some(platform: Platform, instance: dg.DagsterInstance) -> None:
     assert "al ingest" in reason(platform, instance)
     assert not instance.get_dynamic_partitions("round")
 
@@ -71,9 +69,7 @@ def test_it_waits_for_the_first_model(platform: Platform, instance: dg.DagsterIn
     assert "first model is still to be trained" in reason(platform, instance)
 
 
-def test_too_few_new_predictions_are_a_reason_to_wait(
-    platform: Platform, instance: dg.DagsterInstance
-) -> None:
+def test_too_few_new_predictions_are_a_reason_to_wait(platform: Platform, instance: dg.DagsterInstance) -> None:
     serve(platform, predictions=99)
     assert "99 images that model v1 scored" in reason(platform, instance)
     assert "selection.min_new_predictions = 100" in reason(platform, instance)
@@ -89,9 +85,7 @@ def test_enough_new_predictions_open_the_next_round(platform: Platform, instance
     assert request.partition_key == "0001"
 
 
-def test_too_many_unlabeled_candidates_are_a_reason_to_wait(
-    platform: Platform, instance: dg.DagsterInstance
-) -> None:
+def test_too_many_unlabeled_candidates_are_a_reason_to_wait(platform: Platform, instance: dg.DagsterInstance) -> None:
     ids = serve(platform, predictions=800)
     select(platform, 0, ids[:501])
     assert "501 candidates wait for a label" in reason(platform, instance)
@@ -116,9 +110,7 @@ def test_a_round_that_is_being_selected_is_not_asked_for_twice(
     serve(platform, predictions=200)
     tick(platform, instance)
     instance.add_run(
-        dg.DagsterRun(
-            job_name="selection", status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "0000"}
-        )
+        dg.DagsterRun(job_name="selection", status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "0000"})
     )
     assert "round 0 is being selected by run" in reason(platform, instance)
 

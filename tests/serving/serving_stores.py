@@ -46,12 +46,8 @@ class Stores:
 
     def logged(self) -> pa.Table:
         """Everything in the log."""
-        batches = list(
-            self.log.scan(["prediction_id", "image_id", "image_uri", "model_version", "logged_at"])
-        )
-        return (
-            pa.Table.from_batches(batches) if batches else pa.table({"image_id": pa.array([], pa.string())})
-        )
+        batches = list(self.log.scan(["prediction_id", "image_id", "image_uri", "model_version", "logged_at"]))
+        return pa.Table.from_batches(batches) if batches else pa.table({"image_id": pa.array([], pa.string())})
 
 
 def png(number: int) -> bytes:

@@ -26,9 +26,7 @@ from al_serving.collector import Collector
 from al_serving.scoring import Scorer
 
 
-def scored(
-    platform: Platform, files: list[NamedFile], seen: list[BatchProgress] | None = None
-) -> BatchSummary:
+def scored(platform: Platform, files: list[NamedFile], seen: list[BatchProgress] | None = None) -> BatchSummary:
     version = register_model(platform)
     with Collector.of(platform) as collector:
         scorer = Scorer.of(platform, platform.registry.fetch(version), collector)
@@ -50,9 +48,7 @@ def test_every_image_of_a_folder_is_scored_and_logged(platform: Platform, tmp_pa
     assert [answer["filename"] for answer in answers] == [file.name for file in files_of_folder(folder)]
     assert answers[0]["image_id"] == content_id(png(0))
     assert platform.predictions.watermark().rows == count
-    rows = platform.predictions.rows_of(
-        [content_id(png(7))], ["source", "image_uri", "model_version"]
-    ).to_pylist()
+    rows = platform.predictions.rows_of([content_id(png(7))], ["source", "image_uri", "model_version"]).to_pylist()
     assert [(row["source"], row["model_version"]) for row in rows] == [("batch", 1)]
     assert platform.images.read(rows[0]["image_uri"]) == png(7)
 

@@ -141,9 +141,7 @@ def test_a_segment_left_after_it_was_delivered_is_not_delivered_again(stores: St
     assert stores.logged().num_rows == 1
 
 
-def test_when_memory_is_full_offers_are_refused_not_lost(
-    stores: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_when_memory_is_full_offers_are_refused_not_lost(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     def full_disk(*_: object) -> Path:
         raise OSError(28, "No space left on device")
 

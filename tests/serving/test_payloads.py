@@ -37,9 +37,7 @@ def parsed(content: Any) -> list[SentImage]:
 
 
 def test_rows_of_base64_are_images_named_by_their_index() -> None:
-    content = {
-        "input_data": {"columns": ["image"], "index": ["a.png", 7], "data": [encoded(b"x"), [encoded(b"y")]]}
-    }
+    content = {"input_data": {"columns": ["image"], "index": ["a.png", 7], "data": [encoded(b"x"), [encoded(b"y")]]}}
     assert parsed(content) == [SentImage("a.png", b"x"), SentImage("7", b"y")]
 
 
@@ -57,9 +55,7 @@ def test_a_row_that_is_no_base64_does_not_spoil_the_others() -> None:
 
 @pytest.mark.parametrize("store", [{"datastore": "workspaceblobstore"}, {}])
 def test_an_image_in_the_blob_store_is_named_by_its_path(store: dict[str, str]) -> None:
-    assert parsed({"data": {**store, "img_path": "images/ab/abcd.png"}}) == [
-        SentImage("images/ab/abcd.png", b"stored")
-    ]
+    assert parsed({"data": {**store, "img_path": "images/ab/abcd.png"}}) == [SentImage("images/ab/abcd.png", b"stored")]
 
 
 @pytest.mark.parametrize("path", ["../secrets", "images/../../x", "/etc/passwd"])
@@ -69,9 +65,7 @@ def test_paths_out_of_the_store_are_refused(path: str) -> None:
     assert error.value.status == 400
 
 
-@pytest.mark.parametrize(
-    "address", [{"img_path": "images/none.png"}, {"datastore": "other", "img_path": "x"}]
-)
+@pytest.mark.parametrize("address", [{"img_path": "images/none.png"}, {"datastore": "other", "img_path": "x"}])
 def test_what_is_not_in_the_store_is_not_found(address: dict[str, str]) -> None:
     with pytest.raises(BadRequest) as error:
         parsed({"data": address})
@@ -113,9 +107,7 @@ def test_a_body_that_is_no_json_is_refused(body: bytes) -> None:
         images_of_bytes(body, "application/json", STORES)
 
 
-@pytest.mark.parametrize(
-    "kind", ["image/png", "application/octet-stream", "", "application/x-www-form-urlencoded"]
-)
+@pytest.mark.parametrize("kind", ["image/png", "application/octet-stream", "", "application/x-www-form-urlencoded"])
 def test_raw_bytes_are_one_image_without_a_name(kind: str) -> None:
     assert images_of_bytes(b"\x89PNG...", kind, STORES) == [SentImage("", b"\x89PNG...")]
 

@@ -52,9 +52,7 @@ def test_the_served_version_answers_every_form_of_a_body(script: ModuleType, hom
     assert home.predictions.watermark().rows == 4
 
 
-def test_an_image_in_the_blob_store_is_answered_and_paths_out_of_it_are_not(
-    script: ModuleType, home: Platform
-) -> None:
+def test_an_image_in_the_blob_store_is_answered_and_paths_out_of_it_are_not(script: ModuleType, home: Platform) -> None:
     home.endpoint.create("blue", register_model(home))
     home.endpoint.set_traffic({"blue": 100})
     home.blobs.write("images/a.png", png(1))
@@ -101,9 +99,7 @@ def test_a_malformed_body_is_answered_with_its_reason_not_with_an_exception(
     assert answer["error"]
 
 
-def test_a_mini_batch_of_paths_is_answered_line_by_line(
-    script: ModuleType, home: Platform, tmp_path: Path
-) -> None:
+def test_a_mini_batch_of_paths_is_answered_line_by_line(script: ModuleType, home: Platform, tmp_path: Path) -> None:
     home.endpoint.create("blue", register_model(home))
     home.endpoint.set_traffic({"blue": 100})
     paths = []

@@ -89,9 +89,7 @@ def test_several_images_are_answered_in_their_order(served: Served) -> None:
     images = [png(number) for number in range(5)]
     one_by_one = [client.post("/score", content=image).json()[0]["probs"] for image in images]
     form = client.post("/score", files=[("images", (f"{n}.png", image)) for n, image in enumerate(images)])
-    rows = client.post(
-        "/score", json={"input_data": {"columns": ["image"], "data": [encoded(i) for i in images]}}
-    )
+    rows = client.post("/score", json={"input_data": {"columns": ["image"], "data": [encoded(i) for i in images]}})
     assert [answer["filename"] for answer in form.json()] == [f"{n}.png" for n in range(5)]
     for answers in (form.json(), rows.json()):
         np.testing.assert_allclose([answer["probs"] for answer in answers], one_by_one, atol=1e-5)
@@ -153,10 +151,7 @@ def test_unusual_images_are_scored_like_others(served: Served, data: bytes) -> N
 
 def test_one_bad_image_does_not_spoil_the_others(served: Served) -> None:
     platform, client = served
-    files = [
-        ("images", (name, data))
-        for name, data in [("a.png", png(1)), ("b.png", b"broken"), ("c.png", png(2))]
-    ]
+    files = [("images", (name, data)) for name, data in [("a.png", png(1)), ("b.png", b"broken"), ("c.png", png(2))]]
     answer = client.post("/score", files=files)
     assert answer.status_code == 200
     first, bad, last = answer.json()
@@ -195,9 +190,7 @@ def test_bad_requests_are_answered_with_their_reason(served: Served, content: An
         (b"--y--\r\n", "multipart/form-data; boundary=y", 400),
     ],
 )
-def test_bodies_that_cannot_be_parsed_are_bad_requests(
-    served: Served, body: bytes, kind: str, status: int
-) -> None:
+def test_bodies_that_cannot_be_parsed_are_bad_requests(served: Served, body: bytes, kind: str, status: int) -> None:
     _, client = served
     assert client.post("/score", content=body, headers={"content-type": kind}).status_code == status
 
@@ -332,9 +325,7 @@ def test_deployments_change_under_load_without_one_failed_request(served: Served
     assert {answer.status_code for answer in answers} == {200}
     seen = {answer.json()[0]["model_version"] for answer in answers}
     assert seen == {1, 2, 3, 4, 5}
-    assert all(
-        answer.headers["al-model-version"] == str(answer.json()[0]["model_version"]) for answer in answers
-    )
+    assert all(answer.headers["al-model-version"] == str(answer.json()[0]["model_version"]) for answer in answers)
     assert len(logged(platform, len(answers))) == len(answers)
 
 

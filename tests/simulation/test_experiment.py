@@ -42,9 +42,7 @@ def finished(images, tmp_path_factory) -> tuple[Study, Path, pl.DataFrame]:
 
 
 def lines(folder: Path, run: Run) -> list[dict]:
-    return [
-        json.loads(line) for line in (folder / "runs" / run.name / "rounds.jsonl").read_text().splitlines()
-    ]
+    return [json.loads(line) for line in (folder / "runs" / run.name / "rounds.jsonl").read_text().splitlines()]
 
 
 def numbers(table: pl.DataFrame) -> pl.DataFrame:
@@ -69,9 +67,7 @@ def test_strategies_of_one_seed_share_first_labels_traffic_and_test_set(finished
     _, folder, table = finished
     first = table.filter(pl.col("round") == 0).sort("seed")
     for seed in (0, 1):
-        one, other = (
-            lines(folder, Run(strategy=name, start="warm", seed=seed)) for name in ("random", "margin")
-        )
+        one, other = (lines(folder, Run(strategy=name, start="warm", seed=seed)) for name in ("random", "margin"))
         assert one[0]["selected"] == other[0]["selected"]
         assert one[0]["accuracy"] == other[0]["accuracy"]
         assert one[1]["selected"] != other[1]["selected"]
@@ -160,9 +156,7 @@ def test_without_return_scored_images_do_not_come_back(images, tmp_path):
 def test_every_strategy_runs(images, tmp_path):
     from al_core.strategies.registry import strategy_names
 
-    study = small_study(
-        images, seeds=1, strategies=tuple(strategy_names()), rounds=2, near_duplicate_distance=-1
-    )
+    study = small_study(images, seeds=1, strategies=tuple(strategy_names()), rounds=2, near_duplicate_distance=-1)
     table = run_study(study, tmp_path, workers=1)
     assert set(table["strategy"]) == set(strategy_names())
     assert table.filter(round=2)["images_asked"].unique().to_list() == [16]
@@ -196,24 +190,18 @@ def test_a_frozen_encoder_is_learned_on_the_pool_and_embeds_once(images, tmp_pat
     assert any(line.startswith("pretraining, epoch 2/2") for line in said)
     assert (tmp_path / "images" / "embeddings.npy").exists()
     warm, cold = (table.filter(start=start)["accuracy"].to_list() for start in ("warm", "cold"))
-    assert warm == pytest.approx(
-        cold, abs=0.07
-    )  # the head is a convex problem: where it starts hardly matters
+    assert warm == pytest.approx(cold, abs=0.07)  # the head is a convex problem: where it starts hardly matters
     assert set(table["study"]) == {study.key}
 
 
 def test_a_run_that_cannot_go_on_is_named_and_the_others_are_kept(images, tmp_path):
     wild = TrainingSettings(image_size=8, channels=1, epochs=2, device="cpu", learning_rate=1e30)
-    with pytest.raises(
-        RunsFailed, match=r"2 of 2 runs stopped:\n  random-warm-000: ValueError: training diverged"
-    ):
+    with pytest.raises(RunsFailed, match=r"2 of 2 runs stopped:\n  random-warm-000: ValueError: training diverged"):
         run_study(small_study(images, seeds=1, training=wild), tmp_path, workers=1)
 
 
 def test_fewer_images_than_the_labels_asked_for_is_an_error(images, tmp_path):
-    with pytest.raises(
-        BadData, match=r"leaves a pool of 90 images beside the test set, .* need 408; ask for fewer"
-    ):
+    with pytest.raises(BadData, match=r"leaves a pool of 90 images beside the test set, .* need 408; ask for fewer"):
         run_study(small_study(images, rounds=100), tmp_path, workers=1)
 
 

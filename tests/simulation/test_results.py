@@ -26,9 +26,7 @@ def test_digits_are_learned_as_the_results_say(tmp_path: Path):
         training=TrainingSettings(image_size=16, channels=1, epochs=10, device="cpu"),
     )
     table = run_study(study, tmp_path, workers=1)
-    means = dict(
-        table.filter(pl.col("round") == 5).group_by("strategy").agg(pl.col("accuracy").mean()).iter_rows()
-    )
+    means = dict(table.filter(pl.col("round") == 5).group_by("strategy").agg(pl.col("accuracy").mean()).iter_rows())
     for strategy, (low, high) in STORED.items():
         assert low <= means[strategy] <= high, strategy
     assert means["margin"] > means["random"]

@@ -90,9 +90,7 @@ def test_the_interval_of_the_savings_covers_the_ratio():
     assert found.ratio > 1.2
 
 
-@given(
-    st.lists(st.floats(-1, 1), min_size=2, max_size=9).filter(lambda values: max(values) - min(values) > 1e-3)
-)
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=9).filter(lambda values: max(values) - min(values) > 1e-3))
 def test_the_sign_flip_test_is_scipys(values):
     differences = np.array(values)
     expected = permutation_test(

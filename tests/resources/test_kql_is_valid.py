@@ -1,0 +1,135 @@
+"""Every query and command the code can produce, before Microsoft's own parser and semantic analyser.
+
+The emulated engine says whether a query gives the right rows; this says whether it is valid KQL on the declared
+tables, and answers with the columns the code expects.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from resource_adapters import MIDNIGHT
+
+from al_core.records import LEDGERS, PREDICTIONS
+from al_core.strategies.base import Order
+from al_resources.kusto import TABLES, Query, kql_type, setup_commands
+from al_resources.kusto_ledgers import known_query, read_query, winners_query
+from al_resources.prediction_store.kusto import (
+    WIDE,
+    arrays_query,
+    count_query,
+    eligible_query,
+    page_query,
+    rows_query,
+    watermark_query,
+)
+
+ANALYSER = Path(__file__).parents[1] / "emulators" / "analyse_kql.js"
+NARROW = [name for name in PREDICTIONS.names if name not in WIDE]
+ORDERS = [
+    *(
+        Order(column, descending)
+        for column, descending in product(("confidence", "margin", "entropy"), (False, True))
+    ),
+    Order("random", seed=1),
+]
+
+
+def node_modules() -> Path | None:
+    """Where npm put the analyser: `EMULATORS_NODE_MODULES`, or beside the tests."""
+    folder = Path(os.environ.get("EMULATORS_NODE_MODULES", ANALYSER.parent / "node_modules"))
+    return folder if (folder / "@kusto" / "language-service-next").is_dir() else None
+
+
+pytestmark = pytest.mark.skipif(
+    node_modules() is None or shutil.which("node") is None,
+    reason="KQL analyser: npm install --prefix tests/emulators @kusto/language-service-next@12.4.1",
+)
+
+
+def analyse(texts: list[str]) -> list[dict[str, Any]]:
+    schema = [
+        f"{name} ({', '.join(f'{column.name}:{kql_type(column.type)}' for column in columns)})"
+        for name, columns in TABLES.items()
+    ]
+    done = subprocess.run(
+        ["node", str(ANALYSER), str(node_modules())],
+        input=json.dumps({"schema": schema, "texts": texts}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers: list[dict[str, Any]] = json.loads(done.stdout)
+    return answers
+
+
+def ledger_queries() -> Iterator[Query]:
+    for name, schema in LEDGERS.items():
+        yield read_query(name, {})
+        yield winners_query(name, ["key"])
+        for column in schema.names:
+            yield read_query(name, {column: None})
+            kind = kql_type(schema.field(column).type)
+            value = {"string": "o'x", "long": 1, "real": 0.5, "datetime": MIDNIGHT}[kind]
+            yield read_query(name, {column: value})
+            if kind in ("string", "long"):
+                yield known_query(
+                    name, list(dict.fromkeys([column, schema.names[0]])), (column, [value, None])
+                )
+
+
+@cache
+def queries() -> list[Query]:
+    model: list[tuple[str | None, int | None]] = [("digits", 3), ("digits", None), (None, 3), (None, None)]
+    selections = [
+        eligible_query("digits", 3, order, 500, columns, ["a"] * many)
+        for order in ORDERS
+        for many in (0, 2)
+        for own in [[] if order.column == "random" else [order.column]]
+        for columns in (["image_id", "prediction_id", *own], list(dict.fromkeys([*NARROW, *own])))
+    ]
+    return [
+        *(watermark_query(*one) for one in model),
+        count_query("digits", 3),
+        *selections,
+        *(arrays_query(["p"], wide) for wide in (["probs"], ["embedding"], list(WIDE))),
+        *(build(columns) for columns in (["image_id"], PREDICTIONS.names) for build in _readers()),
+        *ledger_queries(),
+    ]
+
+
+def _readers() -> list[Any]:
+    return [lambda columns: rows_query(["i"], columns), lambda columns: page_query(columns, MIDNIGHT, ["p"])]
+
+
+def test_every_query_is_valid_and_answers_with_the_columns_expected() -> None:
+    for query, answer in zip(queries(), analyse([query.kql for query in queries()]), strict=True):
+        assert answer["diagnostics"] == [], query.kql
+        assert [column.split(":")[0] for column in answer["columns"]] == list(query.columns), query.kql
+
+
+def test_every_set_up_command_is_valid() -> None:
+    commands = setup_commands()
+    for command, answer in zip(commands, analyse(commands), strict=True):
+        assert answer["diagnostics"] == [], command
+
+
+def test_the_analyser_sees_what_is_wrong() -> None:
+    wrong = [
+        "predictions | project colour",
+        "selektions",
+        "predictions | where margin = 3",
+        ".create-merge tabel x (a:int)",
+    ]
+    assert all(answer["diagnostics"] for answer in analyse(wrong))
