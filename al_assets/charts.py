@@ -68,7 +68,7 @@ def confusion_matrix(evaluation: Evaluation) -> bytes:
                     axes.text(
                         j,
                         i,
-                        int(count),
+                        str(count),
                         ha="center",
                         va="center",
                         fontsize=7,
