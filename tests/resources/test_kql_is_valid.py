@@ -36,10 +36,7 @@ from al_resources.prediction_store.kusto import (
 ANALYSER = Path(__file__).parents[1] / "emulators" / "analyse_kql.js"
 NARROW = [name for name in PREDICTIONS.names if name not in WIDE]
 ORDERS = [
-    *(
-        Order(column, descending)
-        for column, descending in product(("confidence", "margin", "entropy"), (False, True))
-    ),
+    *(Order(column, descending) for column, descending in product(("confidence", "margin", "entropy"), (False, True))),
     Order("random", seed=1),
 ]
 
@@ -84,9 +81,7 @@ def ledger_queries() -> Iterator[Query]:
             value = {"string": "o'x", "long": 1, "real": 0.5, "datetime": MIDNIGHT}[kind]
             yield read_query(name, {column: value})
             if kind in ("string", "long"):
-                yield known_query(
-                    name, list(dict.fromkeys([column, schema.names[0]])), (column, [value, None])
-                )
+                yield known_query(name, list(dict.fromkeys([column, schema.names[0]])), (column, [value, None]))
 
 
 @cache
