@@ -37,7 +37,9 @@ def select(
         if strategy is not None:
             get_strategy(strategy)
         named = None if strategy is None else StrategyName(strategy)
-        chosen, facts = preview(platform, SelectionConfig(**{"strategy": named, "budget": budget, "seed": seed}))
+        chosen, facts = preview(
+            platform, SelectionConfig.model_validate({"strategy": named, "budget": budget, "seed": seed})
+        )
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     if chosen.height:
