@@ -3,9 +3,10 @@
 Non-inferiority on the holdout: with the demanded confidence, the challenger's accuracy is not below the
 champion's by more than the tolerance. Both answer the same images, so the comparison is paired.
 
-A challenger that is wrong on no image where the champion is right passes, identical answers included. What the
-gate can see depends on the holdout: a model that loses l images and wins fewer is refused in 19 of 20 cases once
-l is about 3 or more (1 point of 300 images); below that the holdout simply holds too little to tell.
+What cannot be told apart is not promoted: n images of identical answers show, at 95 %, no more than that the
+challenger is at most 3 / n worse, so they pass from that tolerance on. With no tolerance the challenger has to win
+five images more than nothing, and more where it loses some; gains that are too small to show add up over the
+rounds until they do, for every challenger learns from all labels.
 """
 
 from __future__ import annotations
