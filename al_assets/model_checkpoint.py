@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from al_assets import views
+from al_assets.advice import stopping_advice
 from al_assets.labeled_dataset import labeled_dataset
 from al_assets.rounds import ROUNDS
 from al_resources.platform import Platform
@@ -39,6 +40,7 @@ def model_checkpoint(context: dg.AssetExecutionContext, platform: dg.ResourcePar
     dataset = platform.datasets.of_round(int(context.partition_key))
     manifest = train_challenger(platform, dataset, run_id=context.run_id, log=context.log.info)
     evaluation = evaluation_of(platform, manifest, CHALLENGER_EVALUATION)
+    advice = stopping_advice(platform)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(manifest.weights_sha256[:16]),
         metadata={
@@ -49,6 +51,8 @@ def model_checkpoint(context: dg.AssetExecutionContext, platform: dg.ResourcePar
             **{f"holdout {name}": interval.value for name, interval in manifest.metrics.items()},
             **{f"holdout {name} interval": str(interval) for name, interval in manifest.metrics.items()},
             "gate": manifest.gate.reason if manifest.gate else "not judged",
+            "next round": advice.sentence,
+            "worth another round": not advice.stop,
             "learning curve": views.learning_curve(platform),
             "confusion matrix": views.confusion_matrix(evaluation),
             "training": dg.MetadataValue.json(manifest.training_log),

@@ -29,7 +29,7 @@ class SelectionConfig(dg.Config):
     """How this round is selected; what is left empty comes from the settings."""
 
     strategy: StrategyName | None = Field(None, description="query strategy, see `al strategies`")
-    strategy_settings: dict[str, float] = Field({}, description="settings of that strategy, like beta")
+    strategy_settings: dict[str, Any] = Field({}, description="settings of that strategy, like beta or base")
     budget: int | None = Field(None, ge=1, description="images to choose")
     control_share: float | None = Field(None, ge=0, le=1, description="share of the budget drawn at random")
     seed: int | None = Field(None, ge=0, description="the same seed on the same log chooses the same images")
@@ -102,12 +102,13 @@ def preview(platform: Platform, config: SelectionConfig) -> tuple["pl.DataFrame"
 
 
 def _batch(platform: Platform, round_: int, version: int, config: SelectionConfig) -> "Selection":
-    from al_assets.selection_inputs import committee, labeled_images
+    from al_assets.selection_inputs import SelectionInputs
     from al_core.selection import select_batch
     from al_resources.prediction_store.candidates import Candidates
 
     defaults = platform.settings.selection
-    strategy = configured_strategy(platform, config)
+    inputs = SelectionInputs(platform, version)
+    strategy = inputs.prepare(configured_strategy(platform, config))
     return select_batch(
         Candidates(platform.predictions, platform.settings.model.name, version),
         strategy=strategy,
@@ -118,8 +119,8 @@ def _batch(platform: Platform, round_: int, version: int, config: SelectionConfi
         round_=round_,
         model_version=version,
         pool_limit=defaults.pool_limit,
-        labeled=labeled_images(platform, version, strategy),
-        committee=committee(platform, version),
+        labeled=inputs.labeled(strategy),
+        committee=inputs.committee,
     )
 
 

@@ -52,9 +52,7 @@ def select(
     for column in columns:
         table.add_column(column, no_wrap=True, max_width=12)
     for row in chosen.select(columns).iter_rows():
-        table.add_row(
-            *("" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value) for value in row)
-        )
+        table.add_row(*map(_cell, row))
     console.print(table)
     for name, value in facts.items():
         console.print(f"{name}: {value}")

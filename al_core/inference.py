@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,15 @@ class Predictor:
     def dimension(self) -> int:
         """The width of the embeddings."""
         return self._network.head.in_features
+
+    @cached_property
+    def encoder_hash(self) -> str:
+        """Content hash of all that makes an embedding; equal in versions that were trained with a frozen encoder."""
+        digest = hashlib.blake2b(self.manifest.preprocessing.model_dump_json().encode(), digest_size=16)
+        for name, tensor in sorted(self._network.encoder.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def predict(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Probabilities, shape (N, C), float32: softmax of the logits over the temperature."""

@@ -34,7 +34,7 @@ PREDICTIONS = pa.schema(
         ("margin", pa.float32()),  # largest minus second largest probability
         ("entropy", pa.float32()),  # in nats
         ("probs", pa.list_(pa.float32())),  # in the order of the model's classes
-        ("embedding", pa.list_(pa.float32())),  # null unless the service logs embeddings
+        ("embedding", pa.list_(pa.float32())),  # of half precision; null unless the service logs embeddings
         ("source", pa.string()),  # online | batch | simulation
         ("latency_ms", pa.float32()),  # time the answer took; null in batch
         ("logged_at", UTC_MICROSECONDS),
@@ -180,6 +180,7 @@ def prediction_table(
     count = len(probs)
     scores = uncertainty_scores(probs)
     labels = np.asarray(classes, object)[probs.argmax(axis=1)] if count else np.empty(0, object)
+    no_embeddings = pa.nulls(count, PREDICTIONS.field("embedding").type)
     stamp = pa.array([logged_at or utc_now()] * count, UTC_MICROSECONDS)
     return pa.table(
         {
@@ -195,7 +196,7 @@ def prediction_table(
             "margin": pa.array(scores.margin.astype(np.float32)),
             "entropy": pa.array(scores.entropy.astype(np.float32)),
             "probs": _lists(probs),
-            "embedding": pa.nulls(count, pa.list_(pa.float32())) if embeddings is None else _lists(embeddings),
+            "embedding": no_embeddings if embeddings is None else _lists(half_precision(embeddings)),
             "source": pa.array([source] * count, pa.string()),
             "latency_ms": pa.array(latency_ms if latency_ms is not None else [None] * count, pa.float32()),
             "logged_at": stamp,
@@ -210,6 +211,12 @@ def table_of(schema: pa.Schema, rows: Sequence[dict[str, Any]]) -> pa.Table:
     if unknown:
         raise ValueError(f"unknown column(s) {sorted(unknown)}; expected some of {schema.names}")
     return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def half_precision(values: np.ndarray) -> np.ndarray:
+    """`values` as float32, rounded to what 16 bits hold; the largest of these stand for finite ones beyond."""
+    limit = np.finfo(np.float16).max
+    return np.where(np.isinf(values), values, np.clip(values, -limit, limit)).astype(np.float16).astype(np.float32)
 
 
 def _lists(matrix: np.ndarray) -> pa.Array:

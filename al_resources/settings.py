@@ -85,6 +85,10 @@ class SelectionSettings(_Section):
     seed: int = Field(0, ge=0, description="of every random choice; each round adds its number")
     cron: str = Field("*/10 * * * *", description="when the schedule opens a round")
     min_new_predictions: int = Field(100, ge=0, description="no round before so many eligible images wait")
+    worthwhile_gain: float = Field(
+        0.005, ge=0, lt=1, description="accuracy a round has to bring to be worth its labels; decides the advice"
+    )
+    stop_when_advised: bool = Field(False, description="no new round once the advice is to stop")
     max_unlabeled: int = Field(500, ge=0, description="no new round while more candidates than this wait for a label")
 
 

@@ -67,7 +67,14 @@ def _reason_to_wait(platform: Platform) -> str | None:
             f"{eligible} images that model v{version} scored are neither selected nor labeled; "
             f"a round starts at selection.min_new_predictions = {limits.min_new_predictions}"
         )
-    return None
+    return _advice_to_stop(platform) if limits.stop_when_advised else None
+
+
+def _advice_to_stop(platform: Platform) -> str | None:
+    from al_assets.advice import stopping_advice
+
+    advice = stopping_advice(platform)
+    return f"{advice.sentence} (selection.stop_when_advised)" if advice.stop else None
 
 
 def _active_run(instance: dg.DagsterInstance, round_: int) -> str | None:

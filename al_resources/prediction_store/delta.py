@@ -28,6 +28,7 @@ from al_core.strategies.base import KEY_SPACE, Order
 from al_resources.delta_tables import commit, merging_files, open_or_create, open_table, vacuum
 from al_resources.ledgers import Ledgers
 from al_resources.prediction_store import Watermark
+from al_resources.prediction_store.half_precision import packed, unpacked
 from al_resources.prediction_store.rows import (
     SCORES,
     as_records,
@@ -51,7 +52,12 @@ SMALL_SHARE = 0.2  # of the partition's bytes; below, rewriting the sorted file 
 TARGET_BYTES = 256 << 20
 SPILL_BYTES = 1 << 30  # memory a compaction may take before it sorts on disk
 
-_PHYSICAL = PREDICTIONS.append(pa.field("id_tail", pa.int64())).append(pa.field("logged_on", pa.date32()))
+_EMBEDDING = PREDICTIONS.get_field_index("embedding")
+_PHYSICAL = (
+    PREDICTIONS.set(_EMBEDDING, pa.field("embedding", pa.binary()))
+    .append(pa.field("id_tail", pa.int64()))
+    .append(pa.field("logged_on", pa.date32()))
+)
 _key = pl.col("image_key")
 _NARROW = ("image_id", "image_key", "id_tail", "prediction_id", "logged_at")
 
@@ -83,6 +89,7 @@ class DeltaPredictionStore:
         rows = checked_rows(predictions)
         if not len(rows):
             return
+        rows = rows.set_column(_EMBEDDING, "embedding", packed(rows["embedding"]))
         rows = rows.append_column("id_tail", pa.array(id_bits(rows["image_id"], slice_from=-15)))
         rows = rows.append_column("logged_on", pc.cast(rows["logged_at"], pa.date32()))
         # Sorted by margin, a file gives its best rows from its first row group.
@@ -121,7 +128,7 @@ class DeltaPredictionStore:
             raise ValueError(f"limit {limit} is negative")
         table = self._table()
         if table is None or limit == 0:
-            return as_records(pl.DataFrame(), wanted)
+            return _records(pl.DataFrame(), wanted)
         log = _of_model(table, model_name, model_version)
         count = _rows(_files(table, model_name, model_version))
         taken, chosen = self._taken(exclude, model_version)
@@ -141,7 +148,7 @@ class DeltaPredictionStore:
             )
             if len(winners) == limit or candidates.everything:
                 break
-        return as_records(_widened(log, winners, order, wanted), wanted)
+        return _records(_widened(log, winners, order, wanted), wanted)
 
     def count_eligible(self, model_name: str, model_version: int) -> int:
         """How many distinct images `eligible` could return: exact up to a million rows.
@@ -196,7 +203,7 @@ class DeltaPredictionStore:
         check_columns(wanted)
         table = self._table()
         if table is None or not image_ids:
-            return as_records(pl.DataFrame(), wanted)
+            return _records(pl.DataFrame(), wanted)
         ids = pl.Series("image_id", list(image_ids), pl.String)
         rows = (
             pl.scan_delta(table)
@@ -205,7 +212,7 @@ class DeltaPredictionStore:
             .sort("logged_at", "prediction_id", descending=True)
             .collect()
         )
-        return as_records(rows, wanted)
+        return _records(rows, wanted)
 
     def scan(self, columns: Sequence[str], *, since: datetime | None = None) -> Iterator[pa.RecordBatch]:
         """The log in batches of at most 65 536 rows, in no particular order; `since` is inclusive."""
@@ -218,7 +225,7 @@ class DeltaPredictionStore:
         if since is not None:
             log = log.filter(pl.col("logged_on") >= since.date(), pl.col("logged_at") >= since)
         for rows in log.select(wanted).collect_batches(chunk_size=65_536, maintain_order=False):
-            yield from as_records(rows, wanted).to_batches(max_chunksize=65_536)
+            yield from _records(rows, wanted).to_batches(max_chunksize=65_536)
 
     def _table(self) -> DeltaTable | None:
         return open_table(self.path)
@@ -235,6 +242,14 @@ class DeltaPredictionStore:
             writer_properties=_writer_properties(),
             commit_properties=CommitProperties(max_commit_retries=100),  # appends never contradict each other
         )
+
+
+def _records(rows: pl.DataFrame, columns: list[str]) -> pa.Table:
+    """`rows` as records of the log, embeddings unpacked."""
+    if rows.is_empty() or "embedding" not in columns:
+        return as_records(rows, columns)
+    table = rows.select(columns).to_arrow()
+    return as_records(table.set_column(columns.index("embedding"), "embedding", unpacked(table["embedding"])), columns)
 
 
 # ---------------------------------------------------------------------- writing

@@ -65,7 +65,10 @@ def check_columns(columns: Sequence[str]) -> None:
         raise ValueError(f"unknown column(s) {unknown}; the prediction log has {PREDICTIONS.names}")
 
 
-def as_records(rows: pl.DataFrame, columns: list[str]) -> pa.Table:
+def as_records(rows: pl.DataFrame | pa.Table, columns: list[str]) -> pa.Table:
     """`rows` as Arrow with the log's own types."""
     schema = pa.schema([PREDICTIONS.field(name) for name in columns])
-    return rows.select(columns).to_arrow().cast(schema) if len(rows) else schema.empty_table()
+    if not len(rows):
+        return schema.empty_table()
+    table = rows if isinstance(rows, pa.Table) else rows.select(columns).to_arrow()
+    return table.select(columns).cast(schema)

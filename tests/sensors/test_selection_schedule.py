@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from al_core.records import LABELS, SELECTIONS, prediction_table, table_of, utc_now
+from al_core.stopping import RoundEvidence, advise
 from al_resources.endpoint import EndpointState
 from al_resources.platform import Platform
 from sensors.selection_schedule import next_round
@@ -113,6 +114,21 @@ def test_a_round_that_is_being_selected_is_not_asked_for_twice(
         dg.DagsterRun(job_name="selection", status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "0000"})
     )
     assert "round 0 is being selected by run" in reason(platform, instance)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_advice_to_stop_stops_only_where_that_was_asked_for(
+    platform: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    serve(platform, predictions=200)
+    selection = platform.settings.selection.model_copy(update={"stop_when_advised": asked})
+    monkeypatch.setattr(platform, "settings", platform.settings.model_copy(update={"selection": selection}))
+    flat = [RoundEvidence(labels, 100_000, 99_000) for labels in range(200, 1000, 50)]
+    monkeypatch.setattr("al_assets.advice.stopping_advice", lambda _: advise(flat, next_labels=50))
+    if asked:
+        assert "another round is hardly worth its labels (selection.stop_when_advised)" in reason(platform, instance)
+    else:
+        assert isinstance(tick(platform, instance), dg.RunRequest)
 
 
 def serve(platform: Platform, predictions: int) -> list[str]:
