@@ -42,7 +42,7 @@ class SelectionInputs:
             strategy.cache = DistanceCache(self.predictor.encoder_hash, file)
         elif isinstance(strategy, CostAware) and strategy.seconds is None:
             timed = self.platform.ledgers.read("labels").select("label", "annotation_seconds").iter_rows()
-            strategy.seconds = seconds_per_class(timed, self.predictor.classes)
+            strategy.seconds = seconds_per_class(timed, self.predictor.classes).tolist()
         elif isinstance(strategy, ClassBalanced):
             self.prepare(strategy.base)
         return strategy
@@ -96,7 +96,7 @@ class SelectionInputs:
         cache = EmbeddingCache(self._cache / "embeddings", self.predictor.encoder_hash, self.predictor.dimension)
         ids = np.array([image.image_id for image in images], str)
         known, rows = cache.read(ids)
-        new, _, computed = _answers(self.platform, self.predictor, [images[n] for n in np.flatnonzero(~known)])
+        new, _, computed = _answers(self.platform, self.predictor, [images[n] for n in np.flatnonzero(~known).tolist()])
         cache.add(np.array(new, str), computed)
         rows[np.flatnonzero(np.isin(ids, new))] = computed
         readable = known | np.isin(ids, new)

@@ -52,6 +52,28 @@ def largest(probs: np.ndarray, bits: np.ndarray, confidence_bits: np.ndarray, to
 
 
 @_compiled
+def doubts_of_few(probs: np.ndarray, doubt: np.ndarray, tolerance: float) -> int:
+    """Fill in 1 - the largest of every row, for classes too few to fill the lanes of the processor.
+
+    Returns the first row that is no distribution, or -1.
+    """
+    bad = -1
+    zero, one = probs.dtype.type(0), probs.dtype.type(1)
+    for row in range(probs.shape[0]):
+        total, lowest, top = zero, zero, zero
+        for column in range(probs.shape[1]):
+            p = probs[row, column]
+            total += p
+            # written as choices, which compile to single instructions; min() and max() look at NaN first
+            lowest = p if p < lowest else lowest
+            top = p if p > top else top
+        doubt[row] = one - top
+        if bad < 0 and not (abs(total - 1) <= tolerance and lowest >= 0):
+            bad = row
+    return bad
+
+
+@_compiled
 def two_largest(probs: np.ndarray, confidence: np.ndarray, margin: np.ndarray, tolerance: float) -> int:
     """Fill in confidence and margin of every row; returns the first row that is no distribution, or -1."""
     bad = -1
@@ -61,8 +83,7 @@ def two_largest(probs: np.ndarray, confidence: np.ndarray, margin: np.ndarray, t
         for column in range(probs.shape[1]):
             p = probs[row, column]
             total += p
-            # written as choices, which compile to single instructions; min() and max() look at NaN first
-            lowest = p if p < lowest else lowest
+            lowest = p if p < lowest else lowest  # choices again, no min() and max()
             loser = p if p < top else top
             second = loser if loser > second else second
             top = p if p > top else top
@@ -70,6 +91,41 @@ def two_largest(probs: np.ndarray, confidence: np.ndarray, margin: np.ndarray, t
         margin[row] = top - second
         if bad < 0 and not (abs(total - 1) <= tolerance and lowest >= 0):
             bad = row
+    return bad
+
+
+@_compiled
+def two_largest_of_many(
+    probs: np.ndarray, bits: np.ndarray, first: np.ndarray, second: np.ndarray, tolerance: float
+) -> int:
+    """Fill in the bits of the two largest of every row; returns the first row that is no distribution, or -1.
+
+    Integers again, see `largest`. The second largest is the largest of what lies below the first, or equals it:
+    two simple passes over a row in the cache, in all lanes, beat one that carries both along.
+    """
+    bad = -1
+    zero = bits.dtype.type(0)
+    for row in range(probs.shape[0]):
+        top, lowest = bits[row, 0], bits[row, 0]
+        for column in range(probs.shape[1]):
+            value = bits[row, column]
+            top = max(top, value)
+            lowest = min(lowest, value)
+        total = probs.dtype.type(0)
+        below, times = zero, zero
+        for column in range(probs.shape[1]):
+            value = bits[row, column]
+            total += probs[row, column]
+            times += bits.dtype.type(value == top)
+            below = max(below, value if value < top else zero)
+        first[row] = top
+        second[row] = top if times > 1 else below
+        if bad < 0 and not (abs(total - 1) <= tolerance and lowest >= 0):
+            negative = False
+            for column in range(probs.shape[1]):  # the bits of -0.0 look negative, it is not
+                negative = negative or probs[row, column] < 0
+            if negative or not abs(total - 1) <= tolerance:
+                bad = row
     return bad
 
 

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 MAX_PIXELS = 50_000_000
 HASH_BITS = 128
+_MIXER = np.uint64(0x9E3779B97F4A7C15)  # any odd number with bits everywhere
 
 # only these decoders are let near a stranger's bytes: one of Pillow's others calls an external program (EPS)
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -146,6 +147,11 @@ class NearDuplicates:
     def __len__(self) -> int:
         return len(self._names)
 
+    @property
+    def hashes(self) -> list[str]:
+        """Of all images added, in their order."""
+        return [f"{value:032x}" for value in self._hashes]
+
     def add(self, name: str, image_hash: str) -> None:
         """Remember an image."""
         value, row = _bits(image_hash), len(self._names)
@@ -181,6 +187,30 @@ class NearDuplicates:
         words = self._words[: len(self)]
         near = np.bitwise_count(words ^ _words(value)).sum(axis=1) <= self.distance
         return int(near.argmax()) if near.any() else None
+
+
+def may_have_near_duplicates(hashes: Sequence[str], distance: int) -> np.ndarray:
+    """Which of the hashes share a band with another one, shape (N,), bool; the others have no near-duplicate here.
+
+    Bands as in `NearDuplicates`, all hashes at once: O(N log N) a band. Where the distance is too large for
+    bands, every hash may have one.
+    """
+    bands = distance + 1
+    if bands > NearDuplicates._MOST_BANDS or bands < 1:
+        return np.full(len(hashes), bands > 0)
+    for odd in (one for one in hashes if len(one) != HASH_BITS // 4):
+        _bits(odd)  # says what is wrong with it
+    bits = np.frombuffer(bytes.fromhex("".join(hashes)), np.uint64).reshape(-1, 2)
+    shared = np.zeros(len(hashes), bool)
+    for band in range(bands):
+        mask = sum(1 << bit for bit in range(band, HASH_BITS, bands))
+        low, high = (bits & _words(mask)).T
+        keys = low ^ (high * _MIXER)  # two bands that mix to one key are only looked at in vain
+        order = np.argsort(keys)
+        same = keys[order[1:]] == keys[order[:-1]]
+        shared[order[1:][same]] = True
+        shared[order[:-1][same]] = True
+    return shared
 
 
 @dataclass(frozen=True)

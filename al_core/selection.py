@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from al_core.images import BadImage, NearDuplicates
+from al_core.images import BadImage, NearDuplicates, may_have_near_duplicates
 from al_core.records import PREDICTIONS, SELECTIONS, table_of, utc_now
 from al_core.strategies._arrays import to_device
 from al_core.strategies.base import Labeled, Order, Pool, QueryStrategy
@@ -176,17 +175,19 @@ def select_seed_batch(
     unusable: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
     common = {"round": round_, "seed": seed, "selected_at": utc_now()}
-    for position in np.random.default_rng(seed).permutation(len(ids)):
-        if len(rows) == budget:
-            break
-        image_id = ids[position]
-        try:
-            image_hash = hash_of(image_id)
-        except BadImage as error:
-            unusable[image_id] = error.reason
-            continue
-        if duplicates.admits(image_id, image_hash):
-            rows.append({"image_id": image_id, "image_uri": images[image_id], "image_hash": image_hash})
+    drawn = [ids[position] for position in np.random.default_rng(seed).permutation(len(ids))]
+    while drawn and len(rows) < budget:
+        step, drawn = drawn[: budget - len(rows)], drawn[budget - len(rows) :]
+        hashes: dict[str, str | None] = {}
+        for image_id in step:
+            try:
+                hashes[image_id] = hash_of(image_id)
+            except BadImage as error:
+                unusable[image_id] = error.reason
+        readable = list(hashes)
+        for position in duplicates.admit(readable, list(hashes.values())):
+            image_id = readable[position]
+            rows.append({"image_id": image_id, "image_uri": images[image_id], "image_hash": hashes[image_id]})
     facts = {"reason": "seed", "strategy": "random", "propensity": min(budget, len(ids)) / max(1, len(ids))}
     return Selection(
         table=_ranked([row | facts for row in rows], common),
@@ -202,17 +203,35 @@ class _DuplicateFilter:
     """Lets an image into the batch unless nearly the same picture is in it already."""
 
     def __init__(self, distance: int) -> None:
-        self._batch = NearDuplicates(distance)
+        self._distance = distance
+        self._index = NearDuplicates(distance)
+        self._unindexed: dict[str, str] = {}  # id -> hash of admitted images that nothing came near to so far
         self.left_out: list[NearDuplicate] = []
 
-    def admits(self, image_id: str, image_hash: str | None) -> bool:
-        if image_hash is None:
-            return True
-        resembles = self._batch.find(image_hash)
+    def admit(self, image_ids: Sequence[str], hashes: Sequence[str | None]) -> list[int]:
+        """Positions of the images that are let in, one after the other; an image without a hash always is.
+
+        Few images resemble another one: all but those are found out together, without a look-up each.
+        """
+        hashed = {image_id: image_hash for image_id, image_hash in zip(image_ids, hashes, strict=True) if image_hash}
+        waiting = list(self._unindexed.items())
+        every = [*self._index.hashes, *self._unindexed.values(), *hashed.values()]
+        suspects = may_have_near_duplicates(every, self._distance)[len(self._index) :]
+        for position in np.flatnonzero(suspects[: len(waiting)]):
+            self._index.add(*waiting[position])
+            del self._unindexed[waiting[position][0]]
+        names = list(hashed)
+        suspected = {names[position] for position in np.flatnonzero(suspects[len(waiting) :])}
+        refused = {image_id for image_id in names if image_id in suspected and not self._lets_in(image_id, hashed)}
+        self._unindexed |= hashed if not suspected else {one: hashed[one] for one in names if one not in suspected}
+        return [position for position, image_id in enumerate(image_ids) if image_id not in refused]
+
+    def _lets_in(self, image_id: str, hashes: Mapping[str, str]) -> bool:
+        resembles = self._index.find(hashes[image_id])
         if resembles is not None:
             self.left_out.append(NearDuplicate(image_id, resembles))
             return False
-        self._batch.add(image_id, image_hash)
+        self._index.add(image_id, hashes[image_id])
         return True
 
 
@@ -239,25 +258,43 @@ class _Candidates:
         while count > 0:
             table = self._source.eligible(order, limit, columns, exclude=self._looked_at)
             table = table.select(schema.names).cast(schema)
-            drawn = list(islice(self._admitted(table, arrays), count))
-            parts.append(table.take(pa.array(drawn, pa.int64())) if len(drawn) < table.num_rows else table)
+            drawn = self._admitted(table, arrays, count)
+            parts.append(_rows_at(table, drawn))
             count -= len(drawn)
             if table.num_rows < limit:
                 break
             limit *= 2
         return pa.concat_tables(parts)
 
-    def _admitted(self, table: pa.Table, arrays: Sequence[str]) -> Iterator[int]:
-        """Positions of the rows that hold their arrays and resemble nothing drawn before."""
-        ids, hashes = table.column("image_id").to_pylist(), table.column("image_hash").to_pylist()
-        lacking = {name: table.column(name).is_null().to_numpy() for name in arrays}
-        for position, (image_id, image_hash) in enumerate(zip(ids, hashes, strict=True)):
-            self._looked_at.append(image_id)
+    def _admitted(self, table: pa.Table, arrays: Sequence[str], count: int) -> list[int]:
+        """Positions of the first `count` rows that hold their arrays and resemble nothing drawn before."""
+        admitted: list[int] = []
+        start = 0
+        while len(admitted) < count and start < table.num_rows:
+            step = table.slice(start, count - len(admitted))  # never more than may be admitted
+            usable = self._usable(step, arrays)
+            rows = _rows_at(step, usable)
+            ids, hashes = rows.column("image_id").to_pylist(), rows.column("image_hash").to_pylist()
+            admitted += [start + usable[position] for position in self.duplicates.admit(ids, hashes)]
+            start += step.num_rows
+        return admitted
+
+    def _usable(self, table: pa.Table, arrays: Sequence[str]) -> list[int]:
+        """Positions of the rows that hold all arrays; the others are put on record."""
+        ids = table.column("image_id").to_pylist()
+        self._looked_at += ids
+        lacking = {name: table.column(name).is_null().to_numpy() for name in arrays if table.column(name).null_count}
+        for position in np.flatnonzero(np.any(list(lacking.values()), axis=0)) if lacking else ():
             absent = [name for name, rows in lacking.items() if rows[position]]
-            if absent:
-                self.unusable[image_id] = f"no {' and '.join(absent)} logged"
-            elif self.duplicates.admits(image_id, image_hash):
-                yield position
+            self.unusable[ids[position]] = f"no {' and '.join(absent)} logged"
+        return [position for position, image_id in enumerate(ids) if image_id not in self.unusable]
+
+
+def _rows_at(table: pa.Table, positions: Sequence[int]) -> pa.Table:
+    """The rows at ascending positions; without a copy where they are the first ones."""
+    if not positions or positions[-1] == len(positions) - 1:
+        return table.slice(0, len(positions))
+    return table.take(pa.array(positions, pa.int64()))
 
 
 def _pool_table(candidates: _Candidates, strategy: QueryStrategy, seed: int, limit: int) -> pa.Table:

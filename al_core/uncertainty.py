@@ -50,7 +50,7 @@ def least_confidence(probs: np.ndarray) -> np.ndarray:
     """
     probs = _matrix(probs)
     if _compiles(probs):
-        return 1 - _compiled_largest(probs)
+        return _compiled_doubts(probs)
     return _by_block(probs, lambda block: 1 - block.max(axis=0))
 
 
@@ -140,26 +140,35 @@ def _compiles(probs: np.ndarray) -> bool:
     return probs.size >= COMPILED_FROM and probs.shape[1] > 1
 
 
-def _compiled_largest(probs: np.ndarray) -> np.ndarray:
+def _compiled_doubts(probs: np.ndarray) -> np.ndarray:
+    """1 - the largest of every row."""
     from al_core import _compiled
 
-    if probs.shape[1] < _FEW_CLASSES:
-        return _compiled_two_largest(probs)[0]
-
-    def kernel(block: np.ndarray, confidence: np.ndarray, tolerance: float) -> int:
+    def of_many(block: np.ndarray, doubt: np.ndarray, tolerance: float) -> int:
         integer = f"i{block.dtype.itemsize}"
-        return _compiled.largest(block, block.view(integer), confidence.view(integer), tolerance)
+        bad = _compiled.largest(block, block.view(integer), doubt.view(integer), tolerance)
+        np.subtract(1, doubt, out=doubt)  # while the block's results are in the cache
+        return bad
 
-    confidence = np.empty(len(probs), probs.dtype)
-    _in_threads(kernel, probs, confidence)
-    return confidence
+    doubt = np.empty(len(probs), probs.dtype)
+    _in_threads(_compiled.doubts_of_few if probs.shape[1] < _FEW_CLASSES else of_many, probs, doubt)
+    return doubt
 
 
 def _compiled_two_largest(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence and margin."""
     from al_core import _compiled
 
+    def of_many(block: np.ndarray, confidence: np.ndarray, margins: np.ndarray, tolerance: float) -> int:
+        integer = f"i{block.dtype.itemsize}"
+        bits, outputs = block.view(integer), (confidence.view(integer), margins.view(integer))
+        bad = _compiled.two_largest_of_many(block, bits, *outputs, tolerance)
+        np.subtract(confidence, margins, out=margins)  # while the block's results are in the cache
+        return bad
+
     confidence, margins = np.empty(len(probs), probs.dtype), np.empty(len(probs), probs.dtype)
-    _in_threads(_compiled.two_largest, probs, confidence, margins)
+    few = probs.shape[1] < _FEW_CLASSES
+    _in_threads(_compiled.two_largest if few else of_many, probs, confidence, margins)
     return confidence, margins
 
 

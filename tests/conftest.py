@@ -30,9 +30,27 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not spin: tests share the cores
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first: a mistake shows before the live instance is up."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Quick tests first: a mistake shows before the live instance is up. Several workers begin with the longest.
+
+    Tests of one file share a worker, and so do all live ones: they share the finished demo.
+    """
+    in_workers = hasattr(config, "workerinput")
     items.sort(key=lambda item: ("browser" in item.keywords, "live" in item.keywords))
+    if in_workers:
+        items.sort(key=lambda item: "live" not in item.keywords)
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group("live" if "live" in item.keywords else item.path.name))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left out"] = session.config.stash[LEFT_OUT]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[LEFT_OUT] += getattr(node, "workeroutput", {}).get("left out", [])
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 PARTITIONS = ["model_name", "model_version", "logged_on"]
 EXACT_COUNT_ROWS = 1_000_000  # up to here `count_eligible` counts every image
 SLICE_ROWS = 250_000  # beyond, it counts about so many and extrapolates: standard error below 0.3 %
-SLACK = 64  # images looked at beyond twice those asked for, before anything is known to be taken
+SLACK = 64  # images looked at beyond 5/4 of those asked for, before anything is known to be taken
 ROW_GROUP = 16_384  # small: a row group is the least that is decoded around one wanted row
 SMALL_FILES = 8  # a partition with fewer is left alone
 MANY_SMALL_FILES = 64  # so many are merged whatever their size: every file costs each reader an open
@@ -133,10 +133,10 @@ class DeltaPredictionStore:
         count = _rows(_files(table, model_name, model_version))
         taken, chosen = self._taken(exclude, model_version)
         if order.column == "random":
-            search = _by_key(log, order, wanted, taken, count, 2 * limit + SLACK)
+            search = _by_key(log, order, taken, count, limit + limit // 4 + SLACK)
             by: list[pl.Expr] = [(_key - order.pivot) % KEY_SPACE]
         else:
-            search = _by_score(log, order, wanted, taken, count, 2 * limit + SLACK + chosen)
+            search = _by_score(log, order, wanted, taken, count, limit + limit // 4 + SLACK + chosen)
             by = [pl.col(order.column)]
         for candidates in search:
             winners = (
@@ -162,9 +162,11 @@ class DeltaPredictionStore:
         log = _of_model(table, model_name, model_version)
         count = _rows(_files(table, model_name, model_version))
         share = 1.0 if count <= EXACT_COUNT_ROWS else SLICE_ROWS / count
-        images = log.filter(_key < round(share * KEY_SPACE)).select("image_id").unique().collect(engine="streaming")
-        taken, _ = self._taken((), model_version)
-        return round(len(images.join(taken, on="image_id", how="anti")) / share)
+        image = ["image_key", "id_tail"]
+        images = log.filter(_key < round(share * KEY_SPACE)).select(image).unique().collect(engine="streaming")
+        ids = self._taken((), model_version)[0]["image_id"]
+        taken = pl.DataFrame({"image_key": id_bits(ids, slice_from=0), "id_tail": id_bits(ids, slice_from=-15)})
+        return round(len(images.join(taken, on=image, how="anti")) / share)
 
     def _taken(self, exclude: Collection[str], model_version: int) -> tuple[pl.DataFrame, int]:
         """The images that may not be chosen, and how many of them this model itself put on top of its order."""
@@ -344,16 +346,13 @@ def _by_score(
     yield _everything_free(log.select(*_NARROW, score), taken)
 
 
-def _by_key(
-    log: pl.LazyFrame, order: Order, wanted: list[str], taken: pl.DataFrame, count: int, k: int
-) -> Iterator[_Candidates]:
+def _by_key(log: pl.LazyFrame, order: Order, taken: pl.DataFrame, count: int, k: int) -> Iterator[_Candidates]:
     """Ever larger windows of the ring of keys, beginning at the pivot; the first holds about `k` rows."""
-    columns = list(dict.fromkeys([*_NARROW, *wanted]))
     width = KEY_SPACE if k >= count else KEY_SPACE * k // count
     while width < KEY_SPACE:
         end = order.pivot + width
         window = ((_key >= order.pivot) & (_key < end)) | (_key < end - KEY_SPACE)
-        yield _Candidates(log.filter(window).select(columns).collect(), pl.lit(True), everything=False)
+        yield _Candidates(log.filter(window).select(_NARROW).collect(), pl.lit(True), everything=False)
         width *= 4
     yield _everything_free(log.select(_NARROW), taken)
 
@@ -369,6 +368,16 @@ def _current_predictions(log: pl.LazyFrame, columns: list[str], keys: pl.Series,
     these = _key.is_in(keys.unique().implode())
     reached_rows = log.filter(reached, these).select(columns).collect()
     all_rows = log.filter(these).select(_key, "id_tail", "logged_at").collect()
+    again = _key.is_in(all_rows.filter(_key.is_duplicated())["image_key"].unique().implode())
+    scored_again = reached_rows.filter(again)
+    if scored_again.is_empty():  # most images are scored once: there is nothing to compare
+        return reached_rows
+    current = _current_of(log, scored_again, all_rows.filter(again))
+    return pl.concat([reached_rows.filter(~again), current])
+
+
+def _current_of(log: pl.LazyFrame, reached_rows: pl.DataFrame, all_rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows of `reached_rows` as new as the newest of their image in `all_rows`."""
     image = ["image_key", "id_tail"]
     at = pl.col("logged_at")
     newest, times = at.max().alias("newest"), (at == at.max()).sum().alias("times")
@@ -383,12 +392,13 @@ def _current_predictions(log: pl.LazyFrame, columns: list[str], keys: pl.Series,
     tied = _key.is_in(current.filter(pl.col("times") < pl.col("times_of_all"))["image_key"].implode())
     if current.filter(tied).is_empty():
         return reached_rows
-    return pl.concat([reached_rows.filter(~tied), log.filter(tied).select(columns).collect()])
+    return pl.concat([reached_rows.filter(~tied), log.filter(tied).select(reached_rows.columns).collect()])
 
 
 def _newest(rows: pl.DataFrame) -> pl.DataFrame:
-    newest_first = rows.sort("logged_at", "prediction_id", descending=True)
-    return newest_first.unique("image_id", keep="first", maintain_order=True)
+    again = rows["image_id"].is_duplicated()
+    newest_first = rows.filter(again).sort("logged_at", "prediction_id", descending=True)
+    return pl.concat([rows.filter(~again), newest_first.unique("image_id", keep="first", maintain_order=True)])
 
 
 def _widened(log: pl.LazyFrame, winners: pl.DataFrame, order: Order, wanted: list[str]) -> pl.DataFrame:

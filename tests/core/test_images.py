@@ -23,6 +23,7 @@ from al_core.images import (
     decode_image,
     hamming_distance,
     image_suffix,
+    may_have_near_duplicates,
     near_duplicate_hash,
 )
 
@@ -208,6 +209,21 @@ def test_the_index_finds_what_a_comparison_with_all_finds(distance: int, seed: i
         assert index.find(image_hash) == (near[0] if near else None)
         index.add(str(position), image_hash)
     assert len(index) == len(hashes)
+
+
+@settings(max_examples=40, deadline=None)
+@given(distance=st.sampled_from([-1, 0, 1, 4, 12, 13]), seed=st.integers(0, 10_000))
+def test_a_hash_that_is_not_suspected_has_no_near_duplicate(distance: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    hashes = random_hashes(60, seed)
+    hashes += [f"{int(hashes[n], 16) ^ (1 << int(rng.integers(128))):032x}" for n in range(5)] + hashes[7:9]
+    suspected = may_have_near_duplicates(hashes, distance)
+    for row, image_hash in enumerate(hashes):
+        others = [other for position, other in enumerate(hashes) if position != row]
+        near = any(hamming_distance(image_hash, other) <= distance for other in others)
+        assert suspected[row] or not near
+    if 0 <= distance <= 4:
+        assert not suspected[20:60].any()  # bands of 25 bits and more tell unrelated hashes apart
 
 
 def test_a_large_index_compares_few_pairs() -> None:
