@@ -17,6 +17,7 @@ from al_resources.settings import load_settings
 from sensors.labeling_exports import build_labeling_export_sensor
 from sensors.run_failures import run_failure_sensor
 from sensors.selection_schedule import build_selection_schedule
+from simulation.job import simulation_job
 
 
 def build_definitions(platform: Platform | None = None) -> dg.Definitions:
@@ -25,7 +26,7 @@ def build_definitions(platform: Platform | None = None) -> dg.Definitions:
     return dg.Definitions(
         assets=[prediction_log, selected_candidates, labeled_dataset, model_checkpoint, deployment],
         asset_checks=CHECKS,
-        jobs=[selection_job, training_deployment_job],
+        jobs=[selection_job, training_deployment_job, simulation_job],
         schedules=[build_selection_schedule(settings)],
         sensors=[build_labeling_export_sensor(settings), run_failure_sensor],
         resources={"platform": platform or platform_resource},

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -11,7 +10,7 @@ from pydantic import Field
 from al_assets import views
 from al_assets.prediction_log import prediction_log
 from al_assets.rounds import ROUNDS
-from al_core.strategies.registry import STRATEGIES
+from al_core.strategies.registry import StrategyName
 from al_resources.platform import Platform
 
 if TYPE_CHECKING:
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from al_core.selection import Selection
     from al_core.strategies.base import QueryStrategy
     from al_resources.labeling.staging import Staged
-
-
-StrategyName = Enum("StrategyName", {name: name for name in STRATEGIES})  # type: ignore[misc]  # choices in the launchpad
 
 
 class SelectionConfig(dg.Config):

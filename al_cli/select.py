@@ -26,9 +26,9 @@ def select(
     """Show which images the next round would choose and why, as a table and a contact sheet. Nothing is written
     to the ledgers.
     """
-    from al_assets.selected_candidates import SelectionConfig, StrategyName, preview
+    from al_assets.selected_candidates import SelectionConfig, preview
     from al_assets.views import contact_sheet_png
-    from al_core.strategies.registry import get_strategy
+    from al_core.strategies.registry import StrategyName, get_strategy
 
     if not dry_run:
         raise click.UsageError("add --dry-run; to open a round, use selection_schedule or materialize in the UI")

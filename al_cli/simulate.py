@@ -8,31 +8,7 @@ from typing import Any
 
 import click
 
-# data -> what its images want; anything can be overridden by --train
-DATA_DEFAULTS: dict[str, dict[str, Any]] = {
-    "digits": {"image_size": 16, "channels": 1, "epochs": 10, "augment": "shift"},
-    "cifar10": {"image_size": 32, "channels": 3, "epochs": 20, "augment": "shift_flip"},
-    "imagefolder": {"image_size": 64, "channels": 3, "epochs": 20, "augment": "shift_flip"},
-    "torchvision": {"image_size": 32, "channels": 3, "epochs": 20, "augment": "shift_flip"},
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    # Teaching Machine Learning System Efficiently with Active Learning: 30 rounds of 50 of 500 scored images
-    "article": {
-        "strategies": ("random", "least_confidence", "margin", "entropy"),
-        "initial": 200,
-        "rounds": 30,
-        "budget": 50,
-        "score_sample": 500,
-    },
-    "digits": {
-        "strategies": ("random", "least_confidence", "margin", "entropy"),
-        "initial": 20,
-        "rounds": 30,
-        "budget": 10,
-        "score_sample": 500,
-        "seeds": 10,
-    },
-}
+from simulation.presets import DATA_DEFAULTS, PRESETS
 
 
 @click.command()

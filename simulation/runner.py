@@ -37,6 +37,7 @@ def run_study(
     study: Study,
     folder: Path,
     *,
+    only: Run | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     say: Callable[[str], None] = lambda line: None,
@@ -46,6 +47,7 @@ def run_study(
     Args:
         study: What to do. More strategies, starts or seeds than the folder has seen are added to it.
         folder: Where everything lies.
+        only: The one run to do; without it all that are left.
         workers: Processes; by default as many as there are cores, or one with a GPU. One means this process.
         progress: Called with the rounds that are done and those there are.
         say: Takes a line for people.
@@ -62,7 +64,7 @@ def run_study(
         say(note)
     _check_size(study, data)
     _prepare(study, data, folder, say)
-    runs = study.runs()
+    runs = study.runs() if only is None else [only]
     total = len(runs) * (study.rounds + 1)
     count = workers or default_workers(study.training.device)
     done = sum(_finished(folder, run) for run in runs)
@@ -70,7 +72,7 @@ def run_study(
     left = [run for run in runs if _finished(folder, run) < study.rounds + 1]
     if left:
         _work(study, folder, left, min(count, len(left)), lambda: progress(_all_finished(folder, runs), total))
-    return write_tables(folder, runs)
+    return write_tables(folder, [run for run in study.runs() if _finished(folder, run)])
 
 
 def default_workers(device: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterable
+from enum import Enum
 from typing import Any
 
 from al_core.strategies.auto import Auto
@@ -57,6 +58,8 @@ STRATEGIES: dict[str, type[QueryStrategy]] = {
     # whichever of them fits
     "auto": Auto,
 }
+
+StrategyName = Enum("StrategyName", {name: name for name in STRATEGIES})  # type: ignore[misc]  # choices in the launchpad
 
 
 def strategy_names() -> list[str]:

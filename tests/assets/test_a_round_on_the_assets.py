@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from al_assets.definitions import build_definitions
-from al_assets.selected_candidates import SelectionConfig, StrategyName, configured_strategy, preview
+from al_assets.selected_candidates import SelectionConfig, configured_strategy, preview
 from al_assets.selection_inputs import SelectionInputs
 from al_cli.digits import digit_pngs
 from al_core.strategies.cost_aware import CostAware
 from al_core.strategies.k_center_greedy import KCenterGreedy
-from al_core.strategies.registry import strategy_names
+from al_core.strategies.registry import StrategyName, strategy_names
 from al_core.training_settings import TrainingSettings
 from al_resources.labeling.oracle import OracleLabeling
 from al_resources.platform import Platform

@@ -1,0 +1,89 @@
+"""The `simulation` job: one run of a study from the Dagster UI, strategy and seed chosen in the launchpad."""
+
+from typing import Any
+
+import dagster as dg
+import polars as pl
+from pydantic import Field
+
+from al_core.strategies.registry import StrategyName
+from al_resources.platform import Platform
+from simulation.presets import DATA_DEFAULTS
+from simulation.study import Run, Study
+
+SHOWN = ("accuracy", "macro_f1", "nll", "ece")
+
+
+class SimulationConfig(dg.Config):
+    """One strategy under one seed; runs that differ in nothing else add up to one study and its report."""
+
+    data: str = Field("digits", description="digits, cifar10:FOLDER-or-TAR, imagefolder:PATH, torchvision:NAME")
+    strategy: StrategyName = Field(StrategyName.margin, description="query strategy, see `al strategies`")
+    seed: int = Field(0, ge=0, description="shared with the runs of other strategies under the same seed")
+    initial: int = Field(20, ge=2, description="random labels of the first model")
+    rounds: int = Field(30, ge=1, description="rounds after the first model")
+    budget: int = Field(10, ge=1, description="labels per round")
+    score_sample: int = Field(500, ge=1, description="images scored per round")
+
+
+@dg.op(description="Known labels in place of people; selection, training and evaluation are production's.")
+def simulate(
+    context: dg.OpExecutionContext, config: SimulationConfig, platform: dg.ResourceParam[Platform]
+) -> dg.Output[str]:
+    """One run; each round is an event with its metrics, which the UI plots under `simulation/...`."""
+    from simulation.runner import run_study
+
+    study = study_of(config)
+    run = Run(strategy=config.strategy.value, start="warm", seed=config.seed)
+    folder = platform.settings.home / "studies" / f"{study.data.partition(':')[0]}-{study.key}"
+
+    def report(done: int, total: int) -> None:
+        context.log.info(f"{run.name}: {done} of {total} rounds")
+
+    table = run_study(study, folder, only=run, workers=1, progress=report, say=context.log.info)
+    key = dg.AssetKey(["simulation", folder.name, run.strategy, f"seed_{run.seed}"])
+    for row in table.filter(strategy=run.strategy, seed=run.seed).sort("round").iter_rows(named=True):
+        facts = {"labels": row["labels"], **{name: row[name] for name in SHOWN}}
+        context.log_event(dg.AssetMaterialization(key, partition=f"{row['round']:04d}", metadata=facts))
+    return dg.Output(str(folder), metadata=_comparison(folder, table))
+
+
+def study_of(config: SimulationConfig) -> Study:
+    """The study that a run belongs to."""
+    return Study(
+        data=config.data,
+        strategies=(config.strategy.value,),
+        seeds=config.seed + 1,
+        initial=config.initial,
+        rounds=config.rounds,
+        budget=config.budget,
+        score_sample=config.score_sample,
+        training=DATA_DEFAULTS.get(config.data.partition(":")[0], {}),  # type: ignore[arg-type]
+    )
+
+
+def _comparison(folder: Any, table: pl.DataFrame) -> dict[str, Any]:
+    """The curves and the sentence over all runs of the study so far, once every strategy has a seed in common."""
+    from al_assets.views import picture
+    from simulation.report import write_report
+
+    try:
+        summary = write_report(folder, table, pictures=False)
+    except ValueError as error:
+        return {"comparison": f"not yet: {error}", "study": dg.MetadataValue.path(str(folder))}
+    return {
+        "comparison": " ".join(summary["conclusions"].values()),
+        "curves": picture((folder / "curves.png").read_bytes(), "accuracy over labels"),
+        "report": dg.MetadataValue.path(str(folder / "report.html")),
+    }
+
+
+@dg.job(
+    name="simulation",
+    description="What a strategy would save on known labels, before anybody labels.",
+    tags={"al/loop": "simulation"},
+    executor_def=dg.in_process_executor,
+)
+def simulation_job() -> None:
+    """One run of a study."""
+    simulate()

@@ -1,0 +1,49 @@
+"""The simulation as a job of the Dagster UI: one strategy and seed a run, compared with the runs before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from al_assets.definitions import build_definitions
+from al_resources.platform import Platform
+
+SMALL = {"initial": 20, "rounds": 2, "budget": 5, "score_sample": 40}
+
+
+def run(platform: Platform, strategy: str, seed: int = 0) -> Any:
+    job = build_definitions(platform).resolve_job_def("simulation")
+    config = {"ops": {"simulate": {"config": {"strategy": strategy, "seed": seed, **SMALL}}}}
+    with dg.instance_for_test() as instance:
+        return job.execute_in_process(run_config=config, instance=instance)
+
+
+def test_runs_of_several_strategies_under_one_seed_add_up_to_a_comparison(platform: Platform) -> None:
+    first = run(platform, "margin")
+    second = run(platform, "random")
+    assert first.output_for_node("simulate") == second.output_for_node("simulate")
+    [finished] = second.filter_events(lambda event: event.is_successful_output)
+    metadata = finished.step_output_data.metadata
+    assert "margin" in metadata["comparison"].text
+    assert metadata["curves"].md_str.startswith("![accuracy over labels](data:image/png;base64,")
+    [study] = (platform.settings.home / "studies").iterdir()
+    table = pl.read_parquet(study / "results.parquet")
+    assert table.group_by("strategy").len().sort("strategy").rows() == [("margin", 3), ("random", 3)]
+
+
+def test_every_round_is_an_event_with_its_metrics(platform: Platform) -> None:
+    done = run(platform, "margin", seed=1)
+    events = done.asset_materializations_for_node("simulate")
+    assert [event.partition for event in events] == ["0000", "0001", "0002"]
+    assert [event.metadata["labels"].value for event in events] == [20, 25, 30]
+    assert all(0 <= event.metadata["accuracy"].value <= 1 for event in events)
+    assert events[0].asset_key.path[0] == "simulation"
+    assert events[0].asset_key.path[2:] == ["margin", "seed_1"]
+
+
+def test_the_launchpad_refuses_what_is_no_strategy(platform: Platform) -> None:
+    with pytest.raises(dg.DagsterInvalidConfigError, match="nonsense"):
+        run(platform, "nonsense")
