@@ -1,15 +1,17 @@
 """The `simulation` job: one run of a study from the Dagster UI, strategy and seed chosen in the launchpad."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import polars as pl
 from pydantic import Field
 
 from al_core.strategies.registry import StrategyName
 from al_resources.platform import Platform
 from simulation.presets import DATA_DEFAULTS
 from simulation.study import Run, Study
+
+if TYPE_CHECKING:
+    import polars as pl
 
 SHOWN = ("accuracy", "macro_f1", "nll", "ece")
 
@@ -18,7 +20,7 @@ class SimulationConfig(dg.Config):
     """One strategy under one seed; runs that differ in nothing else add up to one study and its report."""
 
     data: str = Field("digits", description="digits, cifar10:FOLDER-or-TAR, imagefolder:PATH, torchvision:NAME")
-    strategy: StrategyName = Field(StrategyName.margin, description="query strategy, see `al strategies`")
+    strategy: StrategyName = Field(StrategyName("margin"), description="query strategy, see `al strategies`")
     seed: int = Field(0, ge=0, description="shared with the runs of other strategies under the same seed")
     initial: int = Field(20, ge=2, description="random labels of the first model")
     rounds: int = Field(30, ge=1, description="rounds after the first model")
@@ -58,11 +60,11 @@ def study_of(config: SimulationConfig) -> Study:
         rounds=config.rounds,
         budget=config.budget,
         score_sample=config.score_sample,
-        training=DATA_DEFAULTS.get(config.data.partition(":")[0], {}),  # type: ignore[arg-type]
+        training=DATA_DEFAULTS.get(config.data.partition(":")[0], {}),
     )
 
 
-def _comparison(folder: Any, table: pl.DataFrame) -> dict[str, Any]:
+def _comparison(folder: Any, table: "pl.DataFrame") -> dict[str, Any]:
     """The curves and the sentence over all runs of the study so far, once every strategy has a seed in common."""
     from al_assets.views import picture
     from simulation.report import write_report
