@@ -17,6 +17,7 @@ import httpx
 
 LOCATION = "active_learning"
 REPOSITORY = "__repository__"
+ATTEMPTS = 3
 
 DAGSTER_YAML = """\
 # One machine: SQLite below this folder, runs queued by the daemon.
@@ -179,24 +180,31 @@ class Dagster:
     def start_sensor(self, name: str) -> None:
         """Switch a sensor on."""
         selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "sensorName": name}
-        answer = self.query(
-            """mutation($s: SensorSelector!) { startSensor(sensorSelector: $s) {
+        self._switch_on(
+            f"sensor {name}",
+            """mutation($s: SensorSelector!) { result: startSensor(sensorSelector: $s) {
               __typename ... on PythonError { message } } }""",
-            s=selector,
-        )["startSensor"]
-        if answer["__typename"] != "Sensor":
-            raise DagsterError(f"sensor {name} did not start: {answer}")
+            selector,
+        )
 
     def start_schedule(self, name: str) -> None:
         """Switch a schedule on."""
         selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "scheduleName": name}
-        answer = self.query(
-            """mutation($s: ScheduleSelector!) { startSchedule(scheduleSelector: $s) {
+        self._switch_on(
+            f"schedule {name}",
+            """mutation($s: ScheduleSelector!) { result: startSchedule(scheduleSelector: $s) {
               __typename ... on PythonError { message } } }""",
-            s=selector,
-        )["startSchedule"]
-        if answer["__typename"] != "ScheduleStateResult":
-            raise DagsterError(f"schedule {name} did not start: {answer}")
+            selector,
+        )
+
+    def _switch_on(self, what: str, mutation: str, selector: dict[str, str]) -> None:
+        for attempt in range(ATTEMPTS):
+            answer = self.query(mutation, s=selector)["result"]
+            if answer["__typename"] in ("Sensor", "ScheduleStateResult"):
+                return
+            # The daemon may write the first state of an instigator in the same moment; the next attempt finds it.
+            if "already present in storage" not in answer.get("message", "") or attempt == ATTEMPTS - 1:
+                raise DagsterError(f"{what} did not start: {answer}")
 
     def tick_schedule(self, name: str, job: str) -> tuple[list[str], str]:
         """Evaluate the schedule now and submit exactly what it requests: (run ids, reason where it skipped)."""
