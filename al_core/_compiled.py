@@ -24,6 +24,15 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_compiled
+def _is_wrong(row: np.ndarray, total: float, tolerance: float) -> bool:
+    """Whether a suspicious row is no distribution: the bits of -0.0 look negative, the number is not."""
+    wrong = not abs(total - 1) <= tolerance
+    for p in row:
+        wrong = wrong or p < 0
+    return wrong
+
+
+@_compiled
 def largest(probs: np.ndarray, bits: np.ndarray, confidence_bits: np.ndarray, tolerance: float) -> int:
     """Fill in the confidence of every row; returns the first row that is no distribution, or -1.
 
@@ -42,12 +51,8 @@ def largest(probs: np.ndarray, bits: np.ndarray, confidence_bits: np.ndarray, to
         for column in range(probs.shape[1]):
             total += probs[row, column]
         confidence_bits[row] = top
-        if bad < 0 and not (abs(total - 1) <= tolerance and lowest >= 0):
-            negative = False
-            for column in range(probs.shape[1]):  # the bits of -0.0 look negative, it is not
-                negative = negative or probs[row, column] < 0
-            if negative or not abs(total - 1) <= tolerance:
-                bad = row
+        if bad < 0 and not (abs(total - 1) <= tolerance and lowest >= 0) and _is_wrong(probs[row], total, tolerance):
+            bad = row
     return bad
 
 
@@ -120,12 +125,8 @@ def two_largest_of_many(
             below = max(below, value if value < top else zero)
         first[row] = top
         second[row] = top if times > 1 else below
-        if bad < 0 and not (abs(total - 1) <= tolerance and lowest >= 0):
-            negative = False
-            for column in range(probs.shape[1]):  # the bits of -0.0 look negative, it is not
-                negative = negative or probs[row, column] < 0
-            if negative or not abs(total - 1) <= tolerance:
-                bad = row
+        if bad < 0 and not (abs(total - 1) <= tolerance and lowest >= 0) and _is_wrong(probs[row], total, tolerance):
+            bad = row
     return bad
 
 
