@@ -212,7 +212,7 @@ class Dagster:
         tick = self.query(
             """mutation($s: ScheduleSelector!, $t: Float) { scheduleDryRun(selectorData: $s, timestamp: $t) {
               __typename ... on PythonError { message }
-              ... on DryRunInstigationTick { evaluationResult { skipReason error { message }
+              ... on DryRunInstigationTick { evaluationResult { skipReason error { message errorChain { error { message } } }
                 runRequests { runKey runConfigYaml jobName tags { key value } } } } } }""",
             s=selector,
             t=time.time(),
@@ -221,7 +221,8 @@ class Dagster:
             raise DagsterError(f"schedule {name}: {tick}")
         result = tick["evaluationResult"]
         if result["error"]:
-            raise DagsterError(f"schedule {name}: {result['error']['message']}")
+            causes = [link["error"]["message"] for link in result["error"]["errorChain"]]
+            raise DagsterError(f"schedule {name}: {' '.join([result['error']['message'], *causes])}")
         requests = result["runRequests"] or []
         return [self._launch(job, request) for request in requests], result["skipReason"] or ""
 

@@ -81,7 +81,12 @@ export_interval_seconds = 1
 @click.option("--budget", type=click.IntRange(4), default=40, show_default=True, help="Labels per round.")
 @click.option("--traffic", type=click.IntRange(50), default=500, show_default=True, help="Images scored per round.")
 @click.option("--strategy", default="margin", show_default=True, help="Query strategy.")
-@click.option("--port", default=3000, show_default=True, help="Of the Dagster UI; another one where it is taken.")
+@click.option(
+    "--port",
+    default=3000,
+    show_default=True,
+    help="Of the Dagster UI; another one where it is taken. 0: any, for the scoring service, too.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def demo(home: Path, rounds: int, budget: int, traffic: int, strategy: str, port: int, as_json: bool) -> None:
     """Watch a model learn from the right labels: the whole loop on handwritten digits.
@@ -101,7 +106,9 @@ def demo(home: Path, rounds: int, budget: int, traffic: int, strategy: str, port
     _fresh_folder(home)
     config = home / "al.toml"
     config.write_text(
-        DEMO_TOML.format(home=home.as_posix(), strategy=strategy, budget=budget, serving_port=free_port(8808))
+        DEMO_TOML.format(
+            home=home.as_posix(), strategy=strategy, budget=budget, serving_port=free_port(8808 if port else 0)
+        )
     )
     os.environ[CONFIG_VARIABLE] = str(config)
     platform = Platform(load_settings())

@@ -122,7 +122,7 @@ class FinishedDemo:
 def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> FinishedDemo:
     """The demo with five rounds after the seed, once per test run: webserver, daemon, scoring service, all for real."""
     home = tmp_path_factory.mktemp("demo") / "home"
-    done = run_al("demo", "--home", str(home), "--rounds", "5", "--json")
+    done = run_al("demo", "--home", str(home), "--rounds", "5", "--port", "0", "--json")
     log = home / "log" / "dagster.log"
     tail = log.read_text()[-3000:] if log.is_file() else ""
     assert done.returncode == 0, f"{done.stderr}\n{tail}"

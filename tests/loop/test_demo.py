@@ -114,7 +114,7 @@ def test_delivering_exports_again_under_any_name_or_deleting_them_changes_nothin
     first, second = exports[1], exports[2]
     content = second.read_bytes()
     first.unlink()
-    with dagster_dev(finished_demo.home, finished_demo.config, free_port(3000)) as dagster:
+    with dagster_dev(finished_demo.home, finished_demo.config, free_port(0)) as dagster:
         dagster.start_sensor("labeling_export_sensor")
         second.write_bytes(content)  # the same name again, another etag
         (second.parent / "renamed.json").write_bytes(content)
@@ -128,12 +128,12 @@ def test_a_kill_in_the_middle_of_a_run_loses_nothing_and_repeats_nothing(
     """A correction arrives; everything is killed with -9 while the run trains; another instance finishes it."""
     before = _state(platform)
     export = _correction(platform)
-    with dagster_dev(finished_demo.home, finished_demo.config, free_port(3000)) as dagster:
+    with dagster_dev(finished_demo.home, finished_demo.config, free_port(0)) as dagster:
         dagster.start_sensor("labeling_export_sensor")
         _wait("the training step", lambda: _training_started(dagster, export))
         os.killpg(dagster.process_group, signal.SIGKILL)
     _kill_run_workers()
-    with dagster_dev(finished_demo.home, finished_demo.config, free_port(3000)) as dagster:
+    with dagster_dev(finished_demo.home, finished_demo.config, free_port(0)) as dagster:
         _wait("a finished run", lambda: _finished_after_all(dagster, export), timeout=240)
         _wait_for_ticks(dagster, 2)
     after = _state(platform)

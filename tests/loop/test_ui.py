@@ -33,7 +33,7 @@ SWITCHES = [
 
 @pytest.fixture(scope="module")
 def dagster(finished_demo: FinishedDemo) -> Iterator[Dagster]:
-    with dagster_dev(finished_demo.home, finished_demo.config, free_port(3000)) as dagster:
+    with dagster_dev(finished_demo.home, finished_demo.config, free_port(0)) as dagster:
         yield dagster
 
 
