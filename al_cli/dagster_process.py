@@ -212,7 +212,8 @@ class Dagster:
         tick = self.query(
             """mutation($s: ScheduleSelector!, $t: Float) { scheduleDryRun(selectorData: $s, timestamp: $t) {
               __typename ... on PythonError { message }
-              ... on DryRunInstigationTick { evaluationResult { skipReason error { message errorChain { error { message } } }
+              ... on DryRunInstigationTick { evaluationResult {
+                skipReason error { message errorChain { error { message } } }
                 runRequests { runKey runConfigYaml jobName tags { key value } } } } } }""",
             s=selector,
             t=time.time(),

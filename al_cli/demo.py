@@ -85,7 +85,7 @@ export_interval_seconds = 1
     "--port",
     default=3000,
     show_default=True,
-    help="Of the Dagster UI; another one where it is taken. 0: any, for the scoring service, too.",
+    help="Of the Dagster UI; another where it is taken. 0: any, for scoring, too.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def demo(home: Path, rounds: int, budget: int, traffic: int, strategy: str, port: int, as_json: bool) -> None:
@@ -105,10 +105,9 @@ def demo(home: Path, rounds: int, budget: int, traffic: int, strategy: str, port
     console.quiet = as_json
     _fresh_folder(home)
     config = home / "al.toml"
+    serving_port = free_port(8808 if port else 0)
     config.write_text(
-        DEMO_TOML.format(
-            home=home.as_posix(), strategy=strategy, budget=budget, serving_port=free_port(8808 if port else 0)
-        )
+        DEMO_TOML.format(home=home.as_posix(), strategy=strategy, budget=budget, serving_port=serving_port)
     )
     os.environ[CONFIG_VARIABLE] = str(config)
     platform = Platform(load_settings())
