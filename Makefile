@@ -29,7 +29,7 @@ ui: $(READY)  ## the Dagster UI on the demo's instance; the loop goes on
 
 test: $(READY)  ## lint, types, layers and all tests
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 lint: $(READY)  ## ruff, mypy, import-linter, dg check
 	$(BIN)/ruff check .

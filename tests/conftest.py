@@ -19,6 +19,7 @@ from al_resources.platform import Platform
 from al_resources.settings import Settings
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FILES_OF_THE_DEMO = {"tests/loop/test_demo.py", "tests/loop/test_ui.py"}
 LEFT_OUT = pytest.StashKey[list[str]]()
 
 
@@ -30,18 +31,24 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not spin: tests share the cores
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Quick tests first: a mistake shows before the live instance is up. Several workers begin with the longest.
-
-    Tests of one file share a worker, and so do all live ones: they share the finished demo.
-    """
-    in_workers = hasattr(config, "workerinput")
+    """Quick tests first: a mistake shows before the live instance is up. Several workers begin with the longest."""
     items.sort(key=lambda item: ("browser" in item.keywords, "live" in item.keywords))
-    if in_workers:
+    if hasattr(config, "workerinput"):
         items.sort(key=lambda item: "live" not in item.keywords)
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group("live" if "live" in item.keywords else item.path.name))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of one file share a worker, and so do the files that share the finished demo."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "finished demo" if file in FILES_OF_THE_DEMO else file
+
+    return ByFile(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
