@@ -7,8 +7,6 @@ tables, and answers with the columns the code expects.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from emulators.node_packages import NotInstalled, node, node_modules
 from resource_adapters import MIDNIGHT
 
 from al_core.records import LEDGERS, PREDICTIONS
@@ -41,25 +40,17 @@ ORDERS = [
 ]
 
 
-def node_modules() -> Path | None:
-    """Where npm put the analyser: `EMULATORS_NODE_MODULES`, or beside the tests."""
-    folder = Path(os.environ.get("EMULATORS_NODE_MODULES", ANALYSER.parent / "node_modules"))
-    return folder if (folder / "@kusto" / "language-service-next").is_dir() else None
-
-
-pytestmark = pytest.mark.skipif(
-    node_modules() is None or shutil.which("node") is None,
-    reason="KQL analyser: npm install --prefix tests/emulators @kusto/language-service-next@12.4.1",
-)
-
-
 def analyse(texts: list[str]) -> list[dict[str, Any]]:
     schema = [
         f"{name} ({', '.join(f'{column.name}:{kql_type(column.type)}' for column in columns)})"
         for name, columns in TABLES.items()
     ]
+    try:
+        command = [node(), str(ANALYSER), str(node_modules())]
+    except NotInstalled as reason:
+        pytest.skip(str(reason))
     done = subprocess.run(
-        ["node", str(ANALYSER), str(node_modules())],
+        command,
         input=json.dumps({"schema": schema, "texts": texts}),
         capture_output=True,
         text=True,
