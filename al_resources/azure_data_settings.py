@@ -24,3 +24,18 @@ class AzureDataSettings(BaseModel):
     kusto_ingestion: Literal["managed", "streaming", "queued"] = Field(
         "managed", description="managed: streaming, and queued where that does not work"
     )
+    blob_account_url: str = Field("", description="https://<account>.blob.core.windows.net")
+    container: str = Field(
+        "active-learning",
+        pattern=r"^[a-z0-9](-?[a-z0-9]){2,62}$",
+        description="of images, staged batches, exports, datasets and models",
+    )
+    storage_credential: Literal["entra", "key", "sas"] = Field(
+        "entra",
+        description="entra: the identity above; key, sas: AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+    )
+    events_queue_url: str = Field(
+        "",
+        description="https://<account>.queue.core.windows.net/<queue>, where new blobs are announced; "
+        "empty: the container is listed",
+    )

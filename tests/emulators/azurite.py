@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from al_resources.azure_storage import DEVELOPMENT_ACCOUNT
+
 sys.path.append(str(Path(__file__).parent))
 from node_packages import node, node_modules
 
@@ -71,7 +73,7 @@ class Azurite:
         from azure.storage.blob import BlobServiceClient
 
         name = f"c{uuid.uuid4().hex}"
-        with BlobServiceClient(self.blob_url, credential=DEVELOPMENT) as service:
+        with BlobServiceClient(self.blob_url, credential=DEVELOPMENT_ACCOUNT) as service:
             service.create_container(name)
         return name
 
@@ -80,16 +82,9 @@ class Azurite:
         from azure.storage.queue import QueueServiceClient
 
         name = f"q{uuid.uuid4().hex}"
-        with QueueServiceClient(self.queue_url, credential=DEVELOPMENT) as service:
+        with QueueServiceClient(self.queue_url, credential=DEVELOPMENT_ACCOUNT) as service:
             service.create_queue(name)
         return f"{self.queue_url}/{name}"
-
-
-# The well-known account of every storage emulator, no secret: learn.microsoft.com/azure/storage/common/storage-use-azurite
-DEVELOPMENT = {
-    "account_name": "devstoreaccount1",
-    "account_key": "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
-}
 
 
 @lru_cache(maxsize=1)
