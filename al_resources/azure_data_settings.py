@@ -20,7 +20,9 @@ class AzureDataSettings(BaseModel):
     client_id: str = Field("", description="of a user-assigned managed identity; empty: the system's own")
     kusto_uri: str = Field("", description="https://<cluster>.<region>.kusto.windows.net")
     kusto_ingest_uri: str = Field("", description="https://ingest-<cluster>...; empty: derived from kusto_uri")
-    kusto_database: str = Field("active_learning", pattern=r"^[A-Za-z0-9_.-]{1,260}$")
+    kusto_database: str = Field(
+        "active_learning", pattern=r"^[A-Za-z0-9_.-]{1,260}$", description="holds the log and the ledgers"
+    )
     kusto_ingestion: Literal["managed", "streaming", "queued"] = Field(
         "managed", description="managed: streaming, and queued where that does not work"
     )
