@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from al_resources.blob_store import BlobStore
     from al_resources.datasets import DatasetStore
     from al_resources.endpoint import Endpoint
+    from al_resources.event_queue import EventQueue
     from al_resources.image_store import ImageStore
     from al_resources.kusto import KustoDatabase
     from al_resources.labeling import LabelingProject
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from al_resources.model_registry import ModelRegistry
     from al_resources.prediction_store import PredictionStore
 
+SHORTEST_HIDING_SECONDS = 120
 NEEDED_ON_AZURE = ("kusto_uri", "blob_account_url")
 
 
@@ -137,6 +139,15 @@ class Platform:
         from al_core.training import load_trainer
 
         return load_trainer(self.settings.training.trainer)
+
+    @cached_property
+    def events(self) -> EventQueue:
+        """Where new blobs are announced; only with `azure.events_queue_url`."""
+        from al_resources.event_queue import EventQueue
+
+        # Several ticks: they delete at the next one, and it may be late.
+        hidden = max(SHORTEST_HIDING_SECONDS, 10 * self.settings.sensors.export_interval_seconds)
+        return EventQueue(self.settings.azure, hidden_seconds=hidden)
 
     @cached_property
     def _kusto(self) -> KustoDatabase:

@@ -178,6 +178,11 @@ class Settings(BaseSettings):
     azure: AzureDataSettings = AzureDataSettings()
     azure_ml: AzureMLSettings = AzureMLSettings()
 
+    @property
+    def hears_events(self) -> bool:
+        """Whether new exports announce themselves; otherwise the inbox is listed."""
+        return self.profile == "azure" and bool(self.azure.events_queue_url)
+
     @classmethod
     def settings_customise_sources(
         cls,
