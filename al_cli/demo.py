@@ -24,7 +24,15 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from al_cli.console import console, print_json
-from al_cli.dagster_process import Dagster, DagsterError, dagster_dev, free_port, process, write_dagster_home
+from al_cli.dagster_process import (
+    Dagster,
+    DagsterError,
+    dagster_dev,
+    export_sensor,
+    free_port,
+    process,
+    write_dagster_home,
+)
 from al_cli.digits import store_digits
 from al_cli.oracle import answer_waiting
 from al_cli.status import rounds_table
@@ -165,7 +173,7 @@ class Demo:
             self.service = stack.enter_context(process(service, self.home / "log" / "serve.log", AL_CONFIG=str(config)))
             with console.status("starting Dagster: webserver, daemon, code location"):
                 dagster = stack.enter_context(dagster_dev(self.home, config, self.port))
-            dagster.start_sensor("labeling_export_sensor")
+            dagster.start_sensor(export_sensor(self.platform.settings))
             console.print(f"Dagster UI while the demo runs: [link]{dagster.url}[/]")
             with _progress() as progress:
                 for round_ in range(self.rounds + 1):
@@ -218,7 +226,8 @@ class Demo:
 
     def _train_and_deploy(self, dagster: Dagster, timing: Timing, round_: int) -> dict[str, Any]:
         """The sensor sees the export by itself; wait for the run that it requests."""
-        tags = {"dagster__sensor_name": "labeling_export_sensor", "dagster__partition": f"{round_:04d}"}
+        sensor = export_sensor(self.platform.settings)
+        tags = {"dagster__sensor_name": sensor, "dagster__partition": f"{round_:04d}"}
         with timing.part("sensor tick"):
             _wait("the sensor", lambda: dagster.runs(**tags))
         run = _wait("the training run", lambda: _finished(dagster.runs(**tags)[0]))

@@ -31,6 +31,7 @@ COMMANDS = {
         "al_cli.trace",
         "Where an image, a model version or a deployment comes from and what became of it.",
     ),
+    "azure": ("al_cli.azure", "Set up container, queues, tables and policies in a subscription."),
     "doctor": ("al_cli.doctor", "Check the installation and print every setting with its source."),
 }
 

@@ -31,6 +31,10 @@ def status(as_json: bool) -> None:
         console.print(f"{facts['rejected_images']} files were rejected: they are no readable images")
     for export in facts["quarantined"]:
         console.print(f"[red]quarantined[/] {export['path']}: {export['reason']}")
+    if facts["events"]:
+        console.print("{waiting} events wait in the queue".format(**facts["events"]))
+        if facts["events"]["poison"]:
+            console.print("[red]{poison} messages in the poison queue[/]: no blob events".format(**facts["events"]))
     console.print(rounds_table(facts["rounds"]))
 
 

@@ -30,6 +30,7 @@ def progress(platform: Platform) -> dict[str, Any]:
         "labels": platform.ledgers.read("labels")["image_id"].n_unique(),
         "waiting_for_labels": platform.unlabeled_candidates(),
         "exports": dict(exports["status"].value_counts().sort("status").iter_rows()),
+        "events": platform.events.counts() if platform.settings.hears_events else None,
         "quarantined": exports.filter(status="quarantined").select("path", "reason").to_dicts(),
         "champion": version,
         "traffic": state.traffic,
