@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 from azure_adapters import running_azurite
 from emulators.faults import Fault, FaultyDoor
 
+from al_core.records import utc_now
 from al_resources import azure_storage
 from al_resources.azure_blobs import AzureBlobStore
 from al_resources.azure_data_settings import AzureDataSettings
 from al_resources.azure_storage import DEVELOPMENT_ACCOUNT, account_name, storage_credential
+from al_resources.event_queue import EventQueue
 from al_resources.settings import SettingsError
 
 
@@ -115,6 +118,42 @@ def test_a_key_or_a_sas_comes_from_the_environment_and_is_named_where_it_is_miss
     sas = azure.model_copy(update={"storage_credential": "sas"})
     assert storage_credential(sas, sas.blob_account_url).signature == "sig=x"
     assert "sig" not in AzureBlobStore(sas).url("a")
+
+
+def test_a_sas_opens_container_and_queue_and_nothing_it_was_not_given_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from azure.core.exceptions import HttpResponseError
+    from azure.storage.blob import AccountSasPermissions, ResourceTypes, Services, generate_account_sas
+
+    azurite = running_azurite()
+    azure = AzureDataSettings(
+        blob_account_url=azurite.blob_url,
+        container=azurite.container(),
+        events_queue_url=azurite.queue(),
+        storage_credential="sas",
+    )
+    monkeypatch.setattr(azure_storage, "is_loopback", lambda _: False)  # an account like any other
+
+    def allow(permissions: str) -> AzureBlobStore:
+        sas = generate_account_sas(
+            **DEVELOPMENT_ACCOUNT,
+            services=Services(blob=True, queue=True),
+            resource_types=ResourceTypes(container=True, object=True),
+            permission=AccountSasPermissions.from_string(permissions),
+            expiry=utc_now() + timedelta(hours=1),
+        )
+        monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", sas)
+        return AzureBlobStore(azure)
+
+    blobs = allow("rwdlacup")
+    assert blobs.write("a", b"1", if_absent=True)
+    blobs.copy("a", "b")
+    assert blobs.read("b") == b"1"
+    assert [blob.path for blob in blobs.list("")] == ["a", "b"]
+    assert EventQueue(azure, hidden_seconds=1).receive() == []
+    reader = allow("rl")
+    assert reader.read("a") == b"1"
+    with pytest.raises(HttpResponseError):
+        reader.write("a", b"2")
 
 
 def test_the_identity_logs_in_where_nothing_else_is_asked_for() -> None:
