@@ -124,7 +124,7 @@ def demo(
         azure = None
         if profile == "azure-emulated":
             with console.status("starting the emulators"):
-                azure = stack.enter_context(emulated_azure())
+                azure = stack.enter_context(emulated_azure(home / "log" / "emulators.log"))
         config.write_text(
             DEMO_TOML.format(
                 home=home.as_posix(),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from al_cli.azure import steps
+from al_cli.dagster_process import stop
 from al_resources.azure_data_settings import AzureDataSettings
 
 EMULATORS = Path(__file__).parents[1] / "tests" / "emulators"
@@ -33,7 +36,7 @@ class EmulatedAzure:
 
 
 @contextmanager
-def emulated_azure() -> Iterator[EmulatedAzure]:
+def emulated_azure(log: Path) -> Iterator[EmulatedAzure]:
     """Blob, queue and Data Explorer, set up as `al azure init` does it; gone when the block ends.
 
     Raises:
@@ -43,25 +46,43 @@ def emulated_azure() -> Iterator[EmulatedAzure]:
         raise click.ClickException(
             "the emulators belong to the repository and not to the package: run this in a checkout of it"
         )
-    sys.path.append(str(EMULATORS))
-    azurite, kusto, events = (importlib.import_module(name) for name in ("azurite", "kusto", "events"))
-    with ExitStack() as stack:
-        try:
-            storage = stack.enter_context(azurite.Azurite.start())
-            database = stack.enter_context(kusto.KustoEmulator())
-        except importlib.import_module("node_packages").NotInstalled as error:
-            raise click.ClickException(str(error)) from error
-        except ModuleNotFoundError as error:
-            raise click.ClickException(
-                f"{error.name} is missing: pip install -e '.[azure,dev]' in {EMULATORS.parents[1]}"
-            ) from error
+    with _running(log) as addresses:
+        if "missing" in addresses:
+            raise click.ClickException(addresses["missing"])
         settings = AzureDataSettings(
-            kusto_uri=database.url,
+            kusto_uri=addresses["kusto"],
             kusto_ingestion="streaming",
-            blob_account_url=storage.blob_url,
+            blob_account_url=addresses["blob"],
             container=CONTAINER,
-            events_queue_url=f"{storage.queue_url}/{QUEUE}",
+            events_queue_url=f"{addresses['queue']}/{QUEUE}",
         )
         for step in steps(settings):
             step.do()
-        yield EmulatedAzure(settings, lambda path: events.announce(settings.events_queue_url, CONTAINER, path))
+        sys.path.append(str(EMULATORS))
+        announce = importlib.import_module("events").announce
+        yield EmulatedAzure(settings, lambda path: announce(settings.events_queue_url, CONTAINER, path))
+
+
+@contextmanager
+def _running(log: Path) -> Iterator[dict[str, str]]:
+    """The emulators in a process of their own, and what it says of itself."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as errors:
+        child = subprocess.Popen(
+            [sys.executable, str(EMULATORS / "serve.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+        )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        said = child.stdout.readline()
+        yield json.loads(said) if said else {"missing": f"the emulators did not start; see {log}"}
+    finally:
+        child.stdin.close()  # that ends it
+        child.stdout.close()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(10)
+        stop(child)
