@@ -117,3 +117,13 @@ def test_the_template_takes_the_parameters_that_the_command_gives_it_and_keeps_w
     assert required <= given <= set(declared)
     assert "deadLetterWithResourceIdentity" in template
     assert "/blobs/labeling/exports/'" in template
+
+
+def test_the_emulated_demo_says_how_to_get_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from al_cli import emulators
+
+    monkeypatch.setattr(emulators, "EMULATORS", tmp_path / "nowhere")
+    monkeypatch.setenv("AL_CONFIG", "")
+    done = CliRunner().invoke(cli, ["demo", "--profile", "azure-emulated", "--home", str(tmp_path / "home")])
+    assert done.exit_code == 1
+    assert "run this in a checkout" in done.output
