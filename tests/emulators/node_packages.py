@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import shutil
 import subprocess
 from functools import lru_cache
@@ -49,13 +50,15 @@ def _installed() -> Path | str:
 
 
 def _install() -> None:
-    _, npm = _commands()
+    node, npm = _commands()
     # No lock file: it would name the registry of whoever wrote it. The versions in package.json are exact.
     options = ["--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"]
+    path = f"{Path(node).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # packages have scripts that look for node
     try:
         done = subprocess.run(
             [*npm, "install", *options],
             cwd=HERE,
+            env=os.environ | {"PATH": path},
             capture_output=True,
             text=True,
             check=False,
