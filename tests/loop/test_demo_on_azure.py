@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import FinishedDemo
 from emulators.node_packages import NotInstalled, node_modules
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
@@ -41,10 +42,14 @@ def test_every_round_was_selected_labeled_trained_and_judged(demo: tuple[Path, d
     assert demo[1]["waiting_for_labels"] == 0
 
 
-def test_the_champion_is_as_good_as_with_the_embedded_stores(demo: tuple[Path, dict[str, Any]]) -> None:
-    promoted = [row["accuracy"]["value"] for row in demo[1]["rounds"] if row["outcome"] == "promoted"]
-    assert promoted[-1] >= 0.85
-    assert promoted[-1] >= promoted[0] + 0.05
+def test_every_model_is_as_good_as_with_the_embedded_stores(
+    demo: tuple[Path, dict[str, Any]], finished_demo: FinishedDemo
+) -> None:
+    """Same images, same seeds; training on several threads is what differs, and less than the intervals tell apart."""
+    for here, there in zip(demo[1]["rounds"], finished_demo.result["rounds"], strict=False):
+        mine, theirs = here["accuracy"], there["accuracy"]
+        assert mine["low"] <= theirs["high"]
+        assert theirs["low"] <= mine["high"]
 
 
 def test_every_event_was_taken_care_of(demo: tuple[Path, dict[str, Any]]) -> None:
