@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from al_resources.azure_data_settings import AzureDataSettings
 
 AT_ONCE = 32  # messages a request can return
+DELETERS = 8  # requests at once: each deletes one message
 POISON_SUFFIX = "-poison"
 
 
@@ -53,15 +55,9 @@ class EventQueue:
 
     def delete(self, receipts: Iterable[tuple[str, str]]) -> None:
         """Remove messages by (id, pop receipt); one that came back meanwhile stays, and is delivered again."""
-        from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
-
-        for message, receipt in receipts:
-            try:
-                with suppress(ResourceNotFoundError):
-                    self._queue.delete_message(message, receipt)
-            except HttpResponseError as error:
-                if getattr(error, "error_code", None) != "PopReceiptMismatch":
-                    raise
+        with ThreadPoolExecutor(DELETERS) as pool:
+            for _ in pool.map(self._delete, receipts):
+                pass
 
     def poison(self, message: Message) -> None:
         """Put a message aside, where people look. It is sent before it is deleted: twice is better than never."""
@@ -83,6 +79,16 @@ class EventQueue:
             with suppress(ResourceNotFoundError):
                 counts[name] = queue.get_queue_properties().approximate_message_count or 0
         return counts
+
+    def _delete(self, message: tuple[str, str]) -> None:
+        from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+
+        try:
+            with suppress(ResourceNotFoundError):
+                self._queue.delete_message(*message)
+        except HttpResponseError as error:
+            if getattr(error, "error_code", None) != "PopReceiptMismatch":
+                raise
 
     @cached_property
     def _queue(self) -> QueueClient:

@@ -12,6 +12,7 @@ import base64
 import binascii
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -35,6 +36,7 @@ ONLY_OPENED = ("CreateFile", "SftpCreate")  # a file of length 0; FlushWithClose
 SUBJECT = re.compile(r"/blobServices/default/containers/([^/]+)/blobs/(.+)", re.DOTALL)
 RECONCILE_EVERY = timedelta(days=1)
 MESSAGES_PER_TICK = 320
+LISTEN_SECONDS = 20  # where the queue is slow, what it still holds waits for the next tick: Dagster gives one 60 s
 BACKLOG = 1_000  # paths that a cursor remembers
 POISON_AFTER = 5  # deliveries
 
@@ -92,6 +94,7 @@ def listen(
     A message is deleted at the next tick only: by then the runs it led to are on record. A crash before that
     delivers it again, and the run key tells that it is nothing new.
     """
+    deadline = time.monotonic() + LISTEN_SECONDS
     queue.delete(cursor.receipts)
     heard = Heard(cursor=EventCursor(reconciled_at=cursor.reconciled_at))
     paths = dict.fromkeys([*cursor.waiting, *cursor.backlog])
@@ -99,7 +102,9 @@ def listen(
         missed = [path for path in unmerged_exports(blobs, ledgers) if path not in paths]
         paths |= dict.fromkeys(missed[:BACKLOG])
         heard.cursor.reconciled_at = now if len(missed) <= BACKLOG else None
-    while len(paths) < limit and heard.messages < MESSAGES_PER_TICK and (messages := queue.receive()):
+    while len(paths) < limit and heard.messages < MESSAGES_PER_TICK and time.monotonic() < deadline:
+        if not (messages := queue.receive()):
+            break
         heard.messages += len(messages)
         for message in messages:
             paths |= dict.fromkeys(_exports_named_by(message, container, queue, heard))

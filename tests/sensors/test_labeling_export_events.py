@@ -320,6 +320,16 @@ def test_a_tick_takes_a_bounded_number_of_exports_and_messages_and_the_next_ones
     assert platform.events.counts()["waiting"] == 0
 
 
+def test_a_slow_queue_costs_a_tick_its_time_and_no_more(
+    platform: Platform, instance: dg.DagsterInstance, export: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export("a.json")
+    with monkeypatch.context() as late:
+        late.setattr(events, "LISTEN_SECONDS", 0)
+        assert reason(tick(platform, instance)) == "no new exports"
+    assert len(keys(tick(platform, instance))) == 1
+
+
 def test_the_work_of_a_tick_does_not_depend_on_what_lies_in_the_container(
     platform: Platform, instance: dg.DagsterInstance, door: FaultyDoor, export: Callable[..., str]
 ) -> None:
