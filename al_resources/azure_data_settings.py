@@ -24,7 +24,7 @@ class AzureDataSettings(BaseModel):
         "active_learning", pattern=r"^[A-Za-z0-9_.-]{1,260}$", description="holds the log and the ledgers"
     )
     kusto_ingestion: Literal["managed", "streaming", "queued"] = Field(
-        "managed", description="managed: streaming, and queued where that does not work"
+        "managed", description="managed: streaming, but queued for batches and where streaming does not work"
     )
     blob_account_url: str = Field("", description="https://<account>.blob.core.windows.net")
     container: str = Field(

@@ -23,6 +23,7 @@ def progress(platform: Platform) -> dict[str, Any]:
         "images": platform.images.count(),
         "rejected_images": platform.ledgers.read("rejected_images").height,
         "predictions": watermark.rows,
+        "failed_ingestions": platform.predictions.failures(),
         "newest_prediction": str(watermark.last_logged_at) if watermark.last_logged_at else None,
         "eligible_images": 0
         if version is None

@@ -229,6 +229,10 @@ class DeltaPredictionStore:
         for rows in log.select(wanted).collect_batches(chunk_size=65_536, maintain_order=False):
             yield from _records(rows, wanted).to_batches(max_chunksize=65_536)
 
+    def failures(self) -> list[str]:
+        """None ever: what `append` took is committed."""
+        return []
+
     def _table(self) -> DeltaTable | None:
         return open_table(self.path)
 
