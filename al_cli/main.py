@@ -27,6 +27,7 @@ COMMANDS = {
     "simulate": ("al_cli.simulate", "Prove on your own data how many labels active learning saves."),
     "oracle": ("al_cli.oracle", "Let known labels answer what waits for people."),
     "status": ("al_cli.status", "How the loop stands: rounds, labels, models, what waits."),
+    "query": ("al_cli.query", "What the log says over time: volume, confidence, classes, latency, drift."),
     "trace": (
         "al_cli.trace",
         "Where an image, a model version or a deployment comes from and what became of it.",

@@ -68,6 +68,12 @@ class Query:
         declared = ", ".join(f"{name}:{kind}" for name, (kind, _) in self.parameters.items())
         return f"declare query_parameters({declared});\n{self.text}"
 
+    @property
+    def shown(self) -> str:
+        """The same for people, with the values in it, as any KQL editor takes it."""
+        values = [f"let {name} = {_literal(kind, value)};\n" for name, (kind, value) in self.parameters.items()]
+        return "".join(values) + self.text
+
 
 @dataclass(frozen=True)
 class FailedIngestion:

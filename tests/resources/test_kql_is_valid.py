@@ -12,14 +12,15 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from emulators.node_packages import NotInstalled, node, node_modules
-from resource_adapters import MIDNIGHT
+from resource_adapters import MIDNIGHT, after
 
 from al_core.records import LEDGERS, PREDICTIONS
 from al_core.strategies.base import Order
+from al_resources.analytics import Every, Question, Window, kql
 from al_resources.kusto import TABLES, Query, kql_type, setup_commands
 from al_resources.kusto_ledgers import known_query, read_query, winners_query
 from al_resources.prediction_store.kusto import (
@@ -92,7 +93,15 @@ def queries() -> list[Query]:
         *(arrays_query(["p"], wide) for wide in (["probs"], ["embedding"], list(WIDE))),
         *(build(columns) for columns in (["image_id"], PREDICTIONS.names) for build in _readers()),
         *ledger_queries(),
+        *analytics_queries(),
     ]
+
+
+def analytics_queries() -> Iterator[Query]:
+    for question, every, version in product(get_args(Question), get_args(Every), (None, 3)):
+        asked = kql(question, Window("o'x", MIDNIGHT, after(60), every, version))
+        yield asked
+        yield Query(asked.shown, asked.columns)  # as `al query --show-kql` prints it
 
 
 def _readers() -> list[Any]:
