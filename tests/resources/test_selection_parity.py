@@ -17,6 +17,7 @@ from al_core.records import LABELS, SELECTIONS, image_keys, prediction_table, ta
 from al_core.selection import select_batch
 from al_core.strategies.base import Labeled
 from al_core.strategies.registry import STRATEGIES, get_strategy, strategy_names
+from al_resources.prediction_store import PredictionStore
 from al_resources.prediction_store.candidates import Candidates
 
 pytestmark = pytest.mark.skipif("kusto" not in PREDICTION_STORES, reason="needs duckdb-kql")
@@ -61,9 +62,9 @@ def committee(image_ids: Sequence[str]) -> np.ndarray:
     return (answers / answers.sum(axis=2, keepdims=True)).astype(np.float32)
 
 
-def selections(folder: Path, table: pa.Table, strategy: str, **request: Any) -> list[list[dict[str, Any]]]:
-    """What each store's log leads to."""
-    found = []
+def filled_stores(folder: Path, table: pa.Table) -> list[PredictionStore]:
+    """Both stores with the same log and the same ledgers."""
+    stores = []
     for name in ("delta", "kusto"):
         ledgers = LEDGER_STORES[name](folder)
         store = PREDICTION_STORES[name](folder, ledgers)
@@ -72,23 +73,27 @@ def selections(folder: Path, table: pa.Table, strategy: str, **request: Any) -> 
         taken = [{"round": 1, "image_id": image(n), "model_version": 2} for n in (0, 1)]
         ledgers.insert_new("selections", table_of(SELECTIONS, taken), ["image_id"])
         ledgers.insert_new("labels", table_of(LABELS, [{"image_id": image(2), "label": "cat"}]), ["image_id"])
-        chosen = select_batch(
-            Candidates(store, "digits", 3),
-            strategy=get_strategy(strategy),
-            control_share=0.2,
-            near_duplicate_distance=4,
-            round_=2,
-            model_version=3,
-            labeled=LABELED,
-            committee=committee,
-            **request,
-        )
-        found.append([row | {"eligible": chosen.eligible} for row in chosen.table.drop("selected_at").to_pylist()])
-    return found
+        stores.append(store)
+    return stores
+
+
+def selection(store: PredictionStore, strategy: str, **request: Any) -> tuple[int, list[dict[str, Any]]]:
+    chosen = select_batch(
+        Candidates(store, "digits", 3),
+        strategy=get_strategy(strategy),
+        control_share=0.2,
+        near_duplicate_distance=4,
+        round_=2,
+        model_version=3,
+        labeled=LABELED,
+        committee=committee,
+        **request,
+    )
+    return chosen.eligible, chosen.table.drop("selected_at").to_pylist()
 
 
 @settings(
-    max_examples=8,
+    max_examples=6,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a log drawn from a seed does not shrink
@@ -101,10 +106,8 @@ def selections(folder: Path, table: pa.Table, strategy: str, **request: Any) -> 
     budget=st.integers(1, 30),
     draw=st.integers(0, 99),
 )
-@pytest.mark.parametrize("strategy", BY_SCORE)
 def test_every_score_strategy_selects_the_same_from_both_stores(
     tmp_path_factory: pytest.TempPathFactory,
-    strategy: str,
     seed: int,
     count: int,
     images: int,
@@ -112,16 +115,24 @@ def test_every_score_strategy_selects_the_same_from_both_stores(
     budget: int,
     draw: int,
 ) -> None:
-    folder = tmp_path_factory.mktemp("parity")
-    delta, kusto = selections(folder, rows(seed, count, images, coarse), strategy, budget=budget, seed=draw)
-    assert delta == kusto
+    stores = filled_stores(tmp_path_factory.mktemp("parity"), rows(seed, count, images, coarse))
+    for strategy in BY_SCORE:
+        delta, kusto = (selection(store, strategy, budget=budget, seed=draw) for store in stores)
+        assert delta == kusto, strategy
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> list[PredictionStore]:
+    table = rows(seed=5, count=90, images=70, coarse=False)
+    return filled_stores(tmp_path_factory.mktemp("two_stages"), table)
 
 
 @pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name not in BY_SCORE])
-def test_strategies_that_need_arrays_select_the_same_in_two_stages(tmp_path: Path, strategy: str) -> None:
-    table = rows(seed=5, count=90, images=70, coarse=False)
-    delta, kusto = selections(tmp_path, table, strategy, budget=12, seed=4, pool_limit=40)
-    assert len(delta) == 12
+def test_strategies_that_need_arrays_select_the_same_in_two_stages(
+    stores: list[PredictionStore], strategy: str
+) -> None:
+    delta, kusto = (selection(store, strategy, budget=12, seed=4, pool_limit=40) for store in stores)
+    assert len(delta[1]) == 12
     assert delta == kusto
 
 
