@@ -24,6 +24,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 
+from al_resources.azure_storage import DEVELOPMENT_ACCOUNT
+
 if TYPE_CHECKING:
     from azurite import Azurite
 
@@ -223,9 +225,9 @@ class QueuedIngestion:
         from azure.storage.blob import BlobServiceClient
         from azure.storage.queue import QueueServiceClient
 
-        with BlobServiceClient(self.storage.blob_url, credential=_account()) as blobs:
+        with BlobServiceClient(self.storage.blob_url, credential=DEVELOPMENT_ACCOUNT) as blobs:
             blobs.create_container(f"temp{self.name}")
-        with QueueServiceClient(self.storage.queue_url, credential=_account()) as queues:
+        with QueueServiceClient(self.storage.queue_url, credential=DEVELOPMENT_ACCOUNT) as queues:
             for kind in ("ready", "failed", "done"):
                 queues.create_queue(f"{kind}{self.name}")
         self._thread.start()
@@ -251,9 +253,8 @@ class QueuedIngestion:
     def _work(self) -> None:
         from azure.storage.queue import QueueClient
 
-        account = {"credential": _account()}
-        ready = QueueClient(self.storage.queue_url, f"ready{self.name}", **account)
-        failed = QueueClient(self.storage.queue_url, f"failed{self.name}", **account)
+        ready = QueueClient(self.storage.queue_url, f"ready{self.name}", credential=DEVELOPMENT_ACCOUNT)
+        failed = QueueClient(self.storage.queue_url, f"failed{self.name}", credential=DEVELOPMENT_ACCOUNT)
         while not self._ended.wait(self.LOOK_SECONDS):
             if self.paused:
                 continue
@@ -293,18 +294,12 @@ class QueuedIngestion:
         return None
 
 
-def _account() -> dict[str, str]:
-    from azurite import DEVELOPMENT
-
-    return DEVELOPMENT
-
-
 def _signature() -> str:
     """What the service hands out with the addresses of its storage: a signature for blobs and queues."""
     from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
 
     parts = generate_account_sas(
-        **_account(),
+        **DEVELOPMENT_ACCOUNT,
         resource_types=ResourceTypes(service=True, container=True, object=True),
         permission=AccountSasPermissions(
             read=True, write=True, delete=True, list=True, add=True, create=True, process=True, update=True

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import atexit
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
+from emulators.kusto import KustoEmulator
 
 from al_resources.azure_data_settings import AzureDataSettings
 from al_resources.kusto import KustoDatabase, setup_commands
 from al_resources.kusto_ledgers import KustoLedgers
 from al_resources.ledgers import Ledgers
 from al_resources.prediction_store.kusto import KustoPredictionStore
-
-sys.path.append(str(Path(__file__).parents[1] / "emulators"))
-from azurite import Azurite, shared_azurite
-from kusto import Fault, KustoEmulator
-from node_packages import NotInstalled
-
-__all__ = ["Fault", "KustoEmulator", "database_of", "emulated_storage", "ready_database"]
 
 _DATABASES: dict[Path, KustoDatabase] = {}
 
@@ -32,14 +24,6 @@ def kusto_database(folder: Path) -> KustoDatabase:
         atexit.register(emulator.__exit__)
         _DATABASES[folder] = ready_database(emulator)
     return _DATABASES[folder]
-
-
-def emulated_storage() -> Azurite:
-    """Blobs and queues for queued ingestion; without node the test is left out."""
-    try:
-        return shared_azurite()
-    except NotInstalled as reason:
-        pytest.skip(str(reason))
 
 
 def database_of(emulator: KustoEmulator, credential: Callable[[], Any] | None = None, **settings: str) -> KustoDatabase:

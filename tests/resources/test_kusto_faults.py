@@ -15,7 +15,9 @@ import pytest
 pytest.importorskip("duckdb")
 from azure.core.credentials import AccessToken
 from azure.kusto.data.exceptions import KustoError, KustoServiceError
-from kusto_adapters import Fault, KustoEmulator, database_of, emulated_storage, ready_database
+from azure_adapters import running_azurite
+from emulators.kusto import Fault, KustoEmulator
+from kusto_adapters import database_of, ready_database
 from PIL import Image
 from resource_adapters import image, prediction_rows
 
@@ -45,7 +47,7 @@ PASSING = {
 
 @pytest.fixture
 def emulator() -> Iterator[KustoEmulator]:
-    with KustoEmulator(storage=emulated_storage()) as running:
+    with KustoEmulator(storage=running_azurite()) as running:
         yield running
 
 
