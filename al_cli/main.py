@@ -70,7 +70,7 @@ def cli(config: Path | None) -> None:
 
 
 def main() -> None:
-    """Entry point: errors of the user's making are one line, not a traceback."""
+    """Entry point: errors of the user's making, and what Azure refuses, are one line and no traceback."""
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:
@@ -81,6 +81,11 @@ def main() -> None:
     except SettingsError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
+    except Exception as error:
+        if not type(error).__module__.startswith("azure."):
+            raise
+        click.echo(f"Error: {type(error).__name__}: {error}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from al_core.records import prediction_table, utc_now
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
+
+if TYPE_CHECKING:
+    from emulators.kusto import KustoEmulator
 
 Al = Callable[..., CompletedProcess[str]]
 
@@ -23,7 +29,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An instance with two predictions, of a class whose name is markup."""
     folder = tmp_path_factory.mktemp("query")
     (folder / "al.toml").write_text("home = 'home'\n")
-    rows = prediction_table(
+    Platform(load_settings(home=folder / "home")).predictions.append(two_predictions())
+    return folder / "al.toml"
+
+
+def two_predictions() -> pa.Table:
+    return prediction_table(
         image_ids=[f"{n:032x}" for n in range(2)],
         image_uris=[""] * 2,
         image_hashes=[None] * 2,
@@ -35,8 +46,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         latency_ms=[2.0, 4.0],
         logged_at=utc_now() - timedelta(hours=1),
     )
-    Platform(load_settings(home=folder / "home")).predictions.append(rows)
-    return folder / "al.toml"
 
 
 def test_a_question_is_answered_as_a_table(al: Al, config: Path) -> None:
@@ -72,3 +81,57 @@ def test_the_status_shows_what_waits_in_the_spool(al: Al, config: Path) -> None:
     facts = json.loads(al("status", "--json", config=config).stdout)
     assert (facts["spooled_segments"], facts["segments_set_aside"], facts["failed_ingestions"]) == (1, 1, [])
     assert "1 segments of predictions wait for the log, 1 for a person" in al("status", config=config).stdout
+
+
+# ---------------------------------------------------------------------- on Data Explorer
+@pytest.fixture
+def on_azure(tmp_path: Path) -> Iterator[tuple[Path, KustoEmulator]]:
+    """Settings of the Azure profile, and the emulated cluster they lead to: nothing is set up there."""
+    pytest.importorskip("duckdb")
+    from emulators.azurite import shared_azurite
+    from emulators.kusto import KustoEmulator
+    from node_packages import NotInstalled
+
+    try:
+        storage = shared_azurite()
+    except NotInstalled as reason:
+        pytest.skip(str(reason))
+    with KustoEmulator(storage=storage) as kusto:
+        (tmp_path / "al.toml").write_text(
+            f'profile = "azure"\n[azure]\nkusto_uri = "{kusto.url}"\nkusto_ingestion = "queued"\n'
+            f'blob_account_url = "{storage.blob_url}"\n'
+        )
+        yield tmp_path / "al.toml", kusto
+
+
+def test_what_data_explorer_refuses_is_one_line(al: Al, on_azure: tuple[Path, KustoEmulator]) -> None:
+    done = al("query", "volume", config=on_azure[0])
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: KustoApiError: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_failed_ingestions_are_shown_and_sent_again_when_a_person_says_so(
+    al: Al, on_azure: tuple[Path, KustoEmulator]
+) -> None:
+    from al_resources.azure_data_settings import AzureDataSettings
+    from al_resources.kusto import MAPPING, KustoDatabase, setup_commands
+    from al_resources.prediction_store.kusto import KustoPredictionStore
+
+    config, kusto = on_azure
+    database = KustoDatabase(AzureDataSettings(kusto_uri=kusto.url, kusto_ingestion="queued"))
+    for command in setup_commands():
+        database.command(command)
+    mapping = kusto.tables["predictions"].mappings.pop(MAPPING)
+    store = KustoPredictionStore(database)
+    store.append(two_predictions())
+    while not store.failures():
+        time.sleep(0.05)
+    (failure,) = json.loads(al("query", "failures", "--json", config=config).stdout)["failures"]
+    assert "mapping 'columns_by_name' was not found in table predictions" in failure
+    kusto.tables["predictions"].mappings[MAPPING] = mapping
+    assert "1 failed ingestions, 1 sent again" in al("query", "failures", "--send-again", config=config).stdout
+    while not store.watermark().rows:
+        time.sleep(0.05)
+    (row,) = json.loads(al("query", "volume", "--json", config=config).stdout)
+    assert row["predictions"] == 2
