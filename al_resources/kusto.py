@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -131,11 +131,7 @@ class KustoDatabase:
             KustoError: not all of them were taken; rows that are sent again have to be told apart when read.
         """
         for piece in _pieces(rows):
-
-            def send(piece: bytes = piece) -> None:
-                self._send(table, piece, how or self.settings.kusto_ingestion)
-
-            self._patiently(send)
+            self._patiently(partial(self._send, table, piece, how or self.settings.kusto_ingestion))
 
     def failed_ingestions(self) -> list[FailedIngestion]:
         """What of the queued rows the service could not take, as far as its queue shows at once.
@@ -162,26 +158,32 @@ class KustoDatabase:
         """
         sent = 0
         for queue in self._failure_queues():
-            left = []
             with queue:
-                for message in queue.receive_messages(visibility_timeout=HIDDEN_SECONDS):
+                # All at once: what fails again meanwhile is for the next time.
+                for message in list(queue.receive_messages(visibility_timeout=HIDDEN_SECONDS)):
                     report = json.loads(message.content)
                     # The queue belongs to the cluster, not to this database.
-                    if report["Database"] == self.settings.kusto_database and (permanent or report["ShouldRetry"]):
-                        self._queue_again(report)
+                    ours = report["Database"] == self.settings.kusto_database
+                    if ours and (permanent or report["ShouldRetry"]) and self._queued_again(report):
                         queue.delete_message(message)
                         sent += 1
                     else:
-                        left.append(message)
-                for message in left:
-                    queue.update_message(message.id, message.pop_receipt, visibility_timeout=0)
+                        queue.update_message(message.id, message.pop_receipt, visibility_timeout=0)
         return sent
 
-    def _queue_again(self, report: dict[str, Any]) -> None:
+    def _queued_again(self, report: dict[str, Any]) -> bool:
+        """False where the blob is in none of the service's containers any more."""
         from azure.kusto.ingest import BlobDescriptor
 
-        blob = BlobDescriptor(self._signed(report["IngestionSourcePath"]))
-        self._patiently(lambda: self._queued.ingest_from_blob(blob, self._target(report["Table"])))
+        path = _without_signature(report["IngestionSourcePath"])
+        containers = [one.url.partition("?") for one in self._patiently(self._containers)]
+        signature = next((signature for root, _, signature in containers if path.startswith(f"{root}/")), None)
+        if signature is None:
+            LOGGER.error("Lost: the service has cleared %s away, whose rows it could not take", path)
+            return False
+        blob, target = BlobDescriptor(f"{path}?{signature}"), self._target(report["Table"])
+        self._patiently(lambda: self._queued.ingest_from_blob(blob, target))
+        return True
 
     def _send(self, table: str, piece: bytes, how: Ingestion) -> None:
         from azure.kusto.data.exceptions import KustoServiceError
@@ -211,22 +213,19 @@ class KustoDatabase:
     def _failure_queues(self) -> list[QueueClient]:
         from azure.storage.queue import QueueServiceClient, TextBase64DecodePolicy
 
-        roots = self._patiently(self._queued._resource_manager.get_failed_ingestions_queues)
         return [
             QueueServiceClient(root.account_uri).get_queue_client(
                 root.object_name, message_decode_policy=TextBase64DecodePolicy()
             )
-            for root in roots
+            for root in self._patiently(self._failure_roots)
         ]
 
-    def _signed(self, blob: str) -> str:
-        """The address of a blob in the service's own storage, with the signature that opens it."""
-        bare = blob.partition("?")[0]
-        for container in self._queued._resource_manager.get_containers():
-            root, _, signature = container.url.partition("?")
-            if bare.startswith(f"{root}/"):
-                return f"{bare}?{signature}"
-        raise ValueError(f"{bare} is in none of the service's containers any more; its rows cannot be sent again")
+    # The client's public way to its storage cannot leave other databases' messages where they are.
+    def _failure_roots(self) -> Any:
+        return self._queued._resource_manager.get_failed_ingestions_queues()
+
+    def _containers(self) -> Any:
+        return self._queued._resource_manager.get_containers()
 
     def _patiently(self, call: Callable[[], Answer]) -> Answer:
         """A token that the service refuses is asked for once more; it may have been revoked, or a clock be wrong."""
@@ -397,11 +396,16 @@ def _uploading_once(client: QueuedIngestClient) -> QueuedIngestClient:
 def _failure(report: dict[str, Any]) -> FailedIngestion:
     return FailedIngestion(
         table=report["Table"],
-        failed_at=report["FailedOn"],
-        error=f"{report['ErrorCode']}: {report['Details']}",
-        blob=report["IngestionSourcePath"].partition("?")[0],  # what follows opens the storage: not for people
+        failed_at=str(report.get("FailedOn")),
+        error=f"{report.get('ErrorCode')}: {report.get('Details')}",
+        blob=_without_signature(report["IngestionSourcePath"]),
         passing=report["ShouldRetry"],
     )
+
+
+def _without_signature(address: str) -> str:
+    """What follows the path opens the storage: it is not for people, and ages."""
+    return address.partition("?")[0]
 
 
 def _while_busy(call: Callable[[], Answer]) -> Answer:

@@ -61,7 +61,7 @@ class Fault:
     page: str = ""  # of a gateway in front of the service, instead of the service's own words
     seconds: float = 0
     cut: Literal["", "before", "after"] = ""
-    partial: bool = False  # of a query: half of the rows, then an error among them
+    partial: Literal["", "among the rows", "at the end"] = ""  # half of a query's rows, and where the error is told
 
 
 @dataclass
@@ -222,11 +222,9 @@ class QueuedIngestion:
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> QueuedIngestion:
-        from azure.storage.blob import BlobServiceClient
         from azure.storage.queue import QueueServiceClient
 
-        with BlobServiceClient(self.storage.blob_url, credential=DEVELOPMENT_ACCOUNT) as blobs:
-            blobs.create_container(f"temp{self.name}")
+        self.renew_containers()
         with QueueServiceClient(self.storage.queue_url, credential=DEVELOPMENT_ACCOUNT) as queues:
             for kind in ("ready", "failed", "done"):
                 queues.create_queue(f"{kind}{self.name}")
@@ -237,10 +235,18 @@ class QueuedIngestion:
         self._ended.set()
         self._thread.join()
 
+    def renew_containers(self) -> None:
+        """Another place for blobs, as the service chooses one from time to time."""
+        from azure.storage.blob import BlobServiceClient
+
+        self.container = f"temp{uuid.uuid4().hex}"
+        with BlobServiceClient(self.storage.blob_url, credential=DEVELOPMENT_ACCOUNT) as blobs:
+            blobs.create_container(self.container)
+
     def resources(self) -> list[dict[str, str]]:
         blobs, queues = self.storage.blob_url, self.storage.queue_url
         roots = [
-            ("TempStorage", f"{blobs}/temp{self.name}"),
+            ("TempStorage", f"{blobs}/{self.container}"),
             ("SecuredReadyForAggregationQueue", f"{queues}/ready{self.name}"),
             ("FailedIngestionsQueue", f"{queues}/failed{self.name}"),
             ("SuccessfulIngestionsQueue", f"{queues}/done{self.name}"),
@@ -389,7 +395,7 @@ def _handler(kusto: KustoEmulator) -> type[BaseHTTPRequestHandler]:
             properties = json.loads(properties) if isinstance(properties, str) else properties
             answer = v2_response(kusto.query(request["csl"], properties.get("Parameters") or {}), "test")
             if self.fault.partial:
-                _spoil(answer)
+                _spoil(answer, self.fault.partial)
             self._answer(200, answer)
 
         def _chunks(self) -> bytes:
@@ -440,10 +446,18 @@ def _table(rows: list[dict[str, str]]) -> dict[str, Any]:
     return {"Tables": [table]}
 
 
-def _spoil(frames: list[dict[str, Any]]) -> None:
-    """What a service that runs out of memory half-way answers: some rows, then an error in their place."""
-    rows = next(frame["Rows"] for frame in frames if frame.get("TableKind") == "PrimaryResult")
+def _spoil(frames: list[dict[str, Any]], where: str) -> None:
+    """What a service that runs out of memory half-way answers: some rows, and an error."""
+    tables = {frame["TableKind"]: frame for frame in frames if "TableKind" in frame}
+    rows = tables["PrimaryResult"]["Rows"]
+    del rows[len(rows) // 2 :]
     message = "Query execution has exceeded the allowed limits"
-    error = {"code": "LimitsExceeded", "message": message, "@message": message, "@permanent": False}
-    rows[len(rows) // 2 :] = [{"OneApiErrors": [{"error": error}]}]
+    if where == "among the rows":
+        error = {"code": "LimitsExceeded", "message": message, "@message": message, "@permanent": False}
+        rows.append({"OneApiErrors": [{"error": error}]})
+    else:
+        told = tables["QueryCompletionInformation"]
+        names = [column["ColumnName"] for column in told["Columns"]]
+        for row in told["Rows"]:
+            row[names.index("Level")], row[names.index("Payload")] = 2, message
     frames[-1]["HasErrors"] = True

@@ -113,11 +113,19 @@ def test_what_passes_enters_no_ledger_twice(emulator: KustoEmulator, fault: str)
     assert ledgers.read("labels")["image_id"].to_list() == [image(n) for n in range(5)]
 
 
+def test_half_an_answer_is_asked_for_again_where_that_may_help(emulator: KustoEmulator) -> None:
+    store = store_of(emulator, "streaming")
+    store.append(rows())
+    emulator.faults.append(Fault(QUERY, partial="among the rows"))
+    assert len(store.eligible("digits", 1, Order("margin"), ROWS, [])) == ROWS
+
+
 def test_half_an_answer_is_none(emulator: KustoEmulator) -> None:
     store = store_of(emulator, "streaming")
     store.append(rows())
-    emulator.faults.append(Fault(QUERY, partial=True))
-    assert len(store.eligible("digits", 1, Order("margin"), ROWS, [])) == ROWS
+    emulator.faults.append(Fault(QUERY, partial="at the end"))
+    with pytest.raises(KustoServiceError, match="exceeded the allowed limits"):
+        store.eligible("digits", 1, Order("margin"), ROWS, [])
 
 
 def test_a_service_that_stays_busy_is_named_in_the_error(
@@ -262,6 +270,21 @@ def test_failures_of_other_databases_are_left_alone(emulator: KustoEmulator) -> 
     neighbour = KustoPredictionStore(database_of(emulator, kusto_database="theirs", kusto_ingestion="queued"))
     assert neighbour.failures() == []
     assert neighbour.database.send_failed_again(permanent=True) == 0
+
+
+def test_rows_whose_blob_was_cleared_away_are_called_lost(
+    emulator: KustoEmulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert emulator.queued is not None
+    store = store_of(emulator, "queued")
+    emulator.faults.append(Fault(BLOB, status=500))
+    store.append(rows())
+    assert within(20, lambda: bool(store.failures()))
+    emulator.queued.renew_containers()
+    later = store_of(emulator, "queued")
+    assert later.compact() == {"failed_ingestions_sent_again": 0}
+    assert "Lost: the service has cleared" in caplog.text
+    assert len(later.failures()) == 1
 
 
 # ---------------------------------------------------------------------- the whole way
