@@ -14,6 +14,7 @@ from al_assets.resources import platform_resource
 from al_assets.selected_candidates import selected_candidates
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
+from sensors.labeling_export_events import build_labeling_export_events_sensor
 from sensors.labeling_exports import build_labeling_export_sensor
 from sensors.run_failures import run_failure_sensor
 from sensors.selection_schedule import build_selection_schedule
@@ -23,12 +24,13 @@ from simulation.job import simulation_job
 def build_definitions(platform: Platform | None = None) -> dg.Definitions:
     """The code location; a test passes its own platform, everybody else gets the one that `al.toml` describes."""
     settings = platform.settings if platform else load_settings()
+    build_export_sensor = build_labeling_export_events_sensor if settings.hears_events else build_labeling_export_sensor
     return dg.Definitions(
         assets=[prediction_log, selected_candidates, labeled_dataset, model_checkpoint, deployment],
         asset_checks=CHECKS,
         jobs=[selection_job, training_deployment_job, simulation_job],
         schedules=[build_selection_schedule(settings)],
-        sensors=[build_labeling_export_sensor(settings), run_failure_sensor],
+        sensors=[build_export_sensor(settings), run_failure_sensor],
         resources={"platform": platform or platform_resource},
         executor=dg.in_process_executor,
     )

@@ -15,6 +15,8 @@ from typing import Any
 
 import httpx
 
+from al_resources.settings import Settings
+
 LOCATION = "active_learning"
 REPOSITORY = "__repository__"
 ATTEMPTS = 3
@@ -67,6 +69,11 @@ def write_dagster_home(folder: Path) -> None:
     for name, text in (("dagster.yaml", DAGSTER_YAML), ("workspace.yaml", WORKSPACE_YAML)):
         if not (folder / name).exists():
             (folder / name).write_text(text)
+
+
+def export_sensor(settings: Settings) -> str:
+    """The name of the sensor that sees exports: by events, where they announce themselves."""
+    return "labeling_export_events_sensor" if settings.hears_events else "labeling_export_sensor"
 
 
 def free_port(preferred: int) -> int:

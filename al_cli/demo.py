@@ -24,8 +24,17 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from al_cli.console import console, print_json
-from al_cli.dagster_process import Dagster, DagsterError, dagster_dev, free_port, process, write_dagster_home
+from al_cli.dagster_process import (
+    Dagster,
+    DagsterError,
+    dagster_dev,
+    export_sensor,
+    free_port,
+    process,
+    write_dagster_home,
+)
 from al_cli.digits import store_digits
+from al_cli.emulators import EmulatedAzure, emulated_azure
 from al_cli.oracle import answer_waiting
 from al_cli.status import rounds_table
 from al_resources.platform import Platform
@@ -35,6 +44,7 @@ MARKER = ".al-demo"  # in folders that a demo made, and only those does the next
 DEMO_TOML = """\
 # Written by `al demo`.
 home = "data"
+profile = "{profile}"
 
 [model]
 name = "digits"
@@ -72,7 +82,8 @@ log_embeddings = true       # what strategies of diversity choose by
 
 [sensors]
 export_interval_seconds = 1
-"""
+
+{azure}"""
 
 
 @click.command()
@@ -87,8 +98,17 @@ export_interval_seconds = 1
     show_default=True,
     help="Of the Dagster UI; another where it is taken. 0: any, for scoring, too.",
 )
+@click.option(
+    "--profile",
+    type=click.Choice(["local", "azure-emulated"]),
+    default="local",
+    show_default=True,
+    help="azure-emulated: Blob, events and Data Explorer, as the emulators of the tests have them.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def demo(home: Path, rounds: int, budget: int, traffic: int, strategy: str, port: int, as_json: bool) -> None:
+def demo(
+    home: Path, rounds: int, budget: int, traffic: int, strategy: str, port: int, profile: str, as_json: bool
+) -> None:
     """Watch a model learn from the right labels: the whole loop on handwritten digits.
 
     Traffic goes through the HTTP scoring service, predictions are logged, the schedule selects, an oracle
@@ -105,18 +125,29 @@ def demo(home: Path, rounds: int, budget: int, traffic: int, strategy: str, port
     console.quiet = as_json
     _fresh_folder(home)
     config = home / "al.toml"
-    serving_port = free_port(8808 if port else 0)
-    config.write_text(
-        DEMO_TOML.format(home=home.as_posix(), strategy=strategy, budget=budget, serving_port=serving_port)
-    )
-    os.environ[CONFIG_VARIABLE] = str(config)
-    platform = Platform(load_settings())
-    started = time.monotonic()
-    try:
-        timings = Demo(home, platform, rounds, traffic, free_port(port)).run()
-    except DagsterError as error:
-        raise click.ClickException(str(error)) from error
-    _report(home, platform, timings, time.monotonic() - started, as_json)
+    with ExitStack() as stack:
+        azure = None
+        if profile == "azure-emulated":
+            with console.status("starting the emulators"):
+                azure = stack.enter_context(emulated_azure(home / "log" / "emulators.log"))
+        config.write_text(
+            DEMO_TOML.format(
+                home=home.as_posix(),
+                profile="azure" if azure else "local",
+                strategy=strategy,
+                budget=budget,
+                serving_port=free_port(8808 if port else 0),
+                azure=azure.toml if azure else "",
+            )
+        )
+        os.environ[CONFIG_VARIABLE] = str(config)
+        platform = Platform(load_settings())
+        started = time.monotonic()
+        try:
+            timings = Demo(home, platform, rounds, traffic, free_port(port), azure).run()
+        except DagsterError as error:
+            raise click.ClickException(str(error)) from error
+        _report(home, platform, timings, time.monotonic() - started, as_json)
 
 
 def _fresh_folder(home: Path) -> None:
@@ -159,6 +190,7 @@ class Demo:
     rounds: int
     traffic: int
     port: int
+    azure: EmulatedAzure | None = None
 
     def run(self) -> list[Timing]:
         """All rounds; returns where the time of each went."""
@@ -171,7 +203,7 @@ class Demo:
             self.service = stack.enter_context(process(service, self.home / "log" / "serve.log", AL_CONFIG=str(config)))
             with console.status("starting Dagster: webserver, daemon, code location"):
                 dagster = stack.enter_context(dagster_dev(self.home, config, self.port))
-            dagster.start_sensor("labeling_export_sensor")
+            dagster.start_sensor(export_sensor(self.platform.settings))
             console.print(f"Dagster UI while the demo runs: [link]{dagster.url}[/]")
             with _progress() as progress:
                 for round_ in range(self.rounds + 1):
@@ -193,7 +225,9 @@ class Demo:
         run = self._select(dagster, timing)
         step("labeling")
         with timing.part("labeling"):
-            answer_waiting(self.platform)
+            for export in answer_waiting(self.platform):
+                if self.azure:
+                    self.azure.announce(export)
         step("training, gate, deployment")
         run = self._train_and_deploy(dagster, timing, round_)
         step("done")
@@ -224,7 +258,8 @@ class Demo:
 
     def _train_and_deploy(self, dagster: Dagster, timing: Timing, round_: int) -> dict[str, Any]:
         """The sensor sees the export by itself; wait for the run that it requests."""
-        tags = {"dagster__sensor_name": "labeling_export_sensor", "dagster__partition": f"{round_:04d}"}
+        sensor = export_sensor(self.platform.settings)
+        tags = {"dagster__sensor_name": sensor, "dagster__partition": f"{round_:04d}"}
         with timing.part("sensor tick"):
             _wait("the sensor", lambda: dagster.runs(**tags))
         run = _wait("the training run", lambda: _finished(dagster.runs(**tags)[0]))
@@ -295,8 +330,14 @@ def _report(home: Path, platform: Platform, timings: list[Timing], seconds: floa
     console.print(rounds_table(facts["rounds"]))
     console.print(_timing_table(timings))
     where = os.path.relpath(home)
+    console.print(f"{seconds:.0f} s in all. The learning curve: {os.path.relpath(curve)}")
+    if platform.on_azure:
+        console.print(
+            "The emulators kept everything in memory, and are gone. docs/azure.md: the same in a subscription"
+        )
+        return
     console.print(
-        f"{seconds:.0f} s in all. The learning curve: {os.path.relpath(curve)}\n\nWhat to type next:\n"
+        f"\nWhat to type next:\n"
         f"  al ui --home {where}                            the same instance in the Dagster UI, the loop goes on\n"
         f"  al --config {where}/al.toml status              how it stands\n"
         f"  al --config {where}/al.toml trace latest        what the last deployment is made of"

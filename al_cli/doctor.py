@@ -16,7 +16,10 @@ from al_cli.console import console, json_option, print_json
 from al_resources.settings import Settings, config_file, load_settings, setting_sources
 
 PACKAGES = ("dagster", "dagster-webserver", "torch", "torchvision", "polars", "deltalake", "pandas")
-AZURE_PACKAGES = ("azure-ai-ml", "azure-kusto-data", "azure-kusto-ingest", "dagster-azure", "adlfs")
+AZURE_PACKAGES = (
+    "azure-ai-ml", "azure-identity", "azure-kusto-data", "azure-kusto-ingest", "azure-storage-blob",
+    "azure-storage-queue", "dagster-azure",
+)  # fmt: skip
 
 
 @click.command()

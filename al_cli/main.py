@@ -27,10 +27,12 @@ COMMANDS = {
     "simulate": ("al_cli.simulate", "Prove on your own data how many labels active learning saves."),
     "oracle": ("al_cli.oracle", "Let known labels answer what waits for people."),
     "status": ("al_cli.status", "How the loop stands: rounds, labels, models, what waits."),
+    "query": ("al_cli.query", "What the log says over time: volume, confidence, classes, latency, drift."),
     "trace": (
         "al_cli.trace",
         "Where an image, a model version or a deployment comes from and what became of it.",
     ),
+    "azure": ("al_cli.azure", "Set up container, queues, tables and policies in a subscription."),
     "doctor": ("al_cli.doctor", "Check the installation and print every setting with its source."),
 }
 
@@ -68,7 +70,7 @@ def cli(config: Path | None) -> None:
 
 
 def main() -> None:
-    """Entry point: errors of the user's making are one line, not a traceback."""
+    """Entry point: errors of the user's making, and what Azure refuses, are one line and no traceback."""
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:
@@ -79,6 +81,11 @@ def main() -> None:
     except SettingsError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
+    except Exception as error:
+        if not type(error).__module__.startswith("azure."):
+            raise
+        click.echo(f"Error: {type(error).__name__}: {error}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 from rich.box import SIMPLE
+from rich.markup import escape
 from rich.table import Table
 
 from al_cli.console import console, json_option, open_platform, print_json
@@ -16,8 +17,11 @@ from al_cli.console import console, json_option, open_platform, print_json
 def status(as_json: bool) -> None:
     """How the loop stands: rounds, labels, models, and what waits for whom."""
     from al_resources.progress import progress
+    from al_serving.spool import waiting
 
-    facts = progress(open_platform())
+    platform = open_platform()
+    in_spool, set_aside = waiting(platform.settings.home / "spool")
+    facts = progress(platform) | {"spooled_segments": in_spool, "segments_set_aside": set_aside}
     if as_json:
         print_json(facts)
         return
@@ -29,8 +33,19 @@ def status(as_json: bool) -> None:
     )
     if facts["rejected_images"]:
         console.print(f"{facts['rejected_images']} files were rejected: they are no readable images")
+    if in_spool or set_aside:
+        console.print(
+            f"[yellow]spool[/] {in_spool} segments of predictions wait for the log, {set_aside} for a person, "
+            f"in {platform.settings.home / 'spool'}"
+        )
+    for failure in facts["failed_ingestions"]:
+        console.print(f"[red]failed ingestion[/] {escape(failure)}; `al query failures --send-again` when it is mended")
     for export in facts["quarantined"]:
         console.print(f"[red]quarantined[/] {export['path']}: {export['reason']}")
+    if facts["events"]:
+        console.print("{waiting} events wait in the queue".format(**facts["events"]))
+        if facts["events"]["poison"]:
+            console.print("[red]{poison} messages in the poison queue[/]: no blob events".format(**facts["events"]))
     console.print(rounds_table(facts["rounds"]))
 
 

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 
 from al_cli.console import console
-from al_cli.dagster_process import DagsterError, dagster_dev, free_port, process, write_dagster_home
+from al_cli.dagster_process import DagsterError, dagster_dev, export_sensor, free_port, process, write_dagster_home
 from al_cli.oracle import answer_waiting
 from al_resources.platform import Platform
 from al_resources.settings import CONFIG_VARIABLE, load_settings
@@ -48,7 +48,7 @@ def ui(home: Path, port: int, traffic: int) -> None:
                 dagster = stack.enter_context(dagster_dev(home, config, free_port(port)))
             console.print(f"Dagster UI: [link]{dagster.url}[/]   scoring service: {platform.settings.serving.url}")
             if platform.settings.labeling.project == "oracle":
-                dagster.start_sensor("labeling_export_sensor")
+                dagster.start_sensor(export_sensor(platform.settings))
                 dagster.start_schedule("selection_schedule")
                 console.print("the oracle labels and traffic flows; Ctrl-C ends it")
                 keep_alive(platform, traffic)

@@ -20,7 +20,24 @@ class AzureDataSettings(BaseModel):
     client_id: str = Field("", description="of a user-assigned managed identity; empty: the system's own")
     kusto_uri: str = Field("", description="https://<cluster>.<region>.kusto.windows.net")
     kusto_ingest_uri: str = Field("", description="https://ingest-<cluster>...; empty: derived from kusto_uri")
-    kusto_database: str = Field("active_learning", pattern=r"^[A-Za-z0-9_.-]{1,260}$")
+    kusto_database: str = Field(
+        "active_learning", pattern=r"^[A-Za-z0-9_.-]{1,260}$", description="holds the log and the ledgers"
+    )
     kusto_ingestion: Literal["managed", "streaming", "queued"] = Field(
-        "managed", description="managed: streaming, and queued where that does not work"
+        "managed", description="managed: streaming, but queued for batches and where streaming does not work"
+    )
+    blob_account_url: str = Field("", description="https://<account>.blob.core.windows.net")
+    container: str = Field(
+        "active-learning",
+        pattern=r"^[a-z0-9](-?[a-z0-9]){2,62}$",
+        description="of images, staged batches, exports, datasets and models",
+    )
+    storage_credential: Literal["entra", "key", "sas"] = Field(
+        "entra",
+        description="entra: the identity above; key, sas: AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+    )
+    events_queue_url: str = Field(
+        "",
+        description="https://<account>.queue.core.windows.net/<queue>, where new blobs are announced; "
+        "empty: the container is listed",
     )

@@ -24,8 +24,8 @@ CODE = ("al_core", "al_resources", "al_serving")  # what runs remotely; Dagster 
 PYTHON = "3.11"
 # what that code imports; installed here, so that the remote side gets the very same versions
 SCORING_PACKAGES = (
-    "adlfs", "azure-identity", "azure-kusto-data", "azure-kusto-ingest", "deltalake", "filelock", "fsspec", "httpx",
-    "numpy", "pillow", "polars", "prometheus-client", "pyarrow", "pydantic", "pydantic-settings",
+    "azure-identity", "azure-kusto-data", "azure-kusto-ingest", "azure-storage-blob", "deltalake", "filelock",
+    "fsspec", "httpx", "numpy", "pillow", "polars", "prometheus-client", "pyarrow", "pydantic", "pydantic-settings",
     "python-multipart", "safetensors", "starlette", "tenacity", "torch", "torchvision", "uvicorn",
 )  # fmt: skip
 TRAINING_PACKAGES = (

@@ -15,8 +15,8 @@ class AzureMLSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     subscription: str = Field("", description="id of the subscription")
-    resource_group: str = ""
-    workspace: str = ""
+    resource_group: str = Field("", description="where the workspace is")
+    workspace: str = Field("", description="its name; empty: models and endpoint stay with this platform")
 
     resource_manager: str = Field("https://management.azure.com/", description="of another cloud, or of a test server")
     authority: str = Field("https://login.microsoftonline.com/", description="where tokens come from")
@@ -35,13 +35,13 @@ class AzureMLSettings(BaseModel):
         description="base image of jobs and deployments",
     )
     environment: str = Field("", description="`name:version` of a registered environment; empty: one is built and kept")
-    experiment: str = Field("active-learning", pattern=NAME)
+    experiment: str = Field("active-learning", pattern=NAME, description="under which jobs are listed")
     job_minutes: float = Field(24 * 60, gt=0, description="a training that takes longer is cancelled")
     stuck_minutes: float = Field(60, gt=0, description="a job that says nothing for so long is cancelled")
     poll_seconds: float = Field(15, gt=0, description="how often a job is looked at")
 
     instance_type: str = Field("Standard_DS3_v2", description="machine of an online deployment")
-    instance_count: int = Field(1, ge=1)
+    instance_count: int = Field(1, ge=1, description="machines of an online deployment")
     auth: Literal["key", "aad_token"] = Field("aad_token", description="how the endpoint knows its callers")
     environment_variables: dict[str, str] = Field(
         {}, description="of the scoring containers, for example AL_PROFILE and what it needs; never a secret"
@@ -49,4 +49,4 @@ class AzureMLSettings(BaseModel):
 
     labeling_job: str = Field("", description="name of the data labeling project")
     request_exports: bool = Field(False, description="ask the labeling project for exports (a preview of Azure)")
-    export_format: Literal["Coco", "Dataset"] = "Coco"
+    export_format: Literal["Coco", "Dataset"] = Field("Coco", description="of exports asked for")

@@ -67,7 +67,7 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")  # files in the middle of being 
 
 
 class FsspecBlobStore:
-    """`BlobStore` on fsspec: a local folder, or any object store by its URL (`abfs://container@...`).
+    """`BlobStore` on fsspec: a local folder, or an object store by its URL. Azure's is in `azure_blobs`.
 
     Object stores write whole objects by themselves. In a local folder a blob is written beside its place and
     moved there; creating only works through a hard link, so the file system has to know these.
@@ -126,7 +126,7 @@ class FsspecBlobStore:
         return (
             self._object_info(full[len(self._root) :].lstrip("/"), found[full])
             for full in sorted(found)
-            if full != folder and _is_fit(full)
+            if full != folder and is_fit(full)
         )
 
     def delete(self, path: str) -> None:
@@ -153,7 +153,7 @@ class FsspecBlobStore:
         return Path(full).as_uri() if self._local else str(self._fs.unstrip_protocol(full))
 
     def _full(self, path: str) -> str:
-        return f"{self._root.rstrip('/')}/{_checked(path)}"
+        return f"{self._root.rstrip('/')}/{checked_path(path)}"
 
     def _object_info(self, path: str, details: dict[str, Any]) -> BlobInfo:
         full = details["name"]
@@ -164,7 +164,7 @@ class FsspecBlobStore:
         return BlobInfo(path, etag.strip('"'), details["size"], modified.astimezone(timezone.utc))
 
 
-def _checked(path: str) -> str:
+def checked_path(path: str) -> str:
     """`path`, if it can only lead to a place inside the store."""
     segments = path.split("/")
     if _UNFIT.search(path):
@@ -176,7 +176,7 @@ def _checked(path: str) -> str:
     return path
 
 
-def _is_fit(path: str) -> bool:
+def is_fit(path: str) -> bool:
     """Whether a file that others put into the store can be a blob; one that cannot must not stop a listing."""
     if _UNFIT.search(path):
         LOGGER.warning("left out of the listing: %r; rename it without backslashes and control characters", path)
@@ -247,7 +247,7 @@ def _local_list(folder: str, prefix: str) -> Iterator[BlobInfo]:
     for name, entry in entries:
         if name.endswith("/"):
             yield from _local_list(entry.path, prefix + name)
-        elif not _TEMPORARY.fullmatch(name) and _is_fit(entry.path):
+        elif not _TEMPORARY.fullmatch(name) and is_fit(entry.path):
             try:
                 yield _local_info(prefix + name, entry.stat())
             except FileNotFoundError:

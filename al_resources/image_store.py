@@ -98,11 +98,11 @@ class ImageStore:
 
     def count(self) -> int:
         """How many images there are; lists them all."""
-        return sum(1 for _ in self.items())
+        return sum(1 for blob in self._blobs.list(IMAGES) if _ADDRESS.search(blob.path))
 
     def is_empty(self) -> bool:
         """Whether there is no image at all."""
-        return next(self.items(), None) is None
+        return not any(_ADDRESS.search(blob.path) for blob in self._blobs.list(IMAGES))
 
     def _shard(self, number: int) -> Iterator[tuple[str, str]]:
         for blob in self._blobs.list(f"{IMAGES}/{number:02x}"):

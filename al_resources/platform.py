@@ -11,15 +11,22 @@ from typing import TYPE_CHECKING
 from al_resources.settings import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+
     from al_core.training import Trainer
     from al_resources.blob_store import BlobStore
     from al_resources.datasets import DatasetStore
     from al_resources.endpoint import Endpoint
+    from al_resources.event_queue import EventQueue
     from al_resources.image_store import ImageStore
+    from al_resources.kusto import KustoDatabase
     from al_resources.labeling import LabelingProject
     from al_resources.ledgers import Ledgers
     from al_resources.model_registry import ModelRegistry
     from al_resources.prediction_store import PredictionStore
+
+SHORTEST_HIDING_SECONDS = 120
+NEEDED_ON_AZURE = ("kusto_uri", "blob_account_url")
 
 
 class Platform:
@@ -27,14 +34,24 @@ class Platform:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or load_settings()
-        if self.settings.profile == "azure":
-            raise SettingsError("profile = 'azure': its adapters are not complete yet; use profile = 'local'")
+        if self.on_azure:
+            azure = self.settings.azure
+            if missing := [name for name in NEEDED_ON_AZURE if not getattr(azure, name)]:
+                raise SettingsError(f"profile = 'azure' needs {', '.join(f'azure.{name}' for name in missing)}")
+
+    @property
+    def on_azure(self) -> bool:
+        """Whether the data lies in Azure; with the local profile it lies below `home`."""
+        return self.settings.profile == "azure"
 
     @cached_property
     def blobs(self) -> BlobStore:
         """Images, staged batches, exports, datasets, models."""
+        from al_resources.azure_blobs import AzureBlobStore
         from al_resources.blob_store import FsspecBlobStore
 
+        if self.on_azure:
+            return AzureBlobStore(self.settings.azure)
         return FsspecBlobStore(self.settings.home / "blobs")
 
     @cached_property
@@ -47,15 +64,21 @@ class Platform:
     @cached_property
     def ledgers(self) -> Ledgers:
         """Selections, labels, exports, rejected images, deployments."""
+        from al_resources.kusto_ledgers import KustoLedgers
         from al_resources.ledgers import DeltaLedgers
 
+        if self.on_azure:
+            return KustoLedgers(self._kusto)
         return DeltaLedgers(self.settings.home / "tables")
 
     @cached_property
     def predictions(self) -> PredictionStore:
         """The prediction log."""
         from al_resources.prediction_store.delta import DeltaPredictionStore
+        from al_resources.prediction_store.kusto import KustoPredictionStore
 
+        if self.on_azure:
+            return KustoPredictionStore(self._kusto)
         return DeltaPredictionStore(self.settings.home / "tables" / "predictions", self.ledgers)
 
     @cached_property
@@ -68,15 +91,30 @@ class Platform:
     @cached_property
     def registry(self) -> ModelRegistry:
         """The model's versions."""
+        from al_resources.model_registry.azure_ml import AzureMLModelRegistry
         from al_resources.model_registry.directory import DirectoryModelRegistry
 
-        return DirectoryModelRegistry(self.blobs, self.settings.model.name, self.settings.home / "cache" / "models")
+        name, cache = self.settings.model.name, self.settings.home / "cache" / "models"
+        if self._has_workspace:
+            return AzureMLModelRegistry(self.blobs, name, cache, self._workspace, self.settings.azure_ml)
+        return DirectoryModelRegistry(self.blobs, name, cache)
 
     @cached_property
     def endpoint(self) -> Endpoint:
         """What answers requests."""
         from al_resources.endpoint.local import LocalEndpoint
 
+        if self._has_workspace:
+            from al_resources.azure_ml import Arm
+            from al_resources.endpoint.azure_ml_online import AzureMLOnlineEndpoint
+
+            return AzureMLOnlineEndpoint(
+                self._workspace,
+                Arm(self.settings.azure_ml),
+                self.settings.azure_ml,
+                model_name=self.settings.model.name,
+                endpoint=self.settings.deployment.endpoint,
+            )
         return LocalEndpoint(
             self.blobs,
             self.registry,
@@ -101,6 +139,31 @@ class Platform:
         from al_core.training import load_trainer
 
         return load_trainer(self.settings.training.trainer)
+
+    @cached_property
+    def events(self) -> EventQueue:
+        """Where new blobs are announced; only with `azure.events_queue_url`."""
+        from al_resources.event_queue import EventQueue
+
+        # Several ticks: they delete at the next one, and it may be late.
+        hidden = max(SHORTEST_HIDING_SECONDS, 10 * self.settings.sensors.export_interval_seconds)
+        return EventQueue(self.settings.azure, hidden_seconds=hidden)
+
+    @cached_property
+    def _kusto(self) -> KustoDatabase:
+        from al_resources.kusto import KustoDatabase
+
+        return KustoDatabase(self.settings.azure)
+
+    @property
+    def _has_workspace(self) -> bool:
+        return self.on_azure and bool(self.settings.azure_ml.workspace)
+
+    @cached_property
+    def _workspace(self) -> MLClient:
+        from al_resources.azure_ml import workspace_client
+
+        return workspace_client(self.settings.azure_ml)
 
     def unlabeled_candidates(self) -> int:
         """How many selected images have no label yet."""

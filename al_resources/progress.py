@@ -23,6 +23,7 @@ def progress(platform: Platform) -> dict[str, Any]:
         "images": platform.images.count(),
         "rejected_images": platform.ledgers.read("rejected_images").height,
         "predictions": watermark.rows,
+        "failed_ingestions": platform.predictions.failures(),
         "newest_prediction": str(watermark.last_logged_at) if watermark.last_logged_at else None,
         "eligible_images": 0
         if version is None
@@ -30,6 +31,7 @@ def progress(platform: Platform) -> dict[str, Any]:
         "labels": platform.ledgers.read("labels")["image_id"].n_unique(),
         "waiting_for_labels": platform.unlabeled_candidates(),
         "exports": dict(exports["status"].value_counts().sort("status").iter_rows()),
+        "events": platform.events.counts() if platform.settings.hears_events else None,
         "quarantined": exports.filter(status="quarantined").select("path", "reason").to_dicts(),
         "champion": version,
         "traffic": state.traffic,

@@ -22,6 +22,8 @@ from pydantic_settings import (
 )
 
 from al_core.training_settings import TrainingSettings
+from al_resources.azure_data_settings import AzureDataSettings
+from al_resources.azure_ml_settings import AzureMLSettings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -173,6 +175,13 @@ class Settings(BaseSettings):
     deployment: DeploymentSettings = DeploymentSettings()
     serving: ServingSettings = ServingSettings()
     sensors: SensorSettings = SensorSettings()
+    azure: AzureDataSettings = AzureDataSettings()
+    azure_ml: AzureMLSettings = AzureMLSettings()
+
+    @property
+    def hears_events(self) -> bool:
+        """Whether new exports announce themselves; otherwise the inbox is listed."""
+        return self.profile == "azure" and bool(self.azure.events_queue_url)
 
     @classmethod
     def settings_customise_sources(

@@ -49,6 +49,7 @@ GRACE_SECONDS = 10  # for requests in progress when the service is told to end
 BACKLOG = 2048  # connections that wait while the loop is busy
 BODY_IMAGES = 5  # a body may be as large as so many of the largest images
 POLL_SECONDS = 0.1  # a rollout waits for it at each step
+REMOTE_POLL_SECONDS = 1.0  # of a state in a container: every look is paid for
 READERS = max(2, min(8, os.cpu_count() or 2))  # threads that decode images
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -248,6 +249,7 @@ def server_of(platform: Platform) -> uvicorn.Server:
         datastores={DATASTORE: platform.blobs},
         follows=platform.endpoint.address,
         max_image_bytes=platform.settings.serving.max_image_bytes,
+        poll_seconds=REMOTE_POLL_SECONDS if platform.on_azure else POLL_SECONDS,
     )
     return uvicorn.Server(
         uvicorn.Config(service.app(), log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS)

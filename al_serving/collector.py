@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger(__name__)
 SEGMENT = PREDICTIONS.append(pa.field("image", pa.large_binary()))
 IMAGE_WRITERS = 8  # images written at once: a container answers each in tens of milliseconds
+DELIVERED_ROWS, DELIVERED_BYTES = 5_000, 64_000_000  # at once, when so much waits: what was slow catches up
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 30.0
 LONGEST_REASON = 500  # characters, in the ledger
 
@@ -309,7 +310,7 @@ class Collector:
                 self._forget(segments, arrived=True)
 
     def _next_segments(self, together: bool) -> list[Path] | None:
-        """The oldest segments of one kind, up to `flush_rows` rows; None when closing with nothing left."""
+        """The oldest segments of one kind, as many as may go together; None when closing with nothing left."""
         with self._changed:
             self._changed.wait_for(lambda: self._segments or (self._closing and not self._spooler.is_alive()))
             if not self._segments:
@@ -317,10 +318,11 @@ class Collector:
             waiting = sorted(self._segments)
             _, same_kind = next(groupby(waiting, kind_of))
             chosen: list[Path] = []
-            rows = 0
+            rows = size = 0
             for segment in same_kind:
                 rows += self._segments[segment]
-                if chosen and (rows > self._flush_rows or not together):
+                size += _bytes_in(segment)
+                if chosen and (not together or rows > DELIVERED_ROWS or size > DELIVERED_BYTES):
                     break
                 chosen.append(segment)
             return chosen
@@ -341,12 +343,16 @@ class Collector:
 
     def _with_stored_images(self, rows: pa.Table) -> pa.Table:
         """Store each image once and write its address into its rows."""
-        files = dict(zip(rows["image_id"].to_pylist(), rows["image"].to_pylist(), strict=True))
-        stored = self._writers.map(self._images.put, files.values())
-        uris = {image_id: image.uri for image_id, image in zip(files, stored, strict=True)}
+        files = list(dict(zip(rows["image_id"].to_pylist(), rows["image"].to_pylist(), strict=True)).items())
+        # A task per writer, not per image: in a local folder handing out tasks takes longer than doing them.
+        shares = (files[writer::IMAGE_WRITERS] for writer in range(IMAGE_WRITERS))
+        uris = {image_id: uri for stored in self._writers.map(self._store_images, shares) for image_id, uri in stored}
         addresses = pa.array([uris[image_id] for image_id in rows["image_id"].to_pylist()], pa.string())
         rows = rows.drop_columns("image")
         return rows.set_column(rows.schema.get_field_index("image_uri"), PREDICTIONS.field("image_uri"), addresses)
+
+    def _store_images(self, files: list[tuple[str, bytes]]) -> list[tuple[str, str]]:
+        return [(image_id, self._images.put(data).uri) for image_id, data in files]
 
     def _set_segment_aside(self, segment: Path, error: Exception) -> None:
         LOGGER.error("%s", f"No store takes {self._spool.set_aside(segment)}: {error}")
@@ -371,6 +377,11 @@ def _rows_in(segment: Path) -> int:
         return read_segment(segment).num_rows
     except pa.ArrowInvalid:
         return 0
+
+
+def _bytes_in(segment: Path) -> int:
+    """Its size; 0 where it is gone, which its delivery will find out."""
+    return segment.stat().st_size if segment.is_file() else 0
 
 
 def _segment_table(predictions: Sequence[Prediction]) -> pa.Table:

@@ -76,6 +76,11 @@ def read_segment(segment: Path) -> pa.Table:
     return pa.ipc.open_file(pa.py_buffer(segment.read_bytes())).read_all()
 
 
+def waiting(folder: Path) -> tuple[int, int]:
+    """How many segments below a spool's folder wait for a store, and how many wait for a person."""
+    return len(list(folder.glob("*/*.arrow"))), len(list(folder.glob(f"*/*.arrow{UNREADABLE}")))
+
+
 def kind_of(segment: Path) -> Kind:
     """What a segment holds, as its name says."""
     return "rejections" if segment.stem.endswith("-rejections") else "predictions"

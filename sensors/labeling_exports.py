@@ -1,10 +1,11 @@
-"""The sensor that sees labeling exports and sets training and deployment going, each export once.
+"""The sensor that looks for labeling exports and sets training and deployment going, each export once.
 
 The run key is `path@etag`, so a tick that is interrupted or repeated requests nothing twice; the cursor only
 saves work. `run_key` also keeps failed runs from being requested again: those are started anew by Dagster's run
 retries, not by this sensor.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -51,11 +52,20 @@ def look_for_exports(context: dg.SensorEvaluationContext, platform: Platform) ->
         limit=platform.settings.sensors.exports_per_tick,
         now=utc_now(),
     )
+    return what_to_run(context, found, found.cursor.model_dump_json())
+
+
+def what_to_run(
+    context: dg.SensorEvaluationContext, found: "Look", cursor: str, besides: Sequence[str] = ()
+) -> dg.SensorResult:
+    """A run request per export that is ready, its round opened where Dagster does not know it; or why there is none.
+
+    `besides`: what else happened, in words.
+    """
     for merge in found.refused:
         context.log.error(f"{merge.path} was refused and lies in quarantine: {merge.reason}")
-    cursor = found.cursor.model_dump_json()
     if not found.ready:
-        return dg.SensorResult(skip_reason=dg.SkipReason(_nothing_to_do(found)), cursor=cursor)
+        return dg.SensorResult(skip_reason=dg.SkipReason(_nothing_to_do(found, besides)), cursor=cursor)
     rounds = [round_key(plan.round or 0) for plan in found.ready]
     unopened = [
         key for key in dict.fromkeys(rounds) if not context.instance.has_dynamic_partition(str(ROUNDS.name), key)
@@ -77,9 +87,10 @@ def _run_request(plan: "Plan") -> dg.RunRequest:
     )
 
 
-def _nothing_to_do(found: "Look") -> str:
+def _nothing_to_do(found: "Look", besides: Sequence[str]) -> str:
     """Why no run is requested, in words."""
     parts = [f"{merge.path} was refused: {merge.reason}" for merge in found.refused]
     parts += [f"{merge.path} brings no new labels" for merge in found.nothing_new]
     parts += [f"{path} is not complete yet" for path in found.waiting]
-    return "; ".join(parts) or "no new exports"
+    parts += [f"{path} is gone" for path in found.gone]
+    return "; ".join([*parts, *besides]) or "no new exports"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from al_resources.platform import Platform
 from al_resources.settings import Settings
@@ -127,10 +128,19 @@ class FinishedDemo:
 
 @pytest.fixture(scope="session")
 def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> FinishedDemo:
-    """The demo with five rounds after the seed, once per test run: webserver, daemon, scoring service, all for real."""
-    home = tmp_path_factory.mktemp("demo") / "home"
-    done = run_al("demo", "--home", str(home), "--rounds", "5", "--port", "0", "--json")
-    log = home / "log" / "dagster.log"
-    tail = log.read_text()[-3000:] if log.is_file() else ""
-    assert done.returncode == 0, f"{done.stderr}\n{tail}"
-    return FinishedDemo(home, json.loads(done.stdout))
+    """The demo with five rounds after the seed, once per test run: webserver, daemon, scoring service, all for real.
+
+    Where several workers want it, the first one runs it and the others wait.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    home, printed = folder / "finished_demo" / "home", folder / "finished_demo.json"
+    with FileLock(folder / "finished_demo.lock"):
+        if not printed.is_file():
+            done = run_al("demo", "--home", str(home), "--rounds", "5", "--port", "0", "--json")
+            log = home / "log" / "dagster.log"
+            tail = log.read_text()[-3000:] if log.is_file() else ""
+            assert done.returncode == 0, f"{done.stderr}\n{tail}"
+            printed.write_text(done.stdout)
+    return FinishedDemo(home, json.loads(printed.read_text()))

@@ -1,4 +1,4 @@
-"""The inbox: which exports are new, complete and worth a run. The polling sensor's eyes.
+"""The inbox: which exports are new, complete and worth a run. The polling sensor's eyes, and what both sensors do.
 
 Completeness is a fact: a JSON document that parses has its end. One that does not parse is left alone until it
 has neither changed nor been young for `labeling.settle_seconds`; only then is it broken.
@@ -6,6 +6,7 @@ has neither changed nor been young for `labeling.settle_seconds`; only then is i
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
@@ -49,12 +50,13 @@ class InboxCursor(BaseModel):
 
 @dataclass
 class Look:
-    """What one look at the inbox found."""
+    """What one look at some exports found."""
 
     ready: list[Plan] = field(default_factory=list)
     nothing_new: list[Merge] = field(default_factory=list)
     refused: list[Merge] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
     left_for_later: int = 0
     cursor: InboxCursor = field(default_factory=InboxCursor)
 
@@ -73,24 +75,43 @@ def look(
     inbox = [blob for blob in blobs.list(INBOX) if is_export(blob.path)]
     new = sorted(filter(cursor.is_new, inbox), key=lambda blob: (blob.modified_at, blob.path))
     recorded = set(ledgers.read("exports").select("path", "etag").iter_rows()) if new else set()
-    found = Look(left_for_later=max(0, len(new) - limit))
-    handled: list[BlobInfo] = []
-    for blob in new[:limit]:
-        if (blob.path, blob.etag) not in recorded:
-            try:
-                _sort(blobs, ledgers, plan_merge(blobs, ledgers, images, settings, blob), found)
-            except FileNotFoundError:
-                continue  # deleted between listing and reading
-            except BrokenExport as error:
-                if error.incomplete and not _is_settled(blob, cursor, settings, now):
-                    found.waiting.append(blob.path)
-                    found.cursor.waiting[blob.path] = blob.etag
-                    continue
-                found.refused.append(refuse_export(blobs, ledgers, blob, error.reason))
-        handled.append(blob)
+    found = consider(blobs, ledgers, images, settings, new[:limit], recorded, cursor.waiting, now)
+    found.left_for_later = max(0, len(new) - limit)
+    handled = [blob for blob in new[:limit] if blob.path not in {*found.waiting, *found.gone}]
     later = {blob.path for blob in new[limit:]}
     found.cursor.waiting |= {path: etag for path, etag in cursor.waiting.items() if path in later}
     _advance(found.cursor, cursor, inbox, handled, now)
+    return found
+
+
+def consider(
+    blobs: BlobStore,
+    ledgers: Ledgers,
+    images: ImageStore,
+    settings: LabelingSettings,
+    exports: Sequence[BlobInfo],
+    recorded: Collection[tuple[str, str]],
+    waiting: Mapping[str, str],
+    now: datetime,
+) -> Look:
+    """Which of these exports are worth a run. Refusals and repeats are put on record here.
+
+    `recorded`: (path, etag) of what is on record already; `waiting`: path -> etag of what did not parse last time.
+    """
+    found = Look()
+    for blob in exports:
+        if (blob.path, blob.etag) in recorded:
+            continue
+        try:
+            _sort(blobs, ledgers, plan_merge(blobs, ledgers, images, settings, blob), found)
+        except FileNotFoundError:
+            found.gone.append(blob.path)  # deleted between listing and reading
+        except BrokenExport as error:
+            if error.incomplete and not _is_settled(blob, waiting, settings, now):
+                found.waiting.append(blob.path)
+                found.cursor.waiting[blob.path] = blob.etag
+            else:
+                found.refused.append(refuse_export(blobs, ledgers, blob, error.reason))
     return found
 
 
@@ -101,8 +122,8 @@ def _sort(blobs: BlobStore, ledgers: Ledgers, plan: Plan, found: Look) -> None:
         found.nothing_new.append(carry_out(blobs, ledgers, plan))
 
 
-def _is_settled(blob: BlobInfo, cursor: InboxCursor, settings: LabelingSettings, now: datetime) -> bool:
-    unchanged = cursor.waiting.get(blob.path) == blob.etag
+def _is_settled(blob: BlobInfo, waiting: Mapping[str, str], settings: LabelingSettings, now: datetime) -> bool:
+    unchanged = waiting.get(blob.path) == blob.etag
     return unchanged and now - blob.modified_at >= timedelta(seconds=settings.settle_seconds)
 
 

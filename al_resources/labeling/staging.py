@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from al_resources.labeling import StagedImage
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 INPUT = "labeling/input"
 MANIFEST = "_manifest.json"
+COPIERS = 8  # images copied at once: a container answers each in tens of milliseconds
 
 
 @dataclass(frozen=True)
@@ -40,24 +42,27 @@ def stage_round(blobs: BlobStore, images: ImageStore, round_: int, chosen: pl.Da
     An image whose file is gone is named in the result; the others are staged all the same.
     """
     folder = round_folder(round_)
-    staged, missing = [], []
-    for row in chosen.sort("rank").iter_rows(named=True):
+    rows = list(chosen.sort("rank").iter_rows(named=True))
+
+    def stage(row: dict[str, Any]) -> StagedImage | None:
         file_name = row["image_id"] + PurePosixPath(row["image_uri"]).suffix
         try:
             data = images.read(row["image_uri"])
         except FileNotFoundError:
-            missing.append(row["image_id"])
-            continue
+            return None
         blobs.write(f"{folder}/{file_name}", data, if_absent=True)
-        staged.append(
-            StagedImage(
-                image_id=row["image_id"],
-                file_name=file_name,
-                image_uri=row["image_uri"],
-                reason=row["reason"],
-                rank=row["rank"],
-            )
+        return StagedImage(
+            image_id=row["image_id"],
+            file_name=file_name,
+            image_uri=row["image_uri"],
+            reason=row["reason"],
+            rank=row["rank"],
         )
+
+    with ThreadPoolExecutor(COPIERS) as pool:
+        copies = list(pool.map(stage, rows))
+    staged = [image for image in copies if image is not None]
+    missing = [row["image_id"] for row, image in zip(rows, copies, strict=True) if image is None]
     content = {"round": round_, "images": [image.model_dump() for image in staged], "missing": missing}
     blobs.write(f"{folder}/{MANIFEST}", json.dumps(content, indent=1).encode())
     return Staged(folder, len(staged), tuple(missing))

@@ -57,3 +57,6 @@ class PredictionStore(Protocol):
 
     def compact(self) -> dict[str, int]:
         """Merge small files, sorted for selection; says what it did. Readers and writers go on undisturbed."""
+
+    def failures(self) -> list[str]:
+        """Rows the store took over and could not keep, for people to look at: one sentence each."""

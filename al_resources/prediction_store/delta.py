@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -229,6 +229,21 @@ class DeltaPredictionStore:
         for rows in log.select(wanted).collect_batches(chunk_size=65_536, maintain_order=False):
             yield from _records(rows, wanted).to_batches(max_chunksize=65_536)
 
+    def rows_between(
+        self, model_name: str, model_version: int | None, since: datetime, until: datetime
+    ) -> pl.LazyFrame:
+        """One model's part of the log from `since` (inclusive) to `until` (exclusive), not read yet."""
+        table = self._table()
+        if table is None:
+            return pl.DataFrame(PREDICTIONS.empty_table()).lazy()
+        in_days = pl.col("logged_on").is_between(_utc(since).date(), _utc(until).date())
+        at = pl.col("logged_at")
+        return _of_model(table, model_name, model_version).filter(in_days, at >= since, at < until)
+
+    def failures(self) -> list[str]:
+        """None ever: what `append` took is committed."""
+        return []
+
     def _table(self) -> DeltaTable | None:
         return open_table(self.path)
 
@@ -286,6 +301,10 @@ def _rewrite(table: DeltaTable, partition: list[tuple[str, str, str]]) -> dict[s
 
 
 # ---------------------------------------------------------------------- what lies where
+def _utc(moment: datetime) -> datetime:
+    return moment.astimezone(timezone.utc)
+
+
 def _of_model(table: DeltaTable, model_name: str | None, model_version: int | None) -> pl.LazyFrame:
     log = pl.scan_delta(table)
     if model_name is not None:

@@ -12,10 +12,11 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from al_core.records import PREDICTIONS
 from al_core.strategies.base import KEY_SPACE, Order
-from al_resources.kusto import KustoDatabase, Query
+from al_resources.kusto import Ingestion, KustoDatabase, Query
 from al_resources.prediction_store import Watermark
 from al_resources.prediction_store.rows import as_records, check_columns, checked_rows, wanted_columns
 
@@ -28,18 +29,20 @@ class KustoPredictionStore:
     """`PredictionStore` on a Data Explorer database that also holds the ledgers."""
 
     def __init__(self, database: KustoDatabase) -> None:
-        self._database = database
+        self.database = database
 
     def append(self, predictions: pa.Table) -> None:
-        """Send rows; raises where not all of them were taken, and they may then be sent again as they are.
+        """Send rows, a batch's through the queue; where not all were taken, they may be sent again as they are.
 
         Raises:
             ValueError: a column is missing, unknown, of another type, or holds what selection cannot order.
             KustoError: the service refused them, or was busy or out of reach for a minute.
         """
         rows = checked_rows(predictions)
-        if len(rows):
-            self._database.ingest("predictions", rows)
+        from_batch = pc.equal(rows["source"], "batch")
+        for part, how in ((rows.filter(pc.invert(from_batch)), None), (rows.filter(from_batch), self._batch_way())):
+            if len(part):
+                self.database.ingest("predictions", part, how)
 
     def watermark(self, model_name: str | None = None, model_version: int | None = None) -> Watermark:
         """How many different predictions there are, and the newest moment."""
@@ -100,11 +103,29 @@ class KustoPredictionStore:
             after, seen = newest, [*seen, *at_newest] if newest == after else at_newest
 
     def compact(self) -> dict[str, int]:
-        """Nothing to do: Data Explorer merges its extents by itself."""
-        return {}
+        """Data Explorer merges its extents by itself; what it could not take for a passing reason is queued again."""
+        if self.database.settings.kusto_ingestion == "streaming":
+            return {}
+        return {"failed_ingestions_sent_again": self.database.send_failed_again()}
+
+    def failures(self) -> list[str]:
+        """Queued rows that Data Explorer could not take; they can be sent again, see `KustoDatabase`."""
+        from azure.core.exceptions import AzureError
+        from azure.kusto.data.exceptions import KustoError
+
+        if self.database.settings.kusto_ingestion == "streaming":
+            return []
+        try:
+            return [str(failed) for failed in self.database.failed_ingestions()]
+        except (KustoError, AzureError) as error:
+            return [f"the failed ingestions cannot be read: {error}"]
+
+    def _batch_way(self) -> Ingestion | None:
+        """Nobody waits for a batch's rows, and the queue is cheaper for the cluster."""
+        return "queued" if self.database.settings.kusto_ingestion == "managed" else None
 
     def _ask(self, query: Query, schema: pa.Schema = PREDICTIONS) -> pl.DataFrame:
-        return self._database.query(query, schema)
+        return self.database.query(query, schema)
 
 
 _WATERMARK = pa.schema([("count_", pa.int64()), ("newest", PREDICTIONS.field("logged_at").type)])

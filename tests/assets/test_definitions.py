@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import dagster as dg
 import pytest
 
-from al_assets.definitions import defs
+from al_assets.definitions import build_definitions, defs
 
 LINEAGE = {
     "prediction_log": set(),
@@ -59,11 +60,32 @@ def test_a_leaking_dataset_and_a_worse_model_are_held_back() -> None:
     assert blocking == {"holdout_is_untouched", "challenger_passes_gate"}
 
 
-def test_loading_the_definitions_imports_neither_torch_nor_a_client_of_azure() -> None:
+AZURE = {
+    "AL_PROFILE": "azure",
+    "AL_AZURE__KUSTO_URI": "https://logs.westeurope.kusto.windows.net",
+    "AL_AZURE__BLOB_ACCOUNT_URL": "https://images.blob.core.windows.net",
+    "AL_AZURE__EVENTS_QUEUE_URL": "https://images.queue.core.windows.net/labeling-exports",
+}
+
+
+def test_on_azure_exports_announce_themselves_where_there_is_a_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sensors() -> set[str]:
+        return {sensor.name for sensor in build_definitions().get_repository_def().sensor_defs}
+
+    for name, value in AZURE.items():
+        monkeypatch.setenv(name, value)
+    assert sensors() == {"labeling_export_events_sensor", "run_failures"}
+    monkeypatch.delenv("AL_AZURE__EVENTS_QUEUE_URL")
+    assert sensors() == {"labeling_export_sensor", "run_failures"}
+
+
+@pytest.mark.parametrize("profile", [{}, AZURE], ids=["local", "azure"])
+def test_loading_the_definitions_imports_neither_torch_nor_a_client_of_azure(profile: dict[str, str]) -> None:
     program = (
         "import sys, al_assets.definitions\n"
         "heavy = ('torch', 'torchvision', 'azure', 'adlfs', 'sklearn', 'matplotlib', 'deltalake')\n"
         "print([name for name in sys.modules if name.split('.')[0] in heavy])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    environment = {**os.environ, **profile}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == "[]"

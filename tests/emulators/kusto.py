@@ -1,21 +1,33 @@
 """Data Explorer on loopback: the Kusto REST protocol in front of KQL on DuckDB (PyPI `duckdb-kql`).
 
-Real clients talk to it. What it cannot be trusted with is checked elsewhere: whether a text is valid KQL, by
-Microsoft's own analyser. Strings are never null and an unwrapped dynamic parameter is refused, as in the service.
+Real clients talk to it, and with a storage emulator beside it they ingest through its queues as in the cloud. What
+it cannot be trusted with is checked elsewhere: whether a text is valid KQL, by Microsoft's own analyser. Strings are
+never null and an unwrapped dynamic parameter is refused, as in the service.
 """
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import re
+import socket
 import threading
+import time
+import uuid
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
+
+from al_resources.azure_storage import DEVELOPMENT_ACCOUNT
+
+if TYPE_CHECKING:
+    from azurite import Azurite
 
 DUCKDB_TYPES = {
     "string": "VARCHAR",
@@ -35,13 +47,21 @@ ARROW_TYPES = {
 
 @dataclass
 class Fault:
-    """The next `times` requests whose path and text match are answered with `status`."""
+    """What happens to the next `times` requests whose path and text match; the path of a queued blob is /queued/TABLE.
+
+    With a `status`, nothing is done and that is the answer. Else the request is served, `seconds` late, and what
+    `cut` says becomes of the connection: closed before it is served, or in the middle of the answer.
+    """
 
     path: str
-    status: int
+    status: int = 0
     text: str = ""
     times: int = 1
     permanent: bool = False
+    page: str = ""  # of a gateway in front of the service, instead of the service's own words
+    seconds: float = 0
+    cut: Literal["", "before", "after"] = ""
+    partial: Literal["", "among the rows", "at the end"] = ""  # half of a query's rows, and where the error is told
 
 
 @dataclass
@@ -56,30 +76,40 @@ class Refused(Exception):
 
 
 class KustoEmulator:
-    """One database; `with KustoEmulator() as kusto: kusto.url`."""
+    """One database; `with KustoEmulator() as kusto: kusto.url`. Queued ingestion needs a `storage`.
 
-    def __init__(self, database: str = "active_learning") -> None:
+    With `tokens`, requests must carry one of them.
+    """
+
+    def __init__(self, database: str = "active_learning", storage: Azurite | None = None) -> None:
         import duckdb_kql
 
         self.database = database
         self.tables: dict[str, Table] = {}
         self.faults: list[Fault] = []
+        self.tokens: set[str] | None = None
         self.bytes_sent = 0
         self.queries: list[str] = []
+        self.requests: list[str] = []  # paths
+        self.queued = QueuedIngestion(self, storage) if storage else None
         self._duckdb = duckdb_kql.connect()
         self._lock = threading.RLock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
+        self._running = ExitStack()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> KustoEmulator:
+        self._running.callback(self._duckdb.close)
+        self._running.callback(self._server.server_close)
+        self._running.callback(self._server.shutdown)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        if self.queued:
+            self._running.enter_context(self.queued)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._duckdb.close()
+        self._running.close()
 
     def fault_for(self, path: str, text: str) -> Fault | None:
         with self._lock:
@@ -118,6 +148,10 @@ class KustoEmulator:
         if match := re.fullmatch(r"\.alter(?:-merge)? table (\w+) policy (\w+) (.*)", text):
             self._known(match[1]).policies[match[2]] = match[3]
             return [{"PolicyName": match[2], "EntityName": match[1]}]
+        if text == ".get ingestion resources" and self.queued:
+            return self.queued.resources()
+        if text == ".get kusto identity token" and self.queued:
+            return [{"AuthorizationContext": "emulated"}]
         raise Refused(f"this emulator does not know the command {text[:80]!r}")
 
     def _create_merge(self, name: str, columns: dict[str, str]) -> list[dict[str, str]]:
@@ -138,10 +172,14 @@ class KustoEmulator:
         return self.tables[name]
 
     # ------------------------------------------------------------------ ingestion
-    def ingest(self, table: str, mapping: str, data: bytes) -> None:
-        known = self._known(table)
-        if "streamingingestion" not in known.policies:
+    def stream(self, table: str, mapping: str, data: bytes) -> None:
+        if "streamingingestion" not in self._known(table).policies:
             raise Refused(f"Streaming ingestion is not enabled for table {table}")
+        self.ingest(table, mapping, data)
+
+    def ingest(self, table: str, mapping: str, data: bytes) -> None:
+        """All rows or none."""
+        known = self._known(table)
         if mapping not in known.mappings:
             raise Refused(f"mapping {mapping!r} was not found in table {table}")
         paths = known.mappings[mapping]
@@ -151,12 +189,131 @@ class KustoEmulator:
             for path, column in paths.items()
             for kind in [known.columns[column]]
         }
+        self.load(table, pa.table(arrays))
+
+    def load(self, table: str, rows: pa.Table) -> None:
+        """Rows as they lie in the engine: dynamic columns are JSON, times have no zone."""
+        columns = self._known(table).columns
+        listed = ", ".join(f'"{name}"' for name in rows.column_names)
+        casts = ", ".join(f'cast("{name}" as {DUCKDB_TYPES[columns[name]]})' for name in rows.column_names)
         with self._lock:
-            self._duckdb.register("incoming", pa.table(arrays))
-            listed = ", ".join(f'"{name}"' for name in arrays)
-            casts = ", ".join(f'cast("{name}" as {DUCKDB_TYPES[known.columns[name]]})' for name in arrays)
+            self._duckdb.register("incoming", rows)
             self._duckdb.execute(f'insert into "{table}" ({listed}) select {casts} from incoming')
             self._duckdb.unregister("incoming")
+
+    def rows(self, table: str) -> int:
+        """How many rows lie in a table, those that were sent twice twice."""
+        with self._lock:
+            return int(self._duckdb.execute(f'select count(*) from "{table}"').fetchall()[0][0])
+
+
+class QueuedIngestion:
+    """The data management service: takes blobs that clients announce in a queue, reports those it cannot take."""
+
+    LOOK_SECONDS = 0.05
+
+    def __init__(self, kusto: KustoEmulator, storage: Azurite) -> None:
+        self.kusto = kusto
+        self.storage = storage
+        self.name = uuid.uuid4().hex
+        self.paused = False  # whether blobs lie in the queue, as they do for minutes in the cloud
+        self.missing_container = False  # whether clients are told of a container first that is not there
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> QueuedIngestion:
+        from azure.storage.queue import QueueServiceClient
+
+        self.renew_containers()
+        with QueueServiceClient(self.storage.queue_url, credential=DEVELOPMENT_ACCOUNT) as queues:
+            for kind in ("ready", "failed", "done"):
+                queues.create_queue(f"{kind}{self.name}")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def renew_containers(self) -> None:
+        """Another place for blobs, as the service chooses one from time to time."""
+        from azure.storage.blob import BlobServiceClient
+
+        self.container = f"temp{uuid.uuid4().hex}"
+        with BlobServiceClient(self.storage.blob_url, credential=DEVELOPMENT_ACCOUNT) as blobs:
+            blobs.create_container(self.container)
+
+    def resources(self) -> list[dict[str, str]]:
+        blobs, queues = self.storage.blob_url, self.storage.queue_url
+        roots = [
+            ("TempStorage", f"{blobs}/{self.container}"),
+            ("SecuredReadyForAggregationQueue", f"{queues}/ready{self.name}"),
+            ("FailedIngestionsQueue", f"{queues}/failed{self.name}"),
+            ("SuccessfulIngestionsQueue", f"{queues}/done{self.name}"),
+            ("IngestionsStatusTable", f"{queues}/status{self.name}"),
+        ]
+        if self.missing_container:
+            roots.insert(0, ("TempStorage", f"{blobs}/gone{self.name}"))
+        return [{"ResourceTypeName": kind, "StorageRoot": f"{root}?{_signature()}"} for kind, root in roots]
+
+    def _work(self) -> None:
+        from azure.storage.queue import QueueClient
+
+        ready = QueueClient(self.storage.queue_url, f"ready{self.name}", credential=DEVELOPMENT_ACCOUNT)
+        failed = QueueClient(self.storage.queue_url, f"failed{self.name}", credential=DEVELOPMENT_ACCOUNT)
+        while not self._ended.wait(self.LOOK_SECONDS):
+            if self.paused:
+                continue
+            for message in ready.receive_messages(visibility_timeout=300):
+                announced = json.loads(base64.b64decode(message.content))
+                if report := self._take(announced):
+                    failed.send_message(base64.b64encode(json.dumps(report).encode()).decode())
+                ready.delete_message(message)
+
+    def _take(self, announced: dict[str, Any]) -> dict[str, Any] | None:
+        """Ingest one blob; else what the queue of failures is told."""
+        from azure.storage.blob import BlobClient
+
+        table = announced["TableName"]
+        fault = self.kusto.fault_for(f"/queued/{table}", "")
+        try:
+            if fault:
+                raise Refused(f"injected fault {fault.status}")
+            data = BlobClient.from_blob_url(announced["BlobPath"]).download_blob().readall()
+            mapping = announced["AdditionalProperties"]["ingestionMappingReference"]
+            self.kusto.ingest(table, mapping, gzip.decompress(data))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
+            if announced["ReportLevel"] == 1:  # the client asked for silence
+                return None
+            return {
+                "OperationId": str(uuid.uuid4()),
+                "Database": announced["DatabaseName"],
+                "Table": table,
+                "FailedOn": datetime.now(timezone.utc).isoformat(),
+                "IngestionSourceId": announced["Id"],
+                "IngestionSourcePath": announced["BlobPath"].split("?")[0],  # without its signature
+                "Details": f"{type(error).__name__}: {error}",
+                "ErrorCode": "Emulated",
+                "FailureStatus": "Transient" if fault and not fault.permanent else "Permanent",
+                "ShouldRetry": bool(fault and not fault.permanent),
+            }
+        return None
+
+
+def _signature() -> str:
+    """What the service hands out with the addresses of its storage: a signature for blobs and queues."""
+    from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
+
+    parts = generate_account_sas(
+        **DEVELOPMENT_ACCOUNT,
+        resource_types=ResourceTypes(service=True, container=True, object=True),
+        permission=AccountSasPermissions(
+            read=True, write=True, delete=True, list=True, add=True, create=True, process=True, update=True
+        ),
+        expiry=datetime.now(timezone.utc) + timedelta(hours=1),
+        services="bq",
+    )
+    return str(parts)
 
 
 def _stored(value: Any, kind: str) -> Any:
@@ -181,9 +338,19 @@ def _handler(kusto: KustoEmulator) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
+        fault = Fault("")
 
         def do_GET(self) -> None:
-            self._answer(200, {"AzureAD": {"LoginEndpoint": "https://login.microsoftonline.com"}})
+            login = "https://login.microsoftonline.com"
+            cloud = {
+                "LoginEndpoint": login,
+                "LoginMfaRequired": False,
+                "KustoClientAppId": "emulated",
+                "KustoClientRedirectUri": kusto.url,
+                "KustoServiceResourceId": "https://kusto.kusto.windows.net",
+                "FirstPartyAuthorityUrl": f"{login}/emulated",
+            }
+            self._answer(200, {"AzureAD": cloud})
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -192,9 +359,19 @@ def _handler(kusto: KustoEmulator) -> type[BaseHTTPRequestHandler]:
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
             parts = urlsplit(self.path)
+            kusto.requests.append(parts.path)
             text = body.decode() if "/ingest/" not in parts.path else parts.path
-            if fault := kusto.fault_for(parts.path, text):
-                self._refuse(fault.status, f"injected fault {fault.status}", permanent=fault.permanent)
+            if kusto.tokens is not None and self.headers.get("Authorization", "")[len("Bearer ") :] not in kusto.tokens:
+                self._refuse(401, "the token is unknown or has expired", permanent=True)
+                return
+            self.fault = kusto.fault_for(parts.path, text) or Fault("")
+            if self.fault.status:
+                message = f"injected fault {self.fault.status}"
+                self._refuse(self.fault.status, message, permanent=self.fault.permanent, page=self.fault.page)
+                return
+            time.sleep(self.fault.seconds)
+            if self.fault.cut == "before":
+                self._hang_up()
                 return
             try:
                 self._route(parts.path, parse_qs(parts.query), body)
@@ -205,18 +382,21 @@ def _handler(kusto: KustoEmulator) -> type[BaseHTTPRequestHandler]:
             from duckdb_kql.server import v2_response
 
             if path.startswith("/v1/rest/ingest/"):
-                kusto.ingest(path.rsplit("/", 1)[-1], options["mappingName"][0], body)
+                kusto.stream(path.rsplit("/", 1)[-1], options["mappingName"][0], body)
                 self._answer(200, _table([{"ConsumptionTimestamp": "x"}]))
                 return
             request = json.loads(body)
-            if request["db"] != kusto.database:
+            if request["db"] not in (kusto.database, "NetDefaultDB"):
                 raise Refused(f"Entity not found: database {request['db']}")
             if path.startswith("/v1/rest/mgmt"):
                 self._answer(200, _table(kusto.command(request["csl"].strip())))
                 return
             properties = request.get("properties") or {}
             properties = json.loads(properties) if isinstance(properties, str) else properties
-            self._answer(200, v2_response(kusto.query(request["csl"], properties.get("Parameters") or {}), "test"))
+            answer = v2_response(kusto.query(request["csl"], properties.get("Parameters") or {}), "test")
+            if self.fault.partial:
+                _spoil(answer, self.fault.partial)
+            self._answer(200, answer)
 
         def _chunks(self) -> bytes:
             body = b""
@@ -226,18 +406,28 @@ def _handler(kusto: KustoEmulator) -> type[BaseHTTPRequestHandler]:
             self.rfile.readline()
             return body
 
-        def _refuse(self, status: int, message: str, *, permanent: bool) -> None:
+        def _refuse(self, status: int, message: str, *, permanent: bool, page: str = "") -> None:
             error = {"code": "Emulated", "message": message, "@message": message, "@permanent": permanent}
-            self._answer(status, {"error": error})
+            self._send(status, page.encode() or json.dumps({"error": error}).encode())
 
         def _answer(self, status: int, content: Any) -> None:
             data = json.dumps(content).encode()
             kusto.bytes_sent += len(data)
+            self._send(status, data, cut=self.command == "POST" and self.fault.cut == "after")
+
+        def _send(self, status: int, data: bytes, *, cut: bool = False) -> None:
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            self.wfile.write(data[: len(data) // 2] if cut else data)
+            if cut:
+                self._hang_up()
+
+        def _hang_up(self) -> None:
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -254,3 +444,20 @@ def _table(rows: list[dict[str, str]]) -> dict[str, Any]:
         "Rows": [[row[name] for name in names] for row in rows],
     }
     return {"Tables": [table]}
+
+
+def _spoil(frames: list[dict[str, Any]], where: str) -> None:
+    """What a service that runs out of memory half-way answers: some rows, and an error."""
+    tables = {frame["TableKind"]: frame for frame in frames if "TableKind" in frame}
+    rows = tables["PrimaryResult"]["Rows"]
+    del rows[len(rows) // 2 :]
+    message = "Query execution has exceeded the allowed limits"
+    if where == "among the rows":
+        error = {"code": "LimitsExceeded", "message": message, "@message": message, "@permanent": False}
+        rows.append({"OneApiErrors": [{"error": error}]})
+    else:
+        told = tables["QueryCompletionInformation"]
+        names = [column["ColumnName"] for column in told["Columns"]]
+        for row in told["Rows"]:
+            row[names.index("Level")], row[names.index("Payload")] = 2, message
+    frames[-1]["HasErrors"] = True

@@ -105,9 +105,40 @@ def test_every_setting_says_what_it_is_for() -> None:
     assert undocumented == []
 
 
-def test_the_azure_profile_is_refused_as_long_as_its_adapters_are_incomplete(
+def test_the_azure_profile_names_the_addresses_it_lacks(al_toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AL_PROFILE", "azure")
+    with pytest.raises(SettingsError, match=r"azure\.kusto_uri, azure\.blob_account_url"):
+        Platform(load_settings())
+    monkeypatch.setenv("AL_AZURE__KUSTO_URI", "https://logs.westeurope.kusto.windows.net")
+    with pytest.raises(SettingsError, match=r"needs azure\.blob_account_url$"):
+        Platform(load_settings())
+
+
+def test_the_azure_profile_opens_azure_and_the_local_one_does_not(al_toml: Path) -> None:
+    al_toml.write_text(
+        'profile = "azure"\n[azure]\nkusto_uri = "http://127.0.0.1:1"\n'
+        'blob_account_url = "http://127.0.0.1:2/devstoreaccount1"\ncontainer = "images"\n'
+    )
+    platform = Platform(load_settings())
+    assert platform.blobs.url("a") == "http://127.0.0.1:2/devstoreaccount1/images/a"
+    opened = {type(port).__name__ for port in (platform.blobs, platform.ledgers, platform.predictions)}
+    assert opened == {"AzureBlobStore", "KustoLedgers", "KustoPredictionStore"}
+    made_here = {type(port).__name__ for port in (platform.registry, platform.endpoint)}
+    assert made_here == {"DirectoryModelRegistry", "LocalEndpoint"}, "without a workspace, on the container"
+    local = Platform(load_settings(profile="local"))
+    opened = {type(port).__name__ for port in (local.blobs, local.ledgers, local.predictions)}
+    assert opened == {"FsspecBlobStore", "DeltaLedgers", "DeltaPredictionStore"}
+
+
+def test_a_workspace_keeps_models_and_endpoint_in_the_azure_profile_only(
     al_toml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AL_PROFILE", "azure")
-    with pytest.raises(SettingsError, match="profile = 'local'"):
-        Platform(load_settings())
+    al_toml.write_text(
+        'profile = "azure"\n[azure]\nkusto_uri = "http://127.0.0.1:1"\n'
+        'blob_account_url = "http://127.0.0.1:2/devstoreaccount1"\n'
+        '[azure_ml]\nsubscription = "s"\nresource_group = "g"\nworkspace = "w"\n'
+    )
+    platform = Platform(load_settings())
+    assert type(platform.registry).__name__ == "AzureMLModelRegistry"
+    assert type(platform.endpoint).__name__ == "AzureMLOnlineEndpoint"
+    assert type(Platform(load_settings(profile="local")).endpoint).__name__ == "LocalEndpoint"

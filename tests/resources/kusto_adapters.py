@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import atexit
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from emulators.kusto import KustoEmulator
 
 from al_resources.azure_data_settings import AzureDataSettings
 from al_resources.kusto import KustoDatabase, setup_commands
 from al_resources.kusto_ledgers import KustoLedgers
 from al_resources.ledgers import Ledgers
 from al_resources.prediction_store.kusto import KustoPredictionStore
-
-sys.path.append(str(Path(__file__).parents[1] / "emulators"))
-from kusto import KustoEmulator
 
 _DATABASES: dict[Path, KustoDatabase] = {}
 
@@ -26,9 +26,13 @@ def kusto_database(folder: Path) -> KustoDatabase:
     return _DATABASES[folder]
 
 
-def ready_database(emulator: KustoEmulator, **settings: str) -> KustoDatabase:
+def database_of(emulator: KustoEmulator, credential: Callable[[], Any] | None = None, **settings: str) -> KustoDatabase:
     addresses = {"kusto_uri": emulator.url, "kusto_ingest_uri": emulator.url, "kusto_ingestion": "streaming"}
-    database = KustoDatabase(AzureDataSettings.model_validate(addresses | settings))
+    return KustoDatabase(AzureDataSettings.model_validate(addresses | settings), credential)
+
+
+def ready_database(emulator: KustoEmulator, **settings: str) -> KustoDatabase:
+    database = database_of(emulator, **settings)
     for command in setup_commands():
         database.command(command)
     return database

@@ -30,6 +30,10 @@ BLOB_STORES: dict[str, Callable[[Path], BlobStore]] = {
     "memory": lambda folder: FsspecBlobStore(f"memory://{folder.as_posix().lstrip('/')}"),
 }
 
+if find_spec("azure") is not None:
+    from azure_adapters import azure_blobs
+
+    BLOB_STORES["azure"] = azure_blobs
 
 if find_spec("duckdb_kql") is not None:
     from kusto_adapters import kusto_ledgers, kusto_predictions

@@ -7,20 +7,20 @@ tables, and answers with the columns the code expects.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
-from resource_adapters import MIDNIGHT
+from emulators.node_packages import NotInstalled, node, node_modules
+from resource_adapters import MIDNIGHT, after
 
 from al_core.records import LEDGERS, PREDICTIONS
 from al_core.strategies.base import Order
+from al_resources.analytics import Every, Question, Window, kql
 from al_resources.kusto import TABLES, Query, kql_type, setup_commands
 from al_resources.kusto_ledgers import known_query, read_query, winners_query
 from al_resources.prediction_store.kusto import (
@@ -41,25 +41,17 @@ ORDERS = [
 ]
 
 
-def node_modules() -> Path | None:
-    """Where npm put the analyser: `EMULATORS_NODE_MODULES`, or beside the tests."""
-    folder = Path(os.environ.get("EMULATORS_NODE_MODULES", ANALYSER.parent / "node_modules"))
-    return folder if (folder / "@kusto" / "language-service-next").is_dir() else None
-
-
-pytestmark = pytest.mark.skipif(
-    node_modules() is None or shutil.which("node") is None,
-    reason="KQL analyser: npm install --prefix tests/emulators @kusto/language-service-next@12.4.1",
-)
-
-
 def analyse(texts: list[str]) -> list[dict[str, Any]]:
     schema = [
         f"{name} ({', '.join(f'{column.name}:{kql_type(column.type)}' for column in columns)})"
         for name, columns in TABLES.items()
     ]
+    try:
+        command = [node(), str(ANALYSER), str(node_modules())]
+    except NotInstalled as reason:
+        pytest.skip(str(reason))
     done = subprocess.run(
-        ["node", str(ANALYSER), str(node_modules())],
+        command,
         input=json.dumps({"schema": schema, "texts": texts}),
         capture_output=True,
         text=True,
@@ -101,7 +93,15 @@ def queries() -> list[Query]:
         *(arrays_query(["p"], wide) for wide in (["probs"], ["embedding"], list(WIDE))),
         *(build(columns) for columns in (["image_id"], PREDICTIONS.names) for build in _readers()),
         *ledger_queries(),
+        *analytics_queries(),
     ]
+
+
+def analytics_queries() -> Iterator[Query]:
+    for question, every, version in product(get_args(Question), get_args(Every), (None, 3)):
+        asked = kql(question, Window("o'x", MIDNIGHT, after(60), every, version))
+        yield asked
+        yield Query(asked.shown, asked.columns)  # as `al query --show-kql` prints it
 
 
 def _readers() -> list[Any]:

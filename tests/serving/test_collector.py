@@ -158,6 +158,21 @@ def test_when_memory_is_full_offers_are_refused_not_lost(stores: Stores, monkeyp
     assert stores.logged().num_rows == 3
 
 
+def test_what_waited_for_a_store_goes_together_when_it_is_back(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores.open.clear()
+    collector = stores.collector(flush_rows=5, flush_seconds=0.01)
+    sizes: list[int] = []
+    append = stores.append
+    monkeypatch.setattr(stores, "append", lambda rows: (append(rows), sizes.append(len(rows))))
+    for number in range(60):
+        collector.offer([prediction(number)])
+    assert within(10, lambda: collector.counts().spooled == 60)
+    stores.open.set()
+    collector.close()
+    assert stores.logged().num_rows == sum(sizes) == 60
+    assert max(sizes) > 5
+
+
 def test_large_images_fill_the_memory_before_many_rows_do(stores: Stores) -> None:
     row = prediction(1)
     collector = stores.collector(flush_seconds=3600, queue_bytes=len(row.image) * 2)

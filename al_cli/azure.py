@@ -1,0 +1,119 @@
+"""`al azure`: what the platform needs in a subscription."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from al_cli.console import console
+from al_resources.azure_data_settings import AzureDataSettings
+from al_resources.platform import NEEDED_ON_AZURE
+from al_resources.settings import load_settings
+
+EVENTS_TEMPLATE = Path("deploy/azure/events.bicep")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to set up: what is printed, and what is done, which says what it found."""
+
+    text: str
+    do: Callable[[], str]
+
+
+@click.group()
+def azure() -> None:
+    """What the platform needs in a subscription."""
+
+
+@azure.command()
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+def init(dry_run: bool) -> None:
+    """Create container, queues, tables and policies that are missing. Doing it again changes nothing.
+
+    Everything is printed first. The event subscription is a Bicep template, to be deployed with the command printed.
+    """
+    settings = load_settings().azure
+    if missing := [name for name in NEEDED_ON_AZURE if not getattr(settings, name)]:
+        raise click.ClickException(f"set {', '.join(f'azure.{name}' for name in missing)}; `al doctor` lists all")
+    planned = list(steps(settings))
+    for step in planned:
+        console.print(step.text, markup=False, soft_wrap=True)
+    if settings.events_queue_url:
+        console.print(f"\nEvents, by {EVENTS_TEMPLATE}:\n{events_command(settings)}\n", markup=False, soft_wrap=True)
+    if dry_run:
+        return
+    for step in planned:
+        console.print(f"{_first_line(step.text)}: {_done(step)}", markup=False, soft_wrap=True)
+
+
+def steps(settings: AzureDataSettings) -> Iterator[Step]:
+    """All of the set-up, each step repeatable."""
+    from al_resources.event_queue import poison_url
+    from al_resources.kusto import KustoDatabase, setup_commands
+
+    yield Step(
+        f"create container {settings.container} in {settings.blob_account_url}", lambda: _create_container(settings)
+    )
+    if settings.events_queue_url:
+        for address in (settings.events_queue_url, poison_url(settings.events_queue_url)):
+            yield Step(f"create queue {address}", lambda address=address: _create_queue(settings, address))  # type: ignore[misc]
+    database = KustoDatabase(settings)
+    for command in setup_commands():
+        yield Step(command, lambda command=command: f"{len(database.command(command))} rows")  # type: ignore[misc]
+
+
+def events_command(settings: AzureDataSettings) -> str:
+    """How to deploy the event subscription, dead-lettering included."""
+    from al_resources.azure_storage import account_name
+
+    queue = settings.events_queue_url.rstrip("/").rsplit("/", 1)[-1]
+    return (
+        f"az deployment group create --resource-group <group of the storage account> --template-file {EVENTS_TEMPLATE} "
+        f"--parameters storageAccountName={account_name(settings.blob_account_url)} "
+        f"containerName={settings.container} queueName={queue}"
+    )
+
+
+def _done(step: Step) -> str:
+    from azure.core.exceptions import AzureError
+    from azure.kusto.data.exceptions import KustoError
+
+    try:
+        return step.do()
+    except (AzureError, KustoError) as error:
+        raise click.ClickException(
+            f"{_first_line(step.text)}: {_first_line(str(error))}\nWhat was done before stays; docs/azure.md names the "
+            "roles this identity needs. Then run `al azure init` again."
+        ) from error
+
+
+def _create_container(settings: AzureDataSettings) -> str:
+    from azure.core.exceptions import ResourceExistsError
+
+    from al_resources.azure_storage import container_client
+
+    try:
+        container_client(settings).create_container()
+    except ResourceExistsError:
+        return "is there already"
+    return "created"
+
+
+def _create_queue(settings: AzureDataSettings, address: str) -> str:
+    from azure.core.exceptions import ResourceExistsError
+
+    from al_resources.azure_storage import queue_client
+
+    try:
+        queue_client(settings, address).create_queue()
+    except ResourceExistsError:
+        return "is there already, with metadata of its own"
+    return "is there"
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.strip().splitlines()), text)

@@ -1,0 +1,143 @@
+"""A sensor's tick with one new export among many old ones: by events, and by listing; on Azurite.
+
+    python -m benchmarks.export_events [--blobs 2_000] [--messages 1_000] [--json OUT]
+
+Needs node, see tests/emulators. Times are medians in seconds, each tick with an export of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from al_core.records import EXPORTS, SELECTIONS, table_of, utc_now
+from al_resources.azure_blobs import AzureBlobStore
+from al_resources.azure_data_settings import AzureDataSettings
+from al_resources.event_queue import EventQueue
+from al_resources.image_store import ImageStore
+from al_resources.labeling.events import MESSAGES_PER_TICK, EventCursor, listen
+from al_resources.labeling.inbox import InboxCursor, look
+from al_resources.labeling.merge import INBOX
+from al_resources.ledgers import DeltaLedgers
+from al_resources.settings import LabelingSettings
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "emulators"))
+FEW, TICKS, WRITERS = 100, 7, 16
+GOAL = 3.0
+IMAGE = "0" * 32
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blobs", type=int, default=2_000, help="old exports in the larger container")
+    parser.add_argument("--messages", type=int, default=1_000, help="in a queue that has filled up")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    from azurite import Azurite
+    from node_packages import NotInstalled
+
+    try:
+        azurite = Azurite.start()
+    except NotInstalled as reason:
+        print(f"left out: {reason}")
+        return {}
+    with azurite:
+        few, many = (Inbox(azurite, old).ticks() for old in (FEW, options.blobs))
+        full = Inbox(azurite, 0).full_queue(options.messages)
+    result = {
+        "few_blobs": FEW, "many_blobs": options.blobs, "few": few, "many": many,
+        "ratio": many["events"] / few["events"], "goal": GOAL,
+        "messages": options.messages, "tick_of_a_full_queue_s": full,
+    }  # fmt: skip
+    for name, times in ((FEW, few), (options.blobs, many)):
+        print(f"{name:>9,} old exports   events {times['events']:.3f} s   listing {times['listing']:.3f} s")
+    print(f"events: ratio {result['ratio']:.2f}, goal at most {GOAL:g}")
+    print(f"a tick of {MESSAGES_PER_TICK} messages out of {options.messages:,}: {full:.2f} s")
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1))
+    return result
+
+
+class Inbox:
+    """A container with old exports that are all on record, and its queue."""
+
+    def __init__(self, azurite: Any, old: int) -> None:
+        self.azure = AzureDataSettings(
+            blob_account_url=azurite.blob_url, container=azurite.container(), events_queue_url=azurite.queue()
+        )
+        self.blobs, self.queue = AzureBlobStore(self.azure), EventQueue(self.azure, hidden_seconds=60)
+        self.ledgers = DeltaLedgers(Path(tempfile.mkdtemp(prefix="al-bench-")))
+        chosen = {
+            "round": 0, "image_id": IMAGE, "image_uri": "x", "rank": 0, "reason": "seed", "strategy": "random",
+            "seed": 0, "selected_at": utc_now(),
+        }  # fmt: skip
+        self.ledgers.insert_new("selections", table_of(SELECTIONS, [chosen]), on=["image_id"])
+        with ThreadPoolExecutor(WRITERS) as pool:
+            list(pool.map(lambda n: self.blobs.write(f"{INBOX}/old-{n:07d}.json", b"{}"), range(old)))
+        rows = [
+            {"path": blob.path, "etag": blob.etag, "status": "quarantined", "recorded_at": utc_now()}
+            for blob in self.blobs.list(INBOX)
+        ]
+        if rows:
+            self.ledgers.insert_new("exports", table_of(EXPORTS, rows), on=["path", "etag"])
+        self.heard = EventCursor(reconciled_at=utc_now())
+        self.looked = self._look(InboxCursor()).cursor
+
+    def ticks(self) -> dict[str, float]:
+        """Seconds of a tick with one new export, by events and by listing."""
+        from events import announce
+
+        times: dict[str, list[float]] = {"events": [], "listing": []}
+        for number in range(TICKS):
+            path = f"{INBOX}/new-{number}.jsonl"
+            self.blobs.write(path, json.dumps({"image_url": f"{IMAGE}.png", "label": f"cat {number}"}).encode())
+            announce(self.azure.events_queue_url, self.azure.container, path)
+            heard, seconds = _timed(self._listen)
+            assert [plan.export.path for plan in heard.found.ready] == [path]
+            times["events"].append(seconds)
+            looked, seconds = _timed(lambda: self._look(self.looked))
+            assert [plan.export.path for plan in looked.ready] == [path]
+            self.looked = looked.cursor
+            times["listing"].append(seconds)
+        return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+    def full_queue(self, messages: int) -> float:
+        """Seconds of a tick that reads and deletes as many messages as it may."""
+        from events import blob_event, encoded, send
+
+        text = encoded(blob_event(self.azure.container, f"{INBOX}/gone.json"))
+        with ThreadPoolExecutor(WRITERS) as pool:
+            list(pool.map(lambda _: send(self.azure.events_queue_url, text), range(messages)))
+        self._listen()
+        return _timed(self._listen)[1]
+
+    def _listen(self) -> Any:
+        heard = listen(
+            self.queue, self.blobs, self.ledgers, ImageStore(self.blobs), LabelingSettings(), self.heard,
+            container=self.azure.container, limit=20, now=utc_now(),
+        )  # fmt: skip
+        self.heard = heard.cursor
+        return heard
+
+    def _look(self, cursor: InboxCursor) -> Any:
+        return look(
+            self.blobs, self.ledgers, ImageStore(self.blobs), LabelingSettings(), cursor, limit=10**9, now=utc_now()
+        )
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    begun = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    main()

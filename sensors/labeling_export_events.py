@@ -1,0 +1,52 @@
+"""The sensor that hears of labeling exports: blob events from a storage queue instead of a listing of the container.
+
+Receive, request, and delete at the next tick: a message is deleted only when the runs it led to are on record. What
+an event names is then handled as the polling sensor does it, under the same run key, so the two can be exchanged.
+"""
+
+import dagster as dg
+
+from al_resources.platform import Platform
+from al_resources.settings import Settings
+from sensors.labeling_exports import TRAINING_JOB, what_to_run
+
+
+def build_labeling_export_events_sensor(settings: Settings) -> dg.SensorDefinition:
+    """The sensor, listening as often as `sensors.export_interval_seconds` says."""
+
+    @dg.sensor(
+        name="labeling_export_events_sensor",
+        job_name=TRAINING_JOB,
+        minimum_interval_seconds=settings.sensors.export_interval_seconds,
+        description="Reads blob events; a new labeling export is merged, trained on and deployed.",
+    )
+    def labeling_export_events_sensor(
+        context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.SensorResult | dg.SkipReason:
+        return listen_for_exports(context, platform)
+
+    return labeling_export_events_sensor
+
+
+def listen_for_exports(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
+    """One tick: a run request per new export, or what else there is to say."""
+    from al_core.records import utc_now
+    from al_resources.labeling.events import EventCursor, listen
+
+    heard = listen(
+        platform.events,
+        platform.blobs,
+        platform.ledgers,
+        platform.images,
+        platform.settings.labeling,
+        EventCursor.parse(context.cursor),
+        container=platform.settings.azure.container,
+        limit=platform.settings.sensors.exports_per_tick,
+        now=utc_now(),
+    )
+    for reason in heard.poisoned:
+        context.log.error(f"a message was moved to the poison queue: {reason}")
+    besides = [f"a message cannot be read: {reason}" for reason in heard.unreadable]
+    if heard.cursor.backlog:
+        besides.append(f"{len(heard.cursor.backlog)} more exports wait for the next tick")
+    return what_to_run(context, heard.found, heard.cursor.model_dump_json(), besides)

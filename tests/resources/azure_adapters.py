@@ -1,0 +1,26 @@
+"""Azure Storage for the contract suites: a container of its own per folder, in one Azurite for all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from emulators.azurite import Azurite, shared_azurite
+from emulators.node_packages import NotInstalled
+
+from al_resources.azure_blobs import AzureBlobStore
+from al_resources.azure_data_settings import AzureDataSettings
+from al_resources.blob_store import BlobStore
+
+
+def running_azurite() -> Azurite:
+    """The one of this test run; the test is left out where it cannot be installed."""
+    try:
+        return shared_azurite()
+    except NotInstalled as reason:
+        return pytest.skip(str(reason))
+
+
+def azure_blobs(_: Path) -> BlobStore:
+    azurite = running_azurite()
+    return AzureBlobStore(AzureDataSettings(blob_account_url=azurite.blob_url, container=azurite.container()))

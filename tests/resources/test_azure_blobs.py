@@ -1,0 +1,170 @@
+"""The container: what only a service far away can do to a blob store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from azure_adapters import running_azurite
+from emulators.faults import Fault, FaultyDoor
+
+from al_core.records import utc_now
+from al_resources import azure_storage
+from al_resources.azure_blobs import AzureBlobStore
+from al_resources.azure_data_settings import AzureDataSettings
+from al_resources.azure_storage import DEVELOPMENT_ACCOUNT, account_name, storage_credential
+from al_resources.event_queue import EventQueue
+from al_resources.settings import SettingsError
+
+
+@pytest.fixture
+def door() -> Iterator[FaultyDoor]:
+    with FaultyDoor(running_azurite().blob_url) as door:
+        yield door
+
+
+@pytest.fixture
+def blobs(door: FaultyDoor, monkeypatch: pytest.MonkeyPatch) -> AzureBlobStore:
+    hurried = {"initial_backoff": 0, "increment_base": 0.1, "retry_total": 6, "random_jitter_range": 0}
+    monkeypatch.setattr(azure_storage, "PATIENCE", hurried)
+    return AzureBlobStore(AzureDataSettings(blob_account_url=door.url, container=running_azurite().container()))
+
+
+def test_a_create_whose_answer_got_lost_is_sent_again_and_knows_its_own_blob(
+    blobs: AzureBlobStore, door: FaultyDoor
+) -> None:
+    door.faults = [Fault("PUT", "/claim")]
+    assert blobs.write("claim", b"mine", if_absent=True)
+    assert len([request for request in door.seen if "/claim" in request and request.startswith("PUT")]) == 2
+    assert not blobs.write("claim", b"mine", if_absent=True), "another writer, even of the same content, is told so"
+
+
+def test_a_busy_service_is_asked_again(blobs: AzureBlobStore, door: FaultyDoor) -> None:
+    blobs.write("a", b"1")
+    door.faults = [Fault("GET", "/a", 503), Fault("PUT", "/b", 503), Fault("HEAD", "/b", 500, "InternalError")]
+    assert blobs.read("a") == b"1"
+    assert blobs.write("b", b"2")
+    assert blobs.exists("b")
+
+
+def test_what_may_not_be_looked_at_is_not_taken_for_missing(blobs: AzureBlobStore, door: FaultyDoor) -> None:
+    from azure.core.exceptions import HttpResponseError
+
+    door.faults = [Fault("HEAD", "/secret", 403, "AuthorizationPermissionMismatch", times=2)]
+    for look in (blobs.exists, blobs.info):
+        with pytest.raises(HttpResponseError):
+            look("secret")
+
+
+def test_a_container_that_is_missing_is_named_with_the_way_out(door: FaultyDoor) -> None:
+    blobs = AzureBlobStore(AzureDataSettings(blob_account_url=door.url, container="no-such-container"))
+    for use in (blobs.exists, blobs.info, lambda path: list(blobs.list(path)), lambda path: blobs.write(path, b"")):
+        with pytest.raises(OSError, match=r"no-such-container.*al azure init"):
+            use("a")
+
+
+def test_folders_of_a_hierarchical_namespace_are_no_blobs(blobs: AzureBlobStore) -> None:
+    from azure.storage.blob import BlobClient
+
+    blobs.write("exports/a.json", b"{}")
+    with BlobClient.from_blob_url(blobs.url("exports"), credential=DEVELOPMENT_ACCOUNT) as folder:
+        folder.upload_blob(b"", metadata={"Hdi_isfolder": "true"})
+    assert [blob.path for blob in blobs.list("")] == ["exports/a.json"]
+    assert not blobs.exists("exports")
+    with pytest.raises(FileNotFoundError):
+        blobs.info("exports")
+
+
+@pytest.mark.parametrize("path", ["a#b?c=d&e.png", "a?versionid=1", "100%25.json", "a b+c", "'\"; drop table"])
+def test_a_name_that_means_something_in_an_address_is_only_a_name(blobs: AzureBlobStore, path: str) -> None:
+    blobs.write(path, b"x")
+    assert blobs.read(path) == b"x"
+    assert [blob.path for blob in blobs.list("")] == [path]
+    blobs.copy(path, "copy")
+    assert blobs.read("copy") == b"x"
+    blobs.delete(path)
+    assert not blobs.exists(path)
+
+
+def test_a_listing_asks_for_one_page_after_the_other(blobs: AzureBlobStore, door: FaultyDoor) -> None:
+    for number in range(5):
+        blobs.write(f"x/{number}", b"")
+    door.seen.clear()
+    assert next(blobs.list("x")).path == "x/0"
+    assert len(door.seen) == 1
+    assert "prefix=x" in door.seen[0]
+
+
+@pytest.mark.parametrize("variable", ["AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT_NAME"])
+def test_what_the_environment_says_beside_the_settings_leads_nowhere_else(
+    door: FaultyDoor, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "elsewhere")
+    blobs = AzureBlobStore(AzureDataSettings(blob_account_url=door.url, container=running_azurite().container()))
+    assert blobs.write("a", b"1")
+
+
+def test_a_key_or_a_sas_comes_from_the_environment_and_is_named_where_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    azure = AzureDataSettings(blob_account_url="https://images.blob.core.windows.net", storage_credential="key")
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_KEY", raising=False)
+    with pytest.raises(SettingsError, match="AZURE_STORAGE_ACCOUNT_KEY"):
+        AzureBlobStore(azure)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")
+    assert storage_credential(azure, azure.blob_account_url) == {"account_name": "images", "account_key": "a2V5"}
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "?sig=x")
+    sas = azure.model_copy(update={"storage_credential": "sas"})
+    assert storage_credential(sas, sas.blob_account_url).signature == "sig=x"
+    assert "sig" not in AzureBlobStore(sas).url("a")
+
+
+def test_a_sas_opens_container_and_queue_and_nothing_it_was_not_given_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from azure.core.exceptions import HttpResponseError
+    from azure.storage.blob import AccountSasPermissions, ResourceTypes, Services, generate_account_sas
+
+    azurite = running_azurite()
+    azure = AzureDataSettings(
+        blob_account_url=azurite.blob_url,
+        container=azurite.container(),
+        events_queue_url=azurite.queue(),
+        storage_credential="sas",
+    )
+    monkeypatch.setattr(azure_storage, "is_loopback", lambda _: False)  # an account like any other
+
+    def allow(permissions: str) -> AzureBlobStore:
+        sas = generate_account_sas(
+            **DEVELOPMENT_ACCOUNT,
+            services=Services(blob=True, queue=True),
+            resource_types=ResourceTypes(container=True, object=True),
+            permission=AccountSasPermissions.from_string(permissions),
+            expiry=utc_now() + timedelta(hours=1),
+        )
+        monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", sas)
+        return AzureBlobStore(azure)
+
+    blobs = allow("rwdlacup")
+    assert blobs.write("a", b"1", if_absent=True)
+    blobs.copy("a", "b")
+    assert blobs.read("b") == b"1"
+    assert [blob.path for blob in blobs.list("")] == ["a", "b"]
+    assert EventQueue(azure, hidden_seconds=1).receive() == []
+    reader = allow("rl")
+    assert reader.read("a") == b"1"
+    with pytest.raises(HttpResponseError):
+        reader.write("a", b"2")
+
+
+def test_the_identity_logs_in_where_nothing_else_is_asked_for() -> None:
+    from azure.identity import AzureCliCredential, ManagedIdentityCredential
+
+    azure = AzureDataSettings(blob_account_url="https://images.blob.core.windows.net")
+    cli = azure.model_copy(update={"credential": "cli"})
+    assert isinstance(storage_credential(azure, azure.blob_account_url), ManagedIdentityCredential)
+    assert isinstance(storage_credential(cli, cli.blob_account_url), AzureCliCredential)
+
+
+def test_an_account_is_the_first_label_of_its_address() -> None:
+    assert account_name("https://images.blob.core.usgovcloudapi.net") == "images"
+    assert account_name("http://127.0.0.1:10000/devstoreaccount1") == "devstoreaccount1"
