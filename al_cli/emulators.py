@@ -51,7 +51,6 @@ def emulated_azure(log: Path) -> Iterator[EmulatedAzure]:
             raise click.ClickException(addresses["missing"])
         settings = AzureDataSettings(
             kusto_uri=addresses["kusto"],
-            kusto_ingestion="streaming",
             blob_account_url=addresses["blob"],
             container=CONTAINER,
             events_queue_url=f"{addresses['queue']}/{QUEUE}",

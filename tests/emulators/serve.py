@@ -15,7 +15,7 @@ from node_packages import NotInstalled
 
 def main() -> int:
     try:
-        with Azurite.start() as storage, KustoEmulator() as database:
+        with Azurite.start() as storage, KustoEmulator(storage=storage) as database:
             addresses = {"kusto": database.url, "blob": storage.blob_url, "queue": storage.queue_url}
             print(json.dumps(addresses), flush=True)
             sys.stdin.read()  # ends with whoever started this, however that ends
