@@ -37,7 +37,7 @@ SUBJECT = re.compile(r"/blobServices/default/containers/([^/]+)/blobs/(.+)", re.
 RECONCILE_EVERY = timedelta(days=1)
 MESSAGES_PER_TICK = 320
 LISTEN_SECONDS = 20  # where the queue is slow, what it still holds waits for the next tick: Dagster gives one 60 s
-BACKLOG = 1_000  # paths that a cursor remembers
+BACKLOG = 1_000  # missed exports that are remembered at once; the rest is found when they are through
 POISON_AFTER = 5  # deliveries
 
 
@@ -98,7 +98,7 @@ def listen(
     queue.delete(cursor.receipts)
     heard = Heard(cursor=EventCursor(reconciled_at=cursor.reconciled_at))
     paths = dict.fromkeys([*cursor.waiting, *cursor.backlog])
-    if cursor.is_to_reconcile(now):
+    if not cursor.backlog and cursor.is_to_reconcile(now):
         missed = [path for path in unmerged_exports(blobs, ledgers) if path not in paths]
         paths |= dict.fromkeys(missed[:BACKLOG])
         heard.cursor.reconciled_at = now if len(missed) <= BACKLOG else None
@@ -107,7 +107,7 @@ def listen(
             break
         heard.messages += len(messages)
         for message in messages:
-            paths |= dict.fromkeys(_exports_named_by(message, container, queue, heard))
+            paths |= dict.fromkeys(_hear(message, container, queue, heard))
     chosen, heard.cursor.backlog = list(paths)[:limit], list(paths)[limit:]
     there, gone = _as_they_lie(blobs, chosen)
     recorded = {(path, etag) for path in chosen for etag in ledgers.read("exports", path=path)["etag"]}
@@ -139,7 +139,7 @@ def exports_named_by(text: str, container: str) -> list[str]:
     return named
 
 
-def _exports_named_by(message: Message, container: str, queue: EventQueue, heard: Heard) -> list[str]:
+def _hear(message: Message, container: str, queue: EventQueue, heard: Heard) -> list[str]:
     try:
         named = exports_named_by(message.text, container)
     except NoEvent as error:
