@@ -366,6 +366,7 @@ def store_to_batch(results: Results, size: Callable[[int], int], large: bool) ->
     with tempfile.TemporaryDirectory() as folder:
         store = DeltaPredictionStore(Path(folder) / "log", DeltaLedgers(Path(folder) / "ledgers"))
         _write_log(store, rows, width)
+        store.compact()  # as `prediction_log` does before every selection
         strategy, source = get_strategy("badge"), Candidates(store, "digits", 1)
         scan = results.add(
             work,
@@ -377,7 +378,7 @@ def store_to_batch(results: Results, size: Callable[[int], int], large: bool) ->
         picks = results.add(work, "part: BADGE", lambda: strategy.query(pool, budget, 0))
         results.add(
             work,
-            "part: their columns",
+            "part: who is eligible",
             lambda: source.eligible(Order("margin"), limit, ["probs", "embedding", "image_uri", "image_hash"]),
         )
         results.lines.append(Line(work, BOUND, scan + picks, 0))

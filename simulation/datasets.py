@@ -132,7 +132,7 @@ def load_data(spec: str) -> LabeledData:
     """
     source, _, where = spec.partition(":")
     if source == "digits" and not where:
-        return _digits()
+        return _from_arrays("digits", ((pixels, label, False) for pixels, label in digits()))
     if source in ("cifar10", "imagefolder") and where:
         path = Path(where).expanduser()
         if not path.exists():
@@ -145,13 +145,13 @@ def load_data(spec: str) -> LabeledData:
     raise BadData(f"no data is called {spec!r}; expected one of {SOURCES}")
 
 
-def _digits() -> LabeledData:
-    """scikit-learn's 1 797 handwritten digits, 8x8. Source: UCI Optical Recognition of Handwritten Digits."""
+def digits() -> list[tuple[np.ndarray, str]]:
+    """scikit-learn's 1 797 handwritten digits as ((8, 8) uint8, label). Source: UCI Optical Recognition of Digits."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    rows = (digits.images * (255 / 16)).astype(np.uint8)
-    return _from_arrays("digits", ((row, str(label), False) for row, label in zip(rows, digits.target, strict=True)))
+    loaded = load_digits()
+    pixels = (loaded.images * (255 / 16)).astype(np.uint8)
+    return [(picture, str(label)) for picture, label in zip(pixels, loaded.target, strict=True)]
 
 
 def _from_arrays(name: str, arrays: Iterable[tuple[np.ndarray, str, bool]], *, has_test: bool = False) -> LabeledData:
