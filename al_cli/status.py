@@ -58,16 +58,16 @@ def rounds_table(rows: list[dict[str, Any]]) -> Table:
         pad_edge=False,
         header_style="bold",
     )
-    for column, justify in (
-        ("round", "right"),
-        ("strategy", "left"),
-        ("labels", "right"),
-        ("trained", "right"),
-        ("model", "right"),
-        ("accuracy", "left"),
-        ("outcome", "left"),
+    for column, justify, width in (
+        ("round", "right", 5),
+        ("strategy", "left", 0),  # what is too wide for a terminal shortens this one
+        ("labels", "right", 6),
+        ("trained", "right", 7),
+        ("model", "right", 5),
+        ("accuracy", "left", 20),
+        ("outcome", "left", 8),
     ):
-        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        table.add_column(column, justify=justify, min_width=width, no_wrap=True)  # type: ignore[arg-type]
     for row in rows:
         accuracy = row["accuracy"]
         colour = {"promoted": "green", "refused": "red"}.get(row["outcome"], "yellow")
