@@ -58,16 +58,18 @@ def rounds_table(rows: list[dict[str, Any]]) -> Table:
         pad_edge=False,
         header_style="bold",
     )
+    narrow = console.width < 90  # then the strategy is shortened, never a figure
     for column, justify, width in (
         ("round", "right", 5),
-        ("strategy", "left", 0),  # what is too wide for a terminal shortens this one
+        ("strategy", "left", 9),
         ("labels", "right", 6),
         ("trained", "right", 7),
         ("model", "right", 5),
         ("accuracy", "left", 20),
         ("outcome", "left", 8),
     ):
-        table.add_column(column, justify=justify, min_width=width, no_wrap=True)  # type: ignore[arg-type]
+        most = width if narrow else None
+        table.add_column(column, justify=justify, min_width=width, max_width=most, no_wrap=True)  # type: ignore[arg-type]
     for row in rows:
         accuracy = row["accuracy"]
         colour = {"promoted": "green", "refused": "red"}.get(row["outcome"], "yellow")
