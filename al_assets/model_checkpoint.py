@@ -103,6 +103,8 @@ def _train_and_publish(
             read_image=platform.images.read,
             output=folder,
             parent=parent if settings.training.warm_start else None,
+            key=key,
+            dataset=dataset.manifest,
         ),
         log,
     )

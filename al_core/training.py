@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from al_core.records import Preprocessing
+from al_core.records import DatasetManifest, Preprocessing
 from al_core.training_settings import TrainingSettings
 
 
@@ -32,6 +32,8 @@ class TrainingRequest:
     read_image: Callable[[str], bytes]
     output: Path  # an empty folder; the trainer leaves model.safetensors there
     parent: Path | None = None
+    key: str = ""  # `al_core.checkpoint.training_key`; a trainer that runs elsewhere finds its work again by it
+    dataset: DatasetManifest | None = None  # the published version that `train` and `validation` are the splits of
 
 
 @dataclass(frozen=True)

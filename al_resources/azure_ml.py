@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
     from azure.core.exceptions import HttpResponseError
 
-CODE = ("al_core", "al_resources", "al_serving")  # what runs remotely; Dagster stays at home
+CODE = ("al_core", "al_resources", "al_serving")  # what runs remotely; Dagster stays here
 PYTHON = "3.11"
 # what that code imports; installed here, so that the remote side gets the very same versions
 SCORING_PACKAGES = (
@@ -29,11 +29,13 @@ SCORING_PACKAGES = (
     "python-multipart", "safetensors", "starlette", "tenacity", "torch", "torchvision", "uvicorn",
 )  # fmt: skip
 TRAINING_PACKAGES = (
-    "numpy", "pillow", "polars", "pyarrow", "pydantic", "safetensors", "scikit-learn", "torch", "torchvision",
+    "dagster-pipes", "numpy", "pillow", "polars", "pyarrow", "pydantic", "safetensors", "scikit-learn", "torch",
+    "torchvision",
 )  # fmt: skip
 INFERENCE_SERVER = "azureml-inference-server-http==1.5.1"
 NAME_RULES = {
     "model": r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}",
+    "data": r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}",
     "job": r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}",
     "endpoint": r"[a-z][a-z0-9-]{1,30}[a-z0-9]",
     "deployment": r"[a-z][a-z0-9-]{1,30}[a-z0-9]",

@@ -28,6 +28,7 @@ class AzureMLSettings(BaseModel):
         pattern=NAME,
         description="the datastore whose container is this platform's blob store",
     )
+    training: Literal["job", "here"] = Field("job", description="where training.trainer runs: on `compute`, or here")
     compute: str = Field("gpu-cluster", description="compute cluster that trains")
     batch_compute: str = Field("cpu-cluster", description="compute cluster that scores in batch")
     image: str = Field(
@@ -37,7 +38,7 @@ class AzureMLSettings(BaseModel):
     environment: str = Field("", description="`name:version` of a registered environment; empty: one is built and kept")
     experiment: str = Field("active-learning", pattern=NAME, description="under which jobs are listed")
     job_minutes: float = Field(24 * 60, gt=0, description="a training that takes longer is cancelled")
-    stuck_minutes: float = Field(60, gt=0, description="a job that says nothing for so long is cancelled")
+    stuck_minutes: float = Field(60, gt=0, description="a running job that is silent for so long is cancelled")
     poll_seconds: float = Field(15, gt=0, description="how often a job is looked at")
 
     instance_type: str = Field("Standard_DS3_v2", description="machine of an online deployment")

@@ -27,6 +27,18 @@ class StoredImage:
     new: bool
 
 
+def image_path(uri: str) -> str:
+    """Where in a blob store the image behind an `image_uri` lies, wherever the store lay when that was written.
+
+    Raises:
+        FileNotFoundError: the address is none of an image store's.
+    """
+    match = _ADDRESS.search(uri)
+    if match is None:
+        raise FileNotFoundError(f"{uri!r} is no address in the image store (.../images/ab/ab....png)")
+    return match[1]
+
+
 class ImageStore:
     """Images as `images/<id[:2]>/<id>.<suffix>`; the same bytes under two names are one image."""
 
@@ -48,10 +60,7 @@ class ImageStore:
         Raises:
             FileNotFoundError: the image is gone, or the address is none of this store's.
         """
-        match = _ADDRESS.search(uri)
-        if match is None:
-            raise FileNotFoundError(f"{uri!r} is no address in the image store (.../images/ab/ab....png)")
-        return self._blobs.read(match[1])
+        return self._blobs.read(image_path(uri))
 
     def path_of(self, image_id: str) -> str:
         """Where in the blob store an image lies. Raises `FileNotFoundError`."""

@@ -84,8 +84,12 @@ class Platform:
     @cached_property
     def datasets(self) -> DatasetStore:
         """The versions of the labeled dataset."""
+        from al_resources.azure_ml_datasets import AzureMLDatasetStore
         from al_resources.datasets import DatasetStore
 
+        if self._has_workspace:
+            model = self.settings.model.name
+            return AzureMLDatasetStore(self.blobs, model, self._workspace, self.settings.azure_ml)
         return DatasetStore(self.blobs)
 
     @cached_property
@@ -135,9 +139,13 @@ class Platform:
 
     @cached_property
     def trainer(self) -> Trainer:
-        """What turns labels into a checkpoint."""
+        """What turns labels into a checkpoint: `training.trainer`, here or as a job in the workspace."""
         from al_core.training import load_trainer
+        from al_resources.training.azure_ml_job import AzureMLTrainer
 
+        if self._has_workspace and self.settings.azure_ml.training == "job":
+            model = self.settings.model.name
+            return AzureMLTrainer(self._workspace, self.blobs, self.settings.azure_ml, model)
         return load_trainer(self.settings.training.trainer)
 
     @cached_property

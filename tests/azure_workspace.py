@@ -9,11 +9,13 @@ from azure.ai.ml import MLClient
 from emulators.azure_ml import GROUP, SUBSCRIPTION, WORKSPACE, AzureML
 
 from al_resources.azure_ml import Arm, workspace_client
+from al_resources.azure_ml_datasets import AzureMLDatasetStore
 from al_resources.azure_ml_settings import AzureMLSettings
 from al_resources.endpoint.azure_ml_online import AzureMLOnlineEndpoint
 from al_resources.model_registry.azure_ml import AzureMLModelRegistry
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
+from al_resources.training.azure_ml_job import AzureMLTrainer
 
 
 @dataclass(frozen=True)
@@ -51,5 +53,7 @@ class Workspace:
         name = platform.settings.model.name
         registry = AzureMLModelRegistry(platform.blobs, name, folder / "cache", client, settings)
         endpoint = AzureMLOnlineEndpoint(client, arm, settings, model_name=name, endpoint="classifier")
-        platform.__dict__.update(registry=registry, endpoint=endpoint)
+        datasets = AzureMLDatasetStore(platform.blobs, name, client, settings)
+        trainer = AzureMLTrainer(client, platform.blobs, settings, name)
+        platform.__dict__.update(registry=registry, endpoint=endpoint, datasets=datasets, trainer=trainer)
         return cls(emulator, settings, client, arm, platform, registry, endpoint)

@@ -20,9 +20,7 @@ import os
 import random
 import re
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -97,28 +95,6 @@ PROBE = record(
     timeout=DURATION,
 )
 CODE = record(["scoringScript"], codeId=ARM_ID, scoringScript=text(minLength=1, pattern=r"[a-zA-Z0-9_]"))
-JOB_INPUT = {
-    "oneOf": [
-        record(
-            ["jobInputType", "uri"],
-            jobInputType={"enum": ["uri_file", "uri_folder", "mltable"]},
-            uri=URI,
-            mode={"enum": ["ReadOnlyMount", "ReadWriteMount", "Download", "Direct", "EvalMount", "EvalDownload"]},
-            description=text(),
-        ),
-        record(["jobInputType", "value"], jobInputType={"const": "literal"}, value=text(), description=text()),
-    ]
-}
-JOB_OUTPUT = record(
-    ["jobOutputType"],
-    jobOutputType={"enum": ["uri_file", "uri_folder", "mltable", "custom_model"]},
-    uri=URI,
-    mode={"enum": ["ReadWriteMount", "Upload", "Direct"]},
-    description=text(),
-    assetName=text(),
-    assetVersion=text(),
-)
-
 # the kind of a resource -> what its `properties` may hold
 SCHEMAS: dict[str, dict[str, Any]] = {
     "models/versions": record(
@@ -148,29 +124,6 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     ),
     # the SDK sends a number among these properties, and Azure takes it
     "codes/versions": record(**{**ASSET, "properties": {"type": "object"}}, codeUri=text(pattern="^https://.+")),
-    "jobs": record(
-        ["jobType", "command", "environmentId"],
-        **COMMON,
-        jobType={"const": "Command"},
-        command=text(minLength=1, pattern=r"[a-zA-Z0-9_]"),
-        environmentId=ARM_ID,
-        codeId=ARM_ID,
-        componentId=ARM_ID,
-        computeId=text(),
-        displayName=text(),
-        experimentName=text(),
-        environmentVariables=TEXTS,
-        identity={"type": "object"},
-        inputs={"type": "object", "additionalProperties": JOB_INPUT},
-        outputs={"type": "object", "additionalProperties": JOB_OUTPUT},
-        isArchived={"type": "boolean"},
-        limits=record(["jobLimitsType"], jobLimitsType={"const": "Command"}, timeout=DURATION),
-        resources={"type": "object"},
-        services={"type": "object"},
-        distribution={"type": "object"},
-        queueSettings={"type": "object"},
-        notificationSetting={"type": "object"},
-    ),
     "onlineEndpoints": record(
         ["authMode"],
         description=text(),
@@ -261,15 +214,17 @@ class AzureML:
     """The emulated workspace. `container` is the folder behind its blob store."""
 
     def __init__(self) -> None:
+        from emulators.azure_ml_jobs import Jobs
+
         self._lock = threading.RLock()
-        self._jobs: dict[str, subprocess.Popen[bytes]] = {}
+        self.jobs = Jobs(self)
         self._scratch = Path(tempfile.mkdtemp(prefix="azure-ml-"))
         self.reset(self._scratch / "nothing")
 
     def reset(self, container: Path, *, keep_code: bool = False) -> None:
         """An empty workspace whose blob store is the folder `container`; uploads of code may stay, to save time."""
         code = {key: value for key, value in getattr(self, "resources", {}).items() if "/codes/" in key}
-        self._kill_jobs()
+        self.jobs.kill_all()
         if not keep_code:
             code = {}
             shutil.rmtree(self._scratch, ignore_errors=True)
@@ -294,14 +249,8 @@ class AzureML:
 
     def close(self) -> None:
         """End what still runs."""
-        self._kill_jobs()
+        self.jobs.kill_all()
         shutil.rmtree(self._scratch, ignore_errors=True)
-
-    def _kill_jobs(self) -> None:
-        for process in self._jobs.values():
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-        self._jobs.clear()
 
     def get(self, path: str) -> dict[str, Any] | None:
         """A resource by its path below the workspace."""
@@ -473,7 +422,7 @@ class AzureML:
             if not list((self._path(properties["modelUri"])).rglob("*")):
                 raise ArmError(400, "UserError", f"there is nothing at {properties['modelUri']}")
         if kind == "jobs":
-            return self._submit(path, name, resource, created)
+            return self.jobs.submit(path, name, resource, created)
         if "Endpoints" in kind:
             return self._put_endpoint(kind, parts, resource, created)
         properties["provisioningState"] = "Succeeded"
@@ -602,54 +551,10 @@ class AzureML:
             lines = self._logs.get(f"{parts[1]}/{parts[3]}", [])
             return JSONResponse({"content": "\n".join(lines[-content.get("tail", 100) :])})
         if action == "cancel":
-            return self._cancel(parts[1], resource)
+            return self.jobs.cancel(parts[1], resource)
         raise ArmError(404, "ResourceNotFound", f"{action} is not emulated")
 
     # ------------------------------------------------------------------ jobs
-
-    def _submit(self, path: str, name: str, resource: dict[str, Any], created: bool) -> Response:
-        if not created:
-            raise ArmError(409, "UserError", f"job {name} exists and cannot be changed")
-        properties = resource["properties"]
-        properties.update(status="Starting", services={})
-        self.resources[path.lower()] = resource
-        threading.Thread(target=self._run_job, args=(name, properties), daemon=True).start()
-        return JSONResponse(resource, 201)
-
-    def _run_job(self, name: str, properties: dict[str, Any]) -> None:
-        folder = self._scratch / name
-        code = self._existing(properties["codeId"].removeprefix("azureml:")[len(ROOT) + 1 :])
-        shutil.copytree(self._path(code["properties"]["codeUri"]), folder)
-        command = properties["command"]
-        for group in ("inputs", "outputs"):
-            for key, value in properties.get(group, {}).items():
-                place = value.get("value") if "value" in value else str(self._path(value["uri"]))
-                if group == "outputs":
-                    Path(place).mkdir(parents=True, exist_ok=True)
-                command = command.replace(f"${{{{{group}.{key}}}}}", place)
-        command = re.sub(r"^python\b", sys.executable, command)
-        environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "OMP_NUM_THREADS": "1"}
-        environment |= properties.get("environmentVariables", {})
-        process = subprocess.Popen(
-            command, shell=True, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
-        self._jobs[name] = process
-        properties["status"] = "Running"
-        output, _ = process.communicate()
-        self._logs[name] = output.decode(errors="replace").splitlines()
-        if properties["status"] != "CancelRequested":
-            properties["status"] = "Completed" if process.returncode == 0 else "Failed"
-        else:
-            properties["status"] = "Canceled"
-
-    def _cancel(self, name: str, resource: dict[str, Any]) -> Response:
-        if resource["properties"]["status"] in ("Completed", "Failed", "Canceled"):
-            raise ArmError(400, "UserError", f"job {name} is over")
-        resource["properties"]["status"] = "CancelRequested"
-        if (process := self._jobs.get(name)) is not None and process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-        return self._begin(None, 202)
 
     def log_of(self, name: str) -> list[str]:
         """What a job or deployment printed."""

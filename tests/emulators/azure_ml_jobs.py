@@ -1,0 +1,183 @@
+"""Jobs of the emulated workspace: the submitted command runs for real, in a process of its own.
+
+Inputs and outputs are what they are in Azure: registered assets and datastore paths become folders, an output of
+mode `Upload` is only there once the command has ended well, a mounted one while it runs. The environment is not
+built: commands run with this interpreter, on the uploaded code alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from emulators.azure_ml import (
+    ARM_ID,
+    COMMON,
+    DURATION,
+    ROOT,
+    SCHEMAS,
+    TEXTS,
+    URI,
+    ArmError,
+    AzureML,
+    record,
+    text,
+)
+from starlette.responses import JSONResponse, Response
+
+OVER = ("Completed", "Failed", "Canceled")
+
+# specification/machinelearningservices: JobBase, CommandJob, JobInput and JobOutput with their kinds
+SOURCE = {"anyOf": [URI, ARM_ID]}
+MODES = ["ReadOnlyMount", "ReadWriteMount", "Download", "Direct", "EvalMount", "EvalDownload"]
+JOB_INPUT = {
+    "oneOf": [
+        record(
+            ["jobInputType", "uri"],
+            jobInputType={"enum": ["uri_file", "uri_folder", "mltable", "custom_model", "mlflow_model"]},
+            uri=SOURCE,
+            mode={"enum": MODES},
+            description=text(),
+        ),
+        record(["jobInputType", "value"], jobInputType={"const": "literal"}, value=text(), description=text()),
+    ]
+}
+JOB_OUTPUT = record(
+    ["jobOutputType"],
+    jobOutputType={"enum": ["uri_file", "uri_folder", "mltable", "custom_model"]},
+    uri=URI,
+    mode={"enum": ["ReadWriteMount", "Upload", "Direct"]},
+    description=text(),
+    assetName=text(),
+    assetVersion=text(),
+)
+ANY_JOB = {
+    **COMMON,
+    "componentId": ARM_ID,
+    "computeId": ARM_ID,
+    "displayName": text(),
+    "experimentName": text(),
+    "identity": {"type": "object"},
+    "isArchived": {"type": "boolean"},
+    "notificationSetting": {"type": "object"},
+    "services": {"type": "object"},
+    "environmentVariables": TEXTS,
+    "outputs": {"type": "object", "additionalProperties": JOB_OUTPUT},
+    "queueSettings": {"type": "object"},
+    "resources": {"type": "object"},
+}
+COMMAND_JOB = record(
+    ["jobType", "command", "environmentId"],
+    **ANY_JOB,
+    jobType={"const": "Command"},
+    command=text(minLength=1, pattern=r"[a-zA-Z0-9_]"),
+    environmentId=ARM_ID,
+    codeId=ARM_ID,
+    inputs={"type": "object", "additionalProperties": JOB_INPUT},
+    limits=record(["jobLimitsType"], jobLimitsType={"const": "Command"}, timeout=DURATION),
+    distribution={"type": "object"},
+)
+SCHEMAS["jobs"] = COMMAND_JOB
+
+
+class Jobs:
+    """What was submitted, as processes."""
+
+    def __init__(self, workspace: AzureML) -> None:
+        self._workspace = workspace
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def submit(self, path: str, name: str, resource: dict[str, Any], created: bool) -> Response:
+        if not created:
+            raise ArmError(409, "UserError", f"job {name} exists and cannot be changed")
+        properties = resource["properties"]
+        for value in properties.get("inputs", {}).values():
+            self._place(value)  # an asset that is not there is refused now
+        studio = {"jobServiceType": "Studio", "endpoint": f"https://ml.azure.com/runs/{name}"}
+        properties.update(status="Starting", services={"Studio": studio})
+        self._workspace.resources[path.lower()] = resource
+        threading.Thread(target=self._run, args=(name, properties), daemon=True).start()
+        return JSONResponse(resource, 201)
+
+    def cancel(self, name: str, resource: dict[str, Any]) -> Response:
+        if resource["properties"]["status"] in OVER:
+            raise ArmError(400, "UserError", f"job {name} is over")
+        resource["properties"]["status"] = "CancelRequested"
+        self._end(name, signal.SIGTERM)
+        return self._workspace._begin(None, 202)
+
+    def kill(self, name: str) -> None:
+        """As if the machine had run out of memory."""
+        self._end(name, signal.SIGKILL)
+
+    def kill_all(self) -> None:
+        for name in list(self._processes):
+            self.kill(name)
+        self._processes.clear()
+
+    def _end(self, name: str, how: signal.Signals) -> None:
+        process = self._processes.get(name)
+        if process is not None and process.poll() is None:
+            os.killpg(process.pid, how)
+
+    def _run(self, name: str, properties: dict[str, Any]) -> None:
+        folder = self._workspace._scratch / name
+        code = self._resource(properties["codeId"])
+        shutil.copytree(self._workspace._path(code["properties"]["codeUri"]), folder / "code")
+        command = properties["command"]
+        for key, value in properties.get("inputs", {}).items():
+            command = command.replace(f"${{{{inputs.{key}}}}}", self._place(value))
+        uploads: dict[Path, Path] = {}
+        for key, value in properties.get("outputs", {}).items():
+            place = self._workspace._path(value["uri"])
+            if value["mode"] == "Upload":
+                uploads[folder / key] = place
+                place = folder / key
+            place.mkdir(parents=True, exist_ok=True)
+            command = command.replace(f"${{{{outputs.{key}}}}}", str(place))
+        environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            re.sub(r"^python\b", sys.executable, command),
+            shell=True,
+            cwd=folder / "code",
+            env=environment | properties.get("environmentVariables", {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._processes[name] = process
+        if properties["status"] == "CancelRequested":  # while the machine was got ready
+            self._end(name, signal.SIGTERM)
+        else:
+            properties["status"] = "Running"
+        output, _ = process.communicate()
+        self._workspace._logs[name] = output.decode(errors="replace").splitlines()
+        for local, place in uploads.items():
+            shutil.copytree(local, place, dirs_exist_ok=True)
+        if properties["status"] == "CancelRequested":
+            properties["status"] = "Canceled"
+        else:
+            properties["status"] = "Completed" if process.returncode == 0 else "Failed"
+
+    def _place(self, value: dict[str, Any]) -> str:
+        """What stands in the command for an input."""
+        if "value" in value:
+            return str(value["value"])
+        uri = value["uri"]
+        if "/providers/" in uri:
+            properties = self._resource(uri)["properties"]
+            uri = properties.get("dataUri") or properties["modelUri"]
+        place = self._workspace._path(uri)
+        if not place.exists():
+            raise ArmError(400, "UserError", f"there is nothing at {uri}")
+        return str(place)
+
+    def _resource(self, arm_id: str) -> dict[str, Any]:
+        return self._workspace._existing(arm_id.removeprefix("azureml:")[len(ROOT) + 1 :])
