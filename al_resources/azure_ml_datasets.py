@@ -16,19 +16,20 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from al_resources.azure_ml import checked_name, datastore_uri, explained
+from al_resources.azure_ml import checked_name, datastore_uri
 from al_resources.datasets import FOLDER, DatasetStore
 from al_resources.image_store import image_path
 
 if TYPE_CHECKING:
-    from azure.ai.ml import MLClient
-
     from al_core.dataset import Dataset, Split
     from al_core.records import DatasetManifest
     from al_core.training import LabeledImage
+    from al_resources.azure_ml import Arm
     from al_resources.azure_ml_settings import AzureMLSettings
     from al_resources.blob_store import BlobStore
 
+DATA_API = "2023-04-01"
+LONGEST_TAG = 256
 IMAGES_FILE = "images.jsonl"
 TABLES: tuple[Split, ...] = ("train", "validation", "holdout")
 LABEL_COLUMN = "label"
@@ -53,9 +54,9 @@ class AzureMLDatasetStore(DatasetStore):
     the rest to whoever publishes it again, or asks for a round's dataset.
     """
 
-    def __init__(self, blobs: BlobStore, model_name: str, client: MLClient, settings: AzureMLSettings) -> None:
+    def __init__(self, blobs: BlobStore, model_name: str, arm: Arm, settings: AzureMLSettings) -> None:
         super().__init__(blobs)
-        self._client = client
+        self._arm = arm
         self._settings = settings
         self._names = {split: checked_name("data", f"{model_name}-{split}") for split in TABLES}
         self._entered: set[str] = set()
@@ -85,36 +86,31 @@ class AzureMLDatasetStore(DatasetStore):
         self._entered.add(manifest.version)
 
     def _register(self, split: Split, manifest: DatasetManifest, images: int) -> None:
-        from azure.ai.ml.constants import AssetTypes
-        from azure.ai.ml.entities import Data
-        from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+        """By plain REST: the SDK downloads a schema from the internet first, and reads the table back.
 
-        name, version = self._names[split], str(manifest.sequence)
-        try:
-            self._client.data.get(name, version)
-            return
-        except ResourceNotFoundError:
-            pass
-        except HttpResponseError as error:
-            raise explained(error, f"looking for data asset {name}:{version}") from error
-        asset = Data(
-            name=name,
-            version=version,
-            type=AssetTypes.MLTABLE,
-            path=datastore_uri(self._settings, table_folder(manifest, split)),
-            tags={
-                "dataset": manifest.version,
-                "parent": manifest.parent or "",
-                "round": str(manifest.round),
-                "images": str(images),
-                "classes": ", ".join(manifest.classes)[:256],
+        The same request again changes nothing, and a version that says something else is refused by Azure.
+        """
+        name = self._names[split]
+        self._arm.call(
+            "PUT",
+            f"data/{name}/versions/{manifest.sequence}",
+            what=f"registering data asset {name}:{manifest.sequence}",
+            params={"api-version": DATA_API},
+            body={
+                "properties": {
+                    "dataType": "mltable",
+                    "dataUri": datastore_uri(self._settings, table_folder(manifest, split)),
+                    "referencedUris": [f"./{IMAGES_FILE}"],
+                    "tags": {
+                        "dataset": manifest.version,
+                        "parent": manifest.parent or "",
+                        "round": str(manifest.round),
+                        "images": str(images),
+                        "classes": ", ".join(manifest.classes)[:LONGEST_TAG],
+                    },
+                }
             },
-            skip_validation=True,  # else the SDK downloads a schema from the internet first
         )
-        try:
-            self._client.data.create_or_update(asset)
-        except HttpResponseError as error:
-            raise explained(error, f"registering data asset {name}:{version}") from error
 
 
 def table_folder(manifest: DatasetManifest, split: Split) -> str:

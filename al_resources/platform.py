@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from azure.ai.ml import MLClient
 
     from al_core.training import Trainer
+    from al_resources.azure_ml import Arm
     from al_resources.blob_store import BlobStore
     from al_resources.datasets import DatasetStore
     from al_resources.endpoint import Endpoint
@@ -89,7 +90,7 @@ class Platform:
 
         if self._has_workspace:
             model = self.settings.model.name
-            return AzureMLDatasetStore(self.blobs, model, self._workspace, self.settings.azure_ml)
+            return AzureMLDatasetStore(self.blobs, model, self._arm, self.settings.azure_ml)
         return DatasetStore(self.blobs)
 
     @cached_property
@@ -109,12 +110,11 @@ class Platform:
         from al_resources.endpoint.local import LocalEndpoint
 
         if self._has_workspace:
-            from al_resources.azure_ml import Arm
             from al_resources.endpoint.azure_ml_online import AzureMLOnlineEndpoint
 
             return AzureMLOnlineEndpoint(
                 self._workspace,
-                Arm(self.settings.azure_ml),
+                self._arm,
                 self.settings.azure_ml,
                 model_name=self.settings.model.name,
                 endpoint=self.settings.deployment.endpoint,
@@ -172,6 +172,12 @@ class Platform:
         from al_resources.azure_ml import workspace_client
 
         return workspace_client(self.settings.azure_ml)
+
+    @cached_property
+    def _arm(self) -> Arm:
+        from al_resources.azure_ml import Arm
+
+        return Arm(self.settings.azure_ml)
 
     def unlabeled_candidates(self) -> int:
         """How many selected images have no label yet."""

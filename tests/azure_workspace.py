@@ -53,7 +53,7 @@ class Workspace:
         name = platform.settings.model.name
         registry = AzureMLModelRegistry(platform.blobs, name, folder / "cache", client, settings)
         endpoint = AzureMLOnlineEndpoint(client, arm, settings, model_name=name, endpoint="classifier")
-        datasets = AzureMLDatasetStore(platform.blobs, name, client, settings)
+        datasets = AzureMLDatasetStore(platform.blobs, name, arm, settings)
         trainer = AzureMLTrainer(client, platform.blobs, settings, name)
         platform.__dict__.update(registry=registry, endpoint=endpoint, datasets=datasets, trainer=trainer)
         return cls(emulator, settings, client, arm, platform, registry, endpoint)
