@@ -191,7 +191,10 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Fault:
-    """The next `times` requests that fit are answered with `status`; `method` and `path` are patterns."""
+    """The next `times` requests that fit are answered with `status`; `method` and `path` are patterns.
+
+    With `takes_effect` they are done all the same: only the answer gets lost.
+    """
 
     method: str
     path: str
@@ -200,6 +203,7 @@ class Fault:
     code: str = "Injected"
     message: str = "an injected fault"
     headers: dict[str, str] = field(default_factory=dict)
+    takes_effect: bool = False
 
 
 class ArmError(Exception):
@@ -276,6 +280,8 @@ class AzureML:
         for fault in self.faults:
             if fault.times and re.search(fault.method, request.method) and re.search(fault.path, path):
                 fault.times -= 1
+                if fault.takes_effect:
+                    self._manage(request, path, content)
                 return _error(fault.status, fault.code, fault.message, fault.headers)
         try:
             with self._lock:

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ class Jobs:
     def __init__(self, workspace: AzureML) -> None:
         self._workspace = workspace
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment: dict[str, str] = {}  # of every command, as an image may set it
 
     def submit(self, path: str, name: str, resource: dict[str, Any], created: bool) -> Response:
         if not created:
@@ -128,7 +130,7 @@ class Jobs:
             os.killpg(process.pid, how)
 
     def _run(self, name: str, properties: dict[str, Any]) -> None:
-        folder = self._workspace._scratch / name
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._workspace._scratch))
         code = self._resource(properties["codeId"])
         shutil.copytree(self._workspace._path(code["properties"]["codeUri"]), folder / "code")
         command = properties["command"]
@@ -143,6 +145,7 @@ class Jobs:
             place.mkdir(parents=True, exist_ok=True)
             command = command.replace(f"${{{{outputs.{key}}}}}", str(place))
         environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "OMP_NUM_THREADS": "1"}
+        environment |= self.environment
         process = subprocess.Popen(
             re.sub(r"^python\b", sys.executable, command),
             shell=True,

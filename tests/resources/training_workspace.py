@@ -74,7 +74,9 @@ class TrainingBench:
     folder: Path
     lines: list[str] = field(default_factory=list)
 
-    def request(self, dataset: Dataset, *, parent: Path | None = None, key: str = "", **changes: Any) -> TrainingRequest:
+    def request(
+        self, dataset: Dataset, *, parent: Path | None = None, key: str = "", **changes: Any
+    ) -> TrainingRequest:
         """A training of that dataset; `changes` are to the settings."""
         wanted = TrainingSettings(**SMALL | changes)
         output = self.folder / f"output-{time.monotonic_ns()}"
