@@ -141,12 +141,16 @@ class Platform:
     def trainer(self) -> Trainer:
         """What turns labels into a checkpoint: `training.trainer`, here or as a job in the workspace."""
         from al_core.training import load_trainer
-        from al_resources.training.azure_ml_job import AzureMLTrainer
+        from al_resources.training import azure_ml_automl, azure_ml_job
 
-        if self._has_workspace and self.settings.azure_ml.training == "job":
-            model = self.settings.model.name
-            return AzureMLTrainer(self._workspace, self.blobs, self.settings.azure_ml, model)
-        return load_trainer(self.settings.training.trainer)
+        wanted, azure_ml = self.settings.training.trainer, self.settings.azure_ml
+        by_automl = wanted == azure_ml_automl.TRAINER
+        if by_automl and not self._has_workspace:
+            raise SettingsError(f"training.trainer = {wanted!r} needs profile = 'azure' and azure_ml.workspace")
+        if by_automl or (self._has_workspace and azure_ml.training == "job"):
+            trainer = azure_ml_automl.AutoMLTrainer if by_automl else azure_ml_job.AzureMLTrainer
+            return trainer(self._workspace, self.blobs, azure_ml, self.settings.model.name)
+        return load_trainer(wanted)
 
     @cached_property
     def events(self) -> EventQueue:

@@ -68,20 +68,46 @@ class AzureMLTrainer:
         """
         dataset = checked_dataset(request, self._blobs, self._settings)
         _check_trainer(request.settings.trainer, self._settings)
+        inputs = {
+            "images": images_of(self._settings),
+            **tables_of(request, dataset, self._model_name),
+            **_parent_of(request),
+        }
+        return self._run(request, dataset, inputs, entry=ENTRY, compute=self._settings.compute, report=report)
+
+    def _run(
+        self,
+        request: TrainingRequest,
+        dataset: DatasetManifest,
+        inputs: dict[str, Input],
+        *,
+        entry: str,
+        compute: str,
+        report: Callable[[str], None],
+    ) -> TrainingResult:
+        """Follow the job that runs the module `entry`, and bring what it made."""
         with tempfile.TemporaryDirectory(prefix="al-code-") as scratch:
             name, inbox = self._runner.run(
                 f"{self._model_name}-{request.key}",
-                job=partial(self._job, request, dataset, Path(scratch)),
+                job=partial(self._job, request, dataset, inputs, entry, compute, Path(scratch)),
                 inbox=lambda name: PipesInbox(self._blobs, name, report),
                 report=report,
             )
         assert inbox.result is not None  # or the runner had raised
-        weights = self._weights(name, inbox.result, request.output)
-        result = inbox.result.at(weights)
+        result = inbox.result.at(self._weights(name, inbox.result, request.output))
         result.log["azure_ml_job"] = name
         return result
 
-    def _job(self, request: TrainingRequest, dataset: DatasetManifest, scratch: Path, name: str) -> Command:
+    def _job(
+        self,
+        request: TrainingRequest,
+        dataset: DatasetManifest,
+        inputs: dict[str, Input],
+        entry: str,
+        compute: str,
+        scratch: Path,
+        name: str,
+    ) -> Command:
         from azure.ai.ml import Input, command
 
         from al_resources.training.job import RemoteRequest
@@ -90,34 +116,22 @@ class AzureMLTrainer:
         self._blobs.write(f"{folder_of(name)}/request.json", remote.model_dump_json().encode())
         inputs = {
             "request": Input(type="uri_file", path=self._uri(name, "request.json"), mode="download"),
-            "images": Input(type="uri_folder", path=datastore_uri(self._settings, f"{IMAGES}/"), mode="ro_mount"),
-            **tables_of(request, dataset, self._model_name),
+            **inputs,
         }
-        if request.parent is not None:
-            parent = read_manifest(request.parent)
-            inputs["parent"] = Input(
-                type="custom_model", path=f"azureml:{parent.name}:{parent.version}", mode="download"
-            )
-        outputs = {"checkpoint": self._output(name, "checkpoint", "upload"), "messages": self._output(name, "messages")}
+        outputs = {"output": self._output(name, "checkpoint", "upload"), "messages": self._output(name, "messages")}
         arguments = [f"--{key} ${{{{inputs.{key}}}}}" for key in inputs]
+        arguments += [f"--{key} ${{{{outputs.{key}}}}}" for key in outputs]
         job = command(
             name=name,
             display_name=f"{self._model_name} on dataset {dataset.sequence}",
             experiment_name=self._settings.experiment,
-            command=" ".join(
-                [
-                    f"python -m {ENTRY}",
-                    *arguments,
-                    "--output ${{outputs.checkpoint}}",
-                    "--messages ${{outputs.messages}}",
-                ]
-            ),
+            command=" ".join([f"python -m {entry}", *arguments]),
             code=str(code_snapshot(scratch)),
             environment=environment_of(self._settings, "training"),
-            compute=self._settings.compute,
+            compute=compute,
             inputs=inputs,
             outputs=outputs,
-            tags={"training_key": request.key, "dataset": dataset.version, "round": str(dataset.round)},
+            tags=tags_of(request, dataset),
         )
         job.set_limits(timeout=round(60 * self._settings.job_minutes))
         return job
@@ -220,6 +234,27 @@ def tables_of(request: TrainingRequest, dataset: DatasetManifest, model_name: st
         for split in TRAINED_ON
         if getattr(request, split)
     }
+
+
+def images_of(settings: AzureMLSettings) -> Input:
+    """All images of the platform, mounted: only those that are read travel."""
+    from azure.ai.ml import Input
+
+    return Input(type="uri_folder", path=datastore_uri(settings, f"{IMAGES}/"), mode="ro_mount")
+
+
+def tags_of(request: TrainingRequest, dataset: DatasetManifest) -> dict[str, str]:
+    """What people search a job by."""
+    return {"training_key": request.key, "dataset": dataset.version, "round": str(dataset.round)}
+
+
+def _parent_of(request: TrainingRequest) -> dict[str, Input]:
+    from azure.ai.ml import Input
+
+    if request.parent is None:
+        return {}
+    parent = read_manifest(request.parent)
+    return {"parent": Input(type="custom_model", path=f"azureml:{parent.name}:{parent.version}", mode="download")}
 
 
 def _check_trainer(trainer: str, settings: AzureMLSettings) -> None:

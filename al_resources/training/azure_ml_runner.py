@@ -95,6 +95,10 @@ class JobRunner:
             raise
         return full, told
 
+    def tags(self, name: str) -> dict[str, str]:
+        """What a job is tagged with. Raises `WorkspaceError`."""
+        return self._patiently(name, lambda: self._client.jobs.get(name).tags or {})
+
     def _attempt(self, name: str, inbox: Callable[[str], Inbox]) -> tuple[str, str | None]:
         """The job to go on with and its status, None where it has to be submitted."""
         for number in range(1, ATTEMPTS + 1):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,14 +116,16 @@ def open_pipes(folder: Path) -> PipesContext:
     return PipesContext(PipesMappingParamsLoader(parameters), PipesDefaultContextLoader(), _FolderWriter())
 
 
-def train(given: argparse.Namespace, request: RemoteRequest, report: Callable[[str], None]) -> RemoteResult:
+Work = Callable[[argparse.Namespace, RemoteRequest, Callable[[str], None]], TrainingResult]
+
+
+def train(given: argparse.Namespace, request: RemoteRequest, report: Callable[[str], None]) -> TrainingResult:
     """Train on the files that the arguments name. Raises what the trainer raises."""
-    given.output.mkdir(parents=True, exist_ok=True)
 
     def read_image(uri: str) -> bytes:
         return (given.images / image_path(uri).removeprefix(f"{IMAGES}/")).read_bytes()
 
-    result = load_trainer(request.settings.trainer).fit(
+    return load_trainer(request.settings.trainer).fit(
         TrainingRequest(
             train=_images_of(given.train),
             validation=_images_of(given.validation),
@@ -136,25 +138,16 @@ def train(given: argparse.Namespace, request: RemoteRequest, report: Callable[[s
         ),
         report,
     )
-    expected = given.output / WEIGHTS_FILE
-    if result.weights != expected:
-        raise ValueError(f"{request.settings.trainer} left its weights at {result.weights}; expected {expected}")
-    return RemoteResult(
-        weights_sha256=sha256_of(result.weights),
-        architecture=result.architecture,
-        classes=result.classes,
-        preprocessing=result.preprocessing,
-        temperature=result.temperature,
-        log=result.log,
-    )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point of the job; an error is reported and raised."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("request", "train", "images", "output", "messages"):
+def run(
+    arguments: list[str] | None, description: str, needed: Sequence[str], optional: Sequence[str], work: Work
+) -> int:
+    """Do the `work` of a job and report what came of it; an error is reported, too, and raised."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("request", *needed, "output", "messages"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    for name in ("validation", "parent"):
+    for name in optional:
         parser.add_argument(f"--{name}", type=Path)
     given = parser.parse_args(arguments)
     with open_pipes(given.messages) as pipes:
@@ -163,12 +156,29 @@ def main(arguments: list[str] | None = None) -> int:
             print(line, flush=True)  # for whoever looks at the job itself
             pipes.log.info(line)
 
-        result = train(given, RemoteRequest.model_validate_json(given.request.read_bytes()), report)
+        given.output.mkdir(parents=True, exist_ok=True)
+        result = work(given, RemoteRequest.model_validate_json(given.request.read_bytes()), report)
+        expected = given.output / WEIGHTS_FILE
+        if result.weights != expected:
+            raise ValueError(f"the trainer left its weights at {result.weights}; expected {expected}")
+        facts = RemoteResult(
+            weights_sha256=sha256_of(result.weights),
+            architecture=result.architecture,
+            classes=result.classes,
+            preprocessing=result.preprocessing,
+            temperature=result.temperature,
+            log=result.log,
+        )
         pipes.report_asset_materialization(
-            metadata={RESULT: {"raw_value": result.model_dump(mode="json"), "type": "json"}},
-            data_version=result.weights_sha256[:16],
+            metadata={RESULT: {"raw_value": facts.model_dump(mode="json"), "type": "json"}},
+            data_version=facts.weights_sha256[:16],
         )
     return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of the job."""
+    return run(arguments, __doc__ or "", ("train", "images"), ("validation", "parent"), train)
 
 
 def _images_of(table: Path | None) -> list[LabeledImage]:

@@ -21,7 +21,6 @@ import random
 import re
 import shutil
 import socket
-import sys
 import tempfile
 import threading
 import time

@@ -147,7 +147,7 @@ def test_a_job_is_given_the_registered_dataset_and_trains_what_it_holds(bench: B
         "validation": "/data/classifier-validation/versions/1",
     }
     assert {key: value["mode"] for key, value in properties["outputs"].items()} == {
-        "checkpoint": "Upload",
+        "output": "Upload",
         "messages": "ReadWriteMount",
     }
     assert properties["command"].startswith("python -m al_resources.training.job --request ")
@@ -285,7 +285,7 @@ def test_a_job_that_dies_without_a_word_points_to_its_log(bench: Bench):
 
 
 def test_a_job_that_is_cancelled_there_is_an_error_here(bench: Bench):
-    bench.when_it_trains(lambda name: bench.workspace.client.jobs.begin_cancel(name))
+    bench.when_it_trains(bench.workspace.client.jobs.begin_cancel)
     with pytest.raises(JobFailed, match="is Cancel"):
         bench.trainer.fit(bench.job(LONG), bench.report)
 
@@ -361,7 +361,7 @@ def test_cancelling_the_run_cancels_the_job_and_the_step_fails(bench: Bench):
         assert run.status in (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
         assert "STEP_FAILURE" in events
         assert "ASSET_MATERIALIZATION" not in events
-        assert any("training begins" in entry.user_message for entry in instance.all_logs(run.run_id))
+        assert any("training begins" in entry.user_message for entry in logs)
     assert bench.comes_to(bench.submitted[0], "Canceled")
     assert bench.platform.registry.versions() == []
 

@@ -89,7 +89,7 @@ class TrainingBench:
             read_image=self.platform.images.read,
             output=output,
             parent=parent,
-            key=key or training_key(dataset.manifest.version, 1 if parent else None, wanted, "test"),
+            key=training_key(dataset.manifest.version, 1 if parent else None, wanted, "test"),
             dataset=dataset.manifest,
         )
 

@@ -1,0 +1,123 @@
+"""AutoML for images as a trainer: what it is asked, and that its network becomes a checkpoint of this platform."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from azure_workspace import Workspace
+from emulators.azure_ml import ROOT
+from safetensors.torch import load_file
+from torchvision import models
+from training_workspace import CLASSES, TrainingBench, publish_dataset
+
+from al_core.checkpoint import sha256_of
+from al_core.networks import build_network, load_state
+from al_core.records import ModelManifest, utc_now
+from al_core.training import TrainingRequest
+from al_resources.platform import Platform
+from al_resources.settings import Settings, SettingsError
+from al_resources.training.automl_job import NETWORKS, renamed
+from al_resources.training.azure_ml_automl import TRAINER, AutoMLTrainer
+
+SMALLEST = {"architecture": "mobilenet_v2", "image_size": 32, "channels": 3, "trainer": TRAINER}
+
+
+@pytest.fixture
+def bench(workspace: Workspace, tmp_path: Path) -> TrainingBench:
+    trainer = AutoMLTrainer(workspace.client, workspace.platform.blobs, workspace.settings, "classifier")
+    return TrainingBench(workspace.platform, trainer, tmp_path)
+
+
+def asked(workspace: Workspace) -> list[dict[str, Any]]:
+    bodies = [body for verb, path, _, body in workspace.emulator.requests if verb == "PUT" and "/jobs/" in path]
+    return [body["properties"] for body in bodies]
+
+
+def registered(platform: Platform, request: TrainingRequest, result: Any) -> Path:
+    manifest = ModelManifest(
+        name="classifier",
+        version=0,
+        architecture=result.architecture,
+        classes=result.classes,
+        preprocessing=result.preprocessing,
+        dataset_version="d",
+        training_key=request.key,
+        training_log=result.log,
+        code_version="test",
+        labels=1,
+        created_at=utc_now(),
+        weights_sha256=sha256_of(result.weights),
+    )
+    return platform.registry.fetch(platform.registry.register(result.weights, manifest).version)
+
+
+@pytest.mark.live
+def test_automl_trains_on_the_registered_dataset_and_goes_on_from_its_own_run(
+    bench: TrainingBench, workspace: Workspace
+):
+    first = bench.request(publish_dataset(bench.platform), **SMALLEST)
+    result = bench.trainer.fit(first, bench.report)
+    assert result.classes == CLASSES
+    assert result.log["automl_run"] == f"classifier-{first.key}-automl-1_HD_0"
+    automl, conversion = asked(workspace)
+    task = automl["taskDetails"]
+    assert task["trainingData"]["uri"] == f"{ROOT}/data/classifier-train/versions/1"
+    assert task["validationData"]["uri"] == f"{ROOT}/data/classifier-validation/versions/1"
+    assert task["targetColumnName"] == "label"
+    assert task["limitSettings"]["maxTrials"] == 1
+    assert task["modelSettings"]["modelName"] == "mobilenetv2"
+    assert "checkpointRunId" not in task["modelSettings"]
+    assert conversion["computeId"].endswith("/computes/cpu-cluster")
+    network = build_network("mobilenet_v2", classes=2, size=32, channels=3)
+    load_state(network, load_file(result.weights), "what AutoML left")
+
+    parent = registered(bench.platform, first, result)
+    second = bench.request(publish_dataset(bench.platform, sequence=2), parent=parent, **SMALLEST)
+    bench.trainer.fit(second, bench.report)
+    assert asked(workspace)[2]["taskDetails"]["modelSettings"]["checkpointRunId"] == result.log["automl_run"]
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v2"])
+def test_its_network_answers_the_same_under_our_names_with_the_classes_in_our_order(architecture: str):
+    torch.manual_seed(0)
+    theirs = models.get_model(architecture, num_classes=2).eval()
+    ours = build_network(architecture, classes=3, size=32, channels=3).eval()
+    head = NETWORKS[architecture][1]
+    load_state(ours, renamed(theirs.state_dict(), head, ["b", "a"], ["a", "unseen", "b"]), "AutoML's")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected, found = theirs(images), ours(images)
+    assert torch.allclose(found[:, [2, 0]], expected, atol=1e-5)
+    assert (found[:, 1] < expected.min()).all()
+
+
+def test_a_label_that_is_no_class_is_refused():
+    state = models.resnet18(num_classes=1).state_dict()
+    with pytest.raises(ValueError, match=r"trained on \['cat'\], not among the classes \['dog'\]"):
+        renamed(state, "fc", ["cat"], ["dog"])
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"architecture": "vit_b_16"}, "cannot be taken over; choose one of resnet18"),
+        ({"channels": 1}, "set it to 3"),
+        ({"frozen": True}, "set it to false"),
+    ],
+)
+def test_what_automl_cannot_follow_is_refused_before_any_call(
+    bench: TrainingBench, workspace: Workspace, change: dict[str, Any], problem: str
+):
+    request = bench.request(publish_dataset(bench.platform), **{**SMALLEST, **change})
+    with pytest.raises(ValueError, match=problem):
+        bench.trainer.fit(request, bench.report)
+    assert asked(workspace) == []
+
+
+def test_automl_without_a_workspace_says_what_is_missing(tmp_path: Path):
+    settings = Settings(home=tmp_path, training={"trainer": TRAINER})  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=r"needs profile = 'azure' and azure_ml\.workspace"):
+        _ = Platform(settings).trainer
