@@ -26,6 +26,7 @@ from al_core.training_settings import TrainingSettings
 
 MIN_VALIDATION = 20  # images; fewer say nothing about when to stop, nor about calibration
 MIN_STEPS = 4  # per epoch: twenty labels are one batch, and a network learns little in sixty steps
+LONGEST_SILENCE = 60.0  # seconds between two epochs; whoever watches a job takes a silent one for stuck
 MAX_IN_MEMORY = 2 << 30  # bytes of decoded images; more lie in a scratch file that the system pages in
 WARM_UP = 0.2  # share of the steps with a rising learning rate
 EVALUATION_VALUES = 1 << 24  # pixels looked at together without gradients
@@ -143,6 +144,7 @@ class _Task:
         self.class_weights = _class_weights(self.train.targets, classes).to(self.device)
         self.half = torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
         self.judges = len(self.validation) >= MIN_VALIDATION
+        self.told = time.monotonic()
 
     def fit_all(self) -> dict[str, Any]:
         """Every weight, by gradient descent."""
@@ -278,7 +280,9 @@ class _Task:
 
     def _tell(self, epoch: int, losses: Sequence[float], validation_losses: Sequence[float]) -> None:
         every = max(1, self.settings.epochs // 5)
-        if (epoch + 1) % every == 0:
+        silent = time.monotonic() - self.told
+        if (epoch + 1) % every == 0 or silent > LONGEST_SILENCE:
+            self.told = time.monotonic()
             validated = f", validation {validation_losses[-1]:.3f}" if validation_losses else ""
             self.report(f"epoch {epoch + 1}/{self.settings.epochs}: loss {losses[-1]:.3f}{validated}")
 

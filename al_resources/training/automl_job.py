@@ -48,15 +48,15 @@ def convert(given: argparse.Namespace, request: RemoteRequest, report: Callable[
     name, head = NETWORKS[settings.architecture]
     if trained["model_name"] != name:
         raise ValueError(f"{file} holds a {trained['model_name']}; expected {name} for {settings.architecture}")
-    shape = {"size": settings.image_size, "channels": settings.channels}
-    network = build_network(settings.architecture, classes=len(request.classes), **shape)
+    size, channels = settings.image_size, settings.channels
+    network = build_network(settings.architecture, classes=len(request.classes), size=size, channels=channels)
     labels = [str(label) for label in trained["specs"]["labels"]]
     load_state(network, renamed(trained["model_state"], head, labels, request.classes), str(file))
     report(f"{name} with {len(labels)} classes taken over from AutoML")
     weights = given.output / WEIGHTS_FILE
     save_weights(network, weights)
     log: dict[str, Any] = {"trainer": "AutoML", "unseen_classes": sorted(set(request.classes) - set(labels))}
-    preprocessing = preprocessing_for(settings.architecture, **shape)
+    preprocessing = preprocessing_for(settings.architecture, size=size, channels=channels)
     return TrainingResult(weights, settings.architecture, request.classes, preprocessing, 1.0, log)
 
 
@@ -79,7 +79,7 @@ def renamed(
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the job."""
-    return run(arguments, __doc__ or "", ("trained",), (), convert)
+    return run(convert, arguments, needed=("trained",))
 
 
 if __name__ == "__main__":

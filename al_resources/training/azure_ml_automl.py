@@ -92,6 +92,8 @@ class AutoMLTrainer(AzureMLTrainer):
             model_name=NETWORKS[settings.architecture][0],
             number_of_epochs=settings.epochs,
             learning_rate=settings.incremental_learning_rate if warm else settings.learning_rate,
+            optimizer="adamw",
+            weight_decay=settings.weight_decay,
             random_seed=settings.seed,
             training_crop_size=settings.image_size,
             validation_crop_size=settings.image_size,

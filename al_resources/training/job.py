@@ -140,11 +140,9 @@ def train(given: argparse.Namespace, request: RemoteRequest, report: Callable[[s
     )
 
 
-def run(
-    arguments: list[str] | None, description: str, needed: Sequence[str], optional: Sequence[str], work: Work
-) -> int:
+def run(work: Work, arguments: list[str] | None, *, needed: Sequence[str], optional: Sequence[str] = ()) -> int:
     """Do the `work` of a job and report what came of it; an error is reported, too, and raised."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser()
     for name in ("request", *needed, "output", "messages"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     for name in optional:
@@ -178,7 +176,7 @@ def run(
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the job."""
-    return run(arguments, __doc__ or "", ("train", "images"), ("validation", "parent"), train)
+    return run(train, arguments, needed=("train", "images"), optional=("validation", "parent"))
 
 
 def _images_of(table: Path | None) -> list[LabeledImage]:

@@ -355,9 +355,8 @@ def test_cancelling_the_run_cancels_the_job_and_the_step_fails(bench: Bench):
                 [model_checkpoint], partition_key="0000", instance=instance, resources={"platform": platform}
             )
         [run] = instance.get_runs()
-        events = [
-            entry.dagster_event.event_type_value for entry in instance.all_logs(run.run_id) if entry.dagster_event
-        ]
+        logs = instance.all_logs(run.run_id)
+        events = {entry.dagster_event.event_type_value for entry in logs if entry.dagster_event}
         assert run.status in (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
         assert "STEP_FAILURE" in events
         assert "ASSET_MATERIALIZATION" not in events
