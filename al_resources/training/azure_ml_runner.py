@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from azure.core.exceptions import AzureError
 
 COMPLETED = "Completed"
+NOT_THERE = "not there (yet)"  # a service of many parts may not know at once what it was told
 WAITING = {"NotStarted", "Queued", "Preparing", "Provisioning", "Starting"}  # as long as it takes to get a machine
 WORKING = {"Running", "Finalizing"}
 OVER_WITHOUT_RESULT = {"Failed", "Canceled", "CancelRequested"}
@@ -127,7 +128,7 @@ class JobRunner:
         begun = heard = time.monotonic()
         before: str | None = None
         while True:
-            status = self._patiently(name, lambda: self._status(name)) or "gone"
+            status = self._patiently(name, lambda: self._status(name)) or NOT_THERE
             news = self._patiently(name, inbox.listen)  # after the status: a job that is over says no more
             if status != before:
                 report(f"job {name}: {status}")
@@ -135,7 +136,7 @@ class JobRunner:
                 return
             if status == COMPLETED:
                 raise JobFailed(f"job {name} is Completed, but never reported what came of it{self._where(name)}")
-            if status in OVER_WITHOUT_RESULT or status == "gone":
+            if status in OVER_WITHOUT_RESULT:
                 reason = f": {inbox.error}" if inbox.error else self._where(name)
                 raise JobFailed(f"job {name} is {status} in the workspace{reason}")
             now = time.monotonic()

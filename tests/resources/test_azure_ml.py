@@ -44,6 +44,7 @@ def test_settings_without_a_workspace_say_which_are_missing() -> None:
         ("deployment", "-blue"),
         ("model", "a/b"),
         ("job", "x" * 300),
+        ("data", "labels of today"),
     ],
 )
 def test_names_that_azure_refuses_are_refused_before_the_call(kind: str, name: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from azure_workspace import Workspace
-from emulators.azure_ml import ROOT
+from emulators.azure_ml import ROOT, Fault
 from safetensors.torch import load_file
 from torchvision import models
 from training_workspace import CLASSES, TrainingBench, publish_dataset
@@ -16,11 +16,14 @@ from training_workspace import CLASSES, TrainingBench, publish_dataset
 from al_core.checkpoint import sha256_of
 from al_core.networks import build_network, load_state
 from al_core.records import ModelManifest, utc_now
+from al_core.torch_trainer import TorchTrainer
 from al_core.training import TrainingRequest
+from al_resources.azure_ml import WorkspaceError
 from al_resources.platform import Platform
 from al_resources.settings import Settings, SettingsError
 from al_resources.training.automl_job import NETWORKS, renamed
 from al_resources.training.azure_ml_automl import TRAINER, AutoMLTrainer
+from al_resources.training.azure_ml_job import AzureMLTrainer
 
 SMALLEST = {"architecture": "mobilenet_v2", "image_size": 32, "channels": 3, "trainer": TRAINER}
 
@@ -76,7 +79,9 @@ def test_automl_trains_on_the_registered_dataset_and_goes_on_from_its_own_run(
 
     parent = registered(bench.platform, first, result)
     second = bench.request(publish_dataset(bench.platform, sequence=2), parent=parent, **SMALLEST)
-    bench.trainer.fit(second, bench.report)
+    workspace.emulator.faults.append(Fault("PUT", f"/jobs/classifier-{second.key}-1", 400))  # seen enough by then
+    with pytest.raises(WorkspaceError, match="submitting job"):
+        bench.trainer.fit(second, bench.report)
     assert asked(workspace)[2]["taskDetails"]["modelSettings"]["checkpointRunId"] == result.log["automl_run"]
 
 
@@ -115,6 +120,29 @@ def test_what_automl_cannot_follow_is_refused_before_any_call(
     with pytest.raises(ValueError, match=problem):
         bench.trainer.fit(request, bench.report)
     assert asked(workspace) == []
+
+
+def test_the_settings_choose_where_a_training_runs(workspace: Workspace, tmp_path: Path):
+    del workspace  # its environment is what the clients log in with
+    azure = {"kusto_uri": "https://k.kusto.windows.net", "blob_account_url": "https://a.blob.core.windows.net"}
+    place = {"subscription": "s", "resource_group": "g", "workspace": "w"}
+
+    def trainer(trainer: str = "al_core.torch_trainer:TorchTrainer", **azure_ml: str) -> Any:
+        settings = Settings.model_validate(
+            {
+                "profile": "azure",
+                "home": tmp_path,
+                "azure": azure,
+                "azure_ml": azure_ml,
+                "training": {"trainer": trainer},
+            }
+        )
+        return Platform(settings).trainer
+
+    assert type(trainer(**place)) is AzureMLTrainer
+    assert type(trainer(**place, training="here")) is TorchTrainer
+    assert type(trainer(TRAINER, **place, training="here")) is AutoMLTrainer
+    assert type(trainer()) is TorchTrainer
 
 
 def test_automl_without_a_workspace_says_what_is_missing(tmp_path: Path):

@@ -23,7 +23,8 @@ from training_workspace import TrainingBench, publish_dataset
 
 from al_assets.model_checkpoint import model_checkpoint
 from al_core.dataset import Dataset
-from al_core.training import TrainingRequest
+from al_core.training import Trainer, TrainingRequest
+from al_core.training_settings import TrainingSettings
 from al_resources.azure_ml import WorkspaceError
 from al_resources.azure_ml_datasets import AzureMLDatasetStore, asset_of, from_lines
 from al_resources.platform import Platform
@@ -58,10 +59,24 @@ class Bench(TrainingBench):
     def job(self, length: int, **changes: Any) -> TrainingRequest:
         return self.request(self.dataset, trainer="slow_trainer:SlowTrainer", epochs=length, **changes)
 
+    def platform_with(self, trainer: Trainer, training: TrainingSettings) -> Platform:
+        """The same workspace, with another trainer and other settings of the training."""
+        platform = Platform(self.platform.settings.model_copy(update={"training": training}))
+        there = vars(self.platform)
+        platform.__dict__.update({name: there[name] for name in ("datasets", "registry", "endpoint")}, trainer=trainer)
+        return platform
+
     @property
     def submitted(self) -> list[str]:
         requests = self.workspace.emulator.requests
         return [path.split("/")[-1] for verb, path, _, _ in requests if verb == "PUT" and "/jobs/" in path]
+
+    def next_attempt(self, request: TrainingRequest) -> str:
+        """The job that would be submitted for a request now."""
+        self.workspace.emulator.faults.append(Fault("PUT", "/jobs/", 400))
+        with pytest.raises(WorkspaceError, match="submitting job"):
+            self.trainer.fit(request, self.report)
+        return self.submitted[-1]
 
     def status(self, name: str) -> str:
         job = self.workspace.emulator.get(f"jobs/{name}")
@@ -130,7 +145,7 @@ def test_a_version_the_workspace_did_not_get_to_know_is_registered_when_it_is_as
     assert bench.workspace.emulator.get("data/classifier-holdout/versions/2") is not None
 
 
-def test_a_job_is_given_the_registered_dataset_and_trains_what_it_holds(bench: Bench):
+def test_a_job_is_given_the_registered_dataset_trains_what_it_holds_and_does_so_once(bench: Bench):
     request = bench.job(QUICK)
     result = bench.trainer.fit(request, bench.report)
     assert json.loads(result.weights.read_text()) == [image.image_id for image in request.train]
@@ -154,6 +169,12 @@ def test_a_job_is_given_the_registered_dataset_and_trains_what_it_holds(bench: B
     assert properties["computeId"].endswith("/computes/gpu-cluster")
     assert properties["tags"]["dataset"] == bench.dataset.manifest.version
     assert properties["limits"]["timeout"] == "P1D"
+
+    # the same training again, as a step that is retried asks for it: the job is found, not begun again
+    again = bench.trainer_with().fit(bench.job(QUICK), bench.report)
+    assert again.weights.read_bytes() == result.weights.read_bytes()
+    assert bench.submitted == [name]
+    assert any("was begun before and is Completed" in line for line in bench.lines)
 
 
 def test_without_an_environment_of_its_own_a_job_has_the_versions_installed_here(bench: Bench):
@@ -196,14 +217,6 @@ def test_a_trainer_that_would_not_be_there_is_refused_before_any_call(bench: Ben
 # ---------------------------------------------------------------- once, whatever happens here
 
 
-def test_the_same_training_again_finds_the_job_that_is_done(bench: Bench):
-    first = bench.trainer.fit(bench.job(QUICK), bench.report)
-    again = bench.trainer_with().fit(bench.job(QUICK), bench.report)
-    assert again.weights.read_bytes() == first.weights.read_bytes()
-    assert len(bench.submitted) == 1
-    assert any("was begun before and is Completed" in line for line in bench.lines)
-
-
 def test_a_process_that_is_killed_leaves_a_job_that_the_next_one_goes_on_with(bench: Bench):
     class Killed(BaseException):
         """Stands for SIGKILL: nothing runs after it."""
@@ -237,8 +250,7 @@ def test_weights_that_are_not_those_reported_are_refused_and_say_how_to_train_ag
         bench.trainer.fit(bench.job(QUICK), bench.report)
     for blob in list(bench.platform.blobs.list(f"jobs/{name}")):
         bench.platform.blobs.delete(blob.path)
-    bench.trainer.fit(bench.job(QUICK), bench.report)
-    assert [name[-2:] for name in bench.submitted] == ["-1", "-2"]
+    assert bench.next_attempt(bench.job(QUICK)) == f"{name[:-2]}-2"
 
 
 # ---------------------------------------------------------------- the service in trouble
@@ -272,10 +284,10 @@ def test_a_missing_permission_is_no_trouble_that_passes(bench: Bench):
 
 
 def test_a_trainer_that_fails_there_says_why_here_and_the_next_attempt_has_another_name(bench: Bench):
-    for _ in range(2):
-        with pytest.raises(JobFailed, match=r"Failed in the workspace: .*nothing_there cannot be imported"):
-            bench.trainer.fit(bench.request(bench.dataset, trainer="nothing_there:Trainer"), bench.report)
-    assert [name[-2:] for name in bench.submitted] == ["-1", "-2"]
+    request = bench.request(bench.dataset, trainer="nothing_there:Trainer")
+    with pytest.raises(JobFailed, match=r"Failed in the workspace: .*nothing_there cannot be imported"):
+        bench.trainer.fit(request, bench.report)
+    assert bench.next_attempt(request) == f"classifier-{request.key}-2"
 
 
 def test_a_job_that_dies_without_a_word_points_to_its_log(bench: Bench):
@@ -341,19 +353,29 @@ def test_where_the_cancellation_fails_too_it_is_still_the_interruption_that_is_r
     assert "could not be cancelled, look after it in the workspace" in bench.lines[-1]
 
 
+def test_the_asset_trains_by_job_and_its_run_tells_what_the_job_tells(bench: Bench):
+    platform = bench.platform_with(bench.trainer_with(environment=""), bench.request(bench.dataset).settings)
+    with dg.instance_for_test() as instance:
+        done = materialized(platform, instance)
+        [event] = done.asset_materializations_for_node("model_checkpoint")
+        assert any(
+            "epoch 2/2: loss" in entry.user_message for entry in instance.all_logs(done.run_id)
+        )  # while it trained, not after
+    assert event.metadata["model version"].value == 1
+    training = event.metadata["training"].value
+    assert isinstance(training, dict)
+    assert training["azure_ml_job"] == bench.submitted[0]
+    assert bench.workspace.emulator.get("models/classifier/versions/1") is not None
+    assert platform.registry.manifest(1).dataset_version == bench.dataset.manifest.version
+
+
 def test_cancelling_the_run_cancels_the_job_and_the_step_fails(bench: Bench):
     """With Dagster's own client for Azure ML the job was cancelled and the step succeeded: a model out of nothing."""
-    settings = bench.platform.settings.model_copy(update={"training": bench.job(LONG).settings})
-    platform = Platform(settings)
-    platform.__dict__.update({name: vars(bench.platform)[name] for name in ("datasets", "registry", "endpoint")})
-    platform.__dict__["trainer"] = _Heard(bench)
+    platform = bench.platform_with(_Heard(bench), bench.job(LONG).settings)
     bench.when_it_trains(lambda name: os.kill(os.getpid(), signal.SIGINT))
     with dg.instance_for_test() as instance:
-        instance.add_dynamic_partitions("round", ["0000"])
         with pytest.raises(dg.DagsterExecutionInterruptedError):
-            dg.materialize(
-                [model_checkpoint], partition_key="0000", instance=instance, resources={"platform": platform}
-            )
+            materialized(platform, instance)
         [run] = instance.get_runs()
         logs = instance.all_logs(run.run_id)
         events = {entry.dagster_event.event_type_value for entry in logs if entry.dagster_event}
@@ -362,7 +384,13 @@ def test_cancelling_the_run_cancels_the_job_and_the_step_fails(bench: Bench):
         assert "ASSET_MATERIALIZATION" not in events
         assert any("training begins" in entry.user_message for entry in logs)
     assert bench.comes_to(bench.submitted[0], "Canceled")
-    assert bench.platform.registry.versions() == []
+    assert platform.registry.versions() == []
+
+
+def materialized(platform: Platform, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    """`model_checkpoint` of the first round, run for real."""
+    instance.add_dynamic_partitions("round", ["0000"])
+    return dg.materialize([model_checkpoint], partition_key="0000", instance=instance, resources={"platform": platform})
 
 
 class _Heard:
