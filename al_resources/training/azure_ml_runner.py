@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from al_resources.azure_ml import WorkspaceError, checked_name, explained
@@ -81,14 +82,13 @@ class JobRunner:
             JobFailed: it failed, was cancelled, fell silent, took too long, or completed without a report.
             WorkspaceError: Azure refuses.
         """
-        full, status = self._attempt(name, inbox)
+        full, status, told = self._attempt(name, inbox)
         try:
             if status is None:
                 self._submit(job(full))
                 report(f"job {full} submitted")
             else:
                 report(f"job {full} was begun before and is {status}: going on with it")
-            told = inbox(full)
             self._follow(full, told, report)
         except BaseException:
             # interrupted, or given up: nobody waits for it any more, and it costs money
@@ -100,16 +100,19 @@ class JobRunner:
         """What a job is tagged with. Raises `WorkspaceError`."""
         return self._patiently(name, lambda: self._client.jobs.get(name).tags or {})
 
-    def _attempt(self, name: str, inbox: Callable[[str], Inbox]) -> tuple[str, str | None]:
-        """The job to go on with and its status, None where it has to be submitted."""
+    def _attempt(self, name: str, inbox: Callable[[str], Box]) -> tuple[str, str | None, Box]:
+        """The job to go on with, its status, None where it has to be submitted, and its inbox."""
         for number in range(1, ATTEMPTS + 1):
             full = checked_name("job", f"{name}-{number}")
-            status = self._patiently(full, lambda full=full: self._status(full))  # type: ignore[misc]
+            status = self._patiently(full, partial(self._status, full))
             if status in OVER_WITHOUT_RESULT:
                 continue
-            if status == COMPLETED and not _has_reported(inbox(full)):
-                continue
-            return full, status
+            told = inbox(full)
+            if status == COMPLETED:
+                self._patiently(full, told.listen)
+                if not told.reported:
+                    continue
+            return full, status, told
         raise JobFailed(f"{ATTEMPTS} jobs of this training came to nothing; see {name}-* in the workspace")
 
     def _submit(self, job: Job) -> None:
@@ -128,7 +131,7 @@ class JobRunner:
         begun = heard = time.monotonic()
         before: str | None = None
         while True:
-            status = self._patiently(name, lambda: self._status(name)) or NOT_THERE
+            status = self._patiently(name, partial(self._status, name)) or NOT_THERE
             news = self._patiently(name, inbox.listen)  # after the status: a job that is over says no more
             if status != before:
                 report(f"job {name}: {status}")
@@ -212,8 +215,3 @@ def _told(error: AzureError, what: str) -> WorkspaceError:
     if isinstance(error, HttpResponseError) and error.status_code is not None:
         return explained(error, what)
     return WorkspaceError(f"{what}: {error}")
-
-
-def _has_reported(inbox: Inbox) -> bool:
-    inbox.listen()
-    return inbox.reported

@@ -6,9 +6,12 @@ mostly with a trainer that needs no torch.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,13 +22,15 @@ import dagster as dg
 import pytest
 from azure_workspace import Workspace
 from emulators.azure_ml import ROOT, Fault
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from training_workspace import TrainingBench, publish_dataset
 
 from al_assets.model_checkpoint import model_checkpoint
 from al_core.dataset import Dataset
 from al_core.training import Trainer, TrainingRequest
 from al_core.training_settings import TrainingSettings
-from al_resources.azure_ml import WorkspaceError
+from al_resources.azure_ml import TRAINING_PACKAGES, WorkspaceError
 from al_resources.azure_ml_datasets import AzureMLDatasetStore, asset_of, from_lines
 from al_resources.platform import Platform
 from al_resources.training.azure_ml_job import AzureMLTrainer
@@ -405,3 +410,47 @@ class _Heard:
             report(line)
 
         return self._bench.trainer.fit(request, both)
+
+
+# ---------------------------------------------------------------- the environment
+
+IMPORTED_WITHOUT = """
+import sys
+from importlib.machinery import PathFinder
+
+missing = set(sys.argv[1:])
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in missing else super().find_spec(name, path, target)
+
+sys.meta_path = [Finder if finder is PathFinder else finder for finder in sys.meta_path]
+from al_core import images, torch_trainer
+from al_resources.training import automl_job, job
+"""
+
+
+def test_the_environment_of_a_job_holds_all_that_its_code_imports():
+    held: set[str] = set()
+    waiting = list(TRAINING_PACKAGES)
+    while waiting:
+        package = canonicalize_name(waiting.pop())
+        if package not in held:
+            held.add(package)
+            required = [Requirement(text) for text in installed_requirements(package)]
+            waiting += [each.name for each in required if not each.marker or each.marker.evaluate({"extra": ""})]
+    missing = [
+        module
+        for module, packages in importlib.metadata.packages_distributions().items()
+        if not held & {canonicalize_name(package) for package in packages} and not module.startswith("al_")
+    ]
+    assert "dagster" in missing
+    subprocess.run([sys.executable, "-c", IMPORTED_WITHOUT, *missing], check=True)
+
+
+def installed_requirements(package: str) -> list[str]:
+    try:
+        return importlib.metadata.requires(package) or []
+    except importlib.metadata.PackageNotFoundError:  # for another platform
+        return []
