@@ -103,25 +103,57 @@ class Arm:
         Raises:
             WorkspaceError: it is refused, fails, or takes longer than `longest_seconds`; begins with `what`.
         """
+        deadline = time.monotonic() + longest_seconds
+        answer = self._send(method, self._address(path), what, role, params=params, json=body)
+        while _in_progress(answer):
+            if time.monotonic() > deadline:
+                raise WorkspaceError(f"{what}: not done after {longest_seconds:.0f} s")
+            time.sleep(float(answer.headers.get("retry-after", "1")))
+            answer = self._send("GET", answer.headers["location"], what, role)
+        return answer.json() if answer.content else {}
+
+    def begin(
+        self,
+        method: str,
+        path: str,
+        *,
+        what: str,
+        params: dict[str, str],
+        body: dict[str, Any] | None = None,
+        role: str = DATA_SCIENTIST,
+    ) -> str:
+        """Start what takes long; returns where `outcome` finds its result. Raises `WorkspaceError`."""
+        answer = self._send(method, self._address(path), what, role, params=params, json=body)
+        if not _in_progress(answer):
+            raise WorkspaceError(f"{what}: answered {answer.status_code} and no place where the result will be")
+        return answer.headers["location"]
+
+    def outcome(self, location: str, *, what: str, role: str = DATA_SCIENTIST) -> dict[str, Any] | None:
+        """The result of what `begin` started, None while it is not done. Raises `WorkspaceError`: it failed."""
+        if not location.startswith(self._manager + "/"):  # the token goes to the resource manager and nowhere else
+            raise WorkspaceError(f"{what}: {location} is no address of {self._manager}")
+        answer = self._send("GET", location, what, role)
+        return None if _in_progress(answer) else answer.json() if answer.content else {}
+
+    def _address(self, path: str) -> str:
+        return f"{self._manager}{self._workspace}/{path}"
+
+    def _send(self, method: str, address: str, what: str, role: str, **more: Any) -> Any:
         from azure.core.exceptions import AzureError, HttpResponseError
         from azure.core.rest import HttpRequest
 
-        deadline = time.monotonic() + longest_seconds
-        request = HttpRequest(method, f"{self._manager}{self._workspace}/{path}", params=params, json=body)
         try:
-            while True:
-                answer = self._client.send_request(request)
-                answer.raise_for_status()
-                if answer.status_code != 202 or "location" not in answer.headers:
-                    return answer.json() if answer.content else {}
-                if time.monotonic() > deadline:
-                    raise WorkspaceError(f"{what}: not done after {longest_seconds:.0f} s")
-                time.sleep(float(answer.headers.get("retry-after", "1")))
-                request = HttpRequest("GET", answer.headers["location"])
+            answer = self._client.send_request(HttpRequest(method, address, **more))
+            answer.raise_for_status()
         except HttpResponseError as error:
             raise explained(error, what, role) from error
         except AzureError as error:
             raise WorkspaceError(f"{what}: {error}") from error
+        return answer
+
+
+def _in_progress(answer: Any) -> bool:
+    return answer.status_code == 202 and "location" in answer.headers
 
 
 def workspace_path(settings: AzureMLSettings) -> str:
@@ -135,6 +167,19 @@ def workspace_path(settings: AzureMLSettings) -> str:
 def datastore_uri(settings: AzureMLSettings, path: str) -> str:
     """A path of the platform's blob store as Azure ML addresses it."""
     return f"azureml://datastores/{settings.datastore}/paths/{path}"
+
+
+def path_in_datastore(uri: str) -> tuple[str, str]:
+    """The datastore that a URI names and the path in it, for the forms of both generations of Azure ML.
+
+    `AmlDatastore://<datastore>/<path>`, `azureml://datastores/<datastore>/paths/<path>`, and the same with the
+    workspace in front. Raises `ValueError`.
+    """
+    found = re.fullmatch(r"(?i:AmlDatastore)://([^/]+)/(.+)|azureml://(?:.+/)?datastores/([^/]+)/paths/(.+)", uri)
+    if found is None:
+        raise ValueError(f"{uri!r} is no address in a datastore: expected azureml://.../datastores/<name>/paths/<path>")
+    datastore, path = found[1] or found[3], found[2] or found[4]
+    return datastore, path.strip("/")
 
 
 def checked_name(kind: str, name: str) -> str:

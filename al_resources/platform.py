@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from azure.ai.ml import MLClient
 
     from al_core.training import Trainer
+    from al_resources.azure_ml import Arm
     from al_resources.blob_store import BlobStore
     from al_resources.datasets import DatasetStore
     from al_resources.endpoint import Endpoint
@@ -38,6 +39,12 @@ class Platform:
             azure = self.settings.azure
             if missing := [name for name in NEEDED_ON_AZURE if not getattr(azure, name)]:
                 raise SettingsError(f"profile = 'azure' needs {', '.join(f'azure.{name}' for name in missing)}")
+        if self.settings.labeling.project == "azure_ml" and not (
+            self._has_workspace and self.settings.azure_ml.labeling_job
+        ):
+            raise SettingsError(
+                "labeling.project = 'azure_ml' needs profile = 'azure', azure_ml.workspace and azure_ml.labeling_job"
+            )
 
     @property
     def on_azure(self) -> bool:
@@ -105,12 +112,11 @@ class Platform:
         from al_resources.endpoint.local import LocalEndpoint
 
         if self._has_workspace:
-            from al_resources.azure_ml import Arm
             from al_resources.endpoint.azure_ml_online import AzureMLOnlineEndpoint
 
             return AzureMLOnlineEndpoint(
                 self._workspace,
-                Arm(self.settings.azure_ml),
+                self._arm,
                 self.settings.azure_ml,
                 model_name=self.settings.model.name,
                 endpoint=self.settings.deployment.endpoint,
@@ -131,6 +137,12 @@ class Platform:
 
         if self.settings.labeling.project == "oracle":
             return OracleLabeling.from_file(self.blobs, self.settings.labeling.oracle_labels)
+        if self.settings.labeling.project == "azure_ml":
+            from al_resources.labeling.azure_ml import AzureMLLabeling
+
+            return AzureMLLabeling(
+                self.blobs, self._arm, self.settings.azure_ml, container=self.settings.azure.container
+            )
         return ManualLabeling(self.blobs, self.ledgers)
 
     @cached_property
@@ -164,6 +176,12 @@ class Platform:
         from al_resources.azure_ml import workspace_client
 
         return workspace_client(self.settings.azure_ml)
+
+    @cached_property
+    def _arm(self) -> Arm:
+        from al_resources.azure_ml import Arm
+
+        return Arm(self.settings.azure_ml)
 
     def unlabeled_candidates(self) -> int:
         """How many selected images have no label yet."""

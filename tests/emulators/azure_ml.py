@@ -39,6 +39,7 @@ from xml.sax.saxutils import escape
 
 import jsonschema
 import uvicorn
+from emulators.azure_ml_labeling import Labeling
 from emulators.tls_proxy import proxy_to, write_certificates
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -260,6 +261,8 @@ class ArmError(Exception):
 class AzureML:
     """The emulated workspace. `container` is the folder behind its blob store."""
 
+    CONTAINER = CONTAINER
+
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._jobs: dict[str, subprocess.Popen[bytes]] = {}
@@ -286,7 +289,13 @@ class AzureML:
         self._servers: dict[str, ModuleType] = {}
         self._logs: dict[str, list[str]] = {}
         self._failed: dict[str, int] = {}
+        self.labeling = Labeling(self)
         self._random = random.Random(0)
+
+    def register(self, kind: str, name: str, properties: dict[str, Any]) -> None:
+        """A versioned asset that the workspace made by itself."""
+        path = f"{ROOT}/{kind}/{name}/versions/1"
+        self.resources[path.lower()] = {"id": path, "name": "1", "properties": properties, "systemData": SYSTEM_DATA}
 
     def app(self) -> Starlette:
         methods = ["GET", "PUT", "POST", "PATCH", "DELETE", "HEAD"]
@@ -408,6 +417,8 @@ class AzureML:
         if not path.lower().startswith(ROOT.lower() + "/"):
             raise ArmError(404, "ResourceNotFound", f"{path} is not emulated")
         parts = below.split("/")
+        if parts[0] == "labelingJobs":
+            return self.labeling.answer(request.method, parts, content)
         if parts[0] == "datastores":
             return self._datastore(parts, request.method)
         if parts[-1] == "startPendingUpload":
