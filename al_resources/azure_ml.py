@@ -8,8 +8,9 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from al_resources.azure_ml_settings import AzureMLSettings
 
@@ -31,6 +32,7 @@ SCORING_PACKAGES = (
 TRAINING_PACKAGES = (
     "numpy", "pillow", "polars", "pyarrow", "pydantic", "safetensors", "scikit-learn", "torch", "torchvision",
 )  # fmt: skip
+SCORING_SCRIPT = "al_serving/score.py"
 INFERENCE_SERVER = "azureml-inference-server-http==1.5.1"
 NAME_RULES = {
     "model": r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}",
@@ -38,6 +40,7 @@ NAME_RULES = {
     "endpoint": r"[a-z][a-z0-9-]{1,30}[a-z0-9]",
     "deployment": r"[a-z][a-z0-9-]{1,30}[a-z0-9]",
 }
+T = TypeVar("T")
 DATA_SCIENTIST = "AzureML Data Scientist"  # of the roles Azure brings, the one most calls need
 
 
@@ -80,12 +83,17 @@ class Arm:
 
     def __init__(self, settings: AzureMLSettings) -> None:
         from azure.core import PipelineClient
-        from azure.core.pipeline.policies import BearerTokenCredentialPolicy
+        from azure.core.configuration import Configuration
+        from azure.core.pipeline.policies import BearerTokenCredentialPolicy, RetryPolicy
 
         self._manager = settings.resource_manager.rstrip("/")
         self._workspace = workspace_path(settings)
         policy = BearerTokenCredentialPolicy(credential_of(settings), self._manager + "/.default")
-        self._client: PipelineClient[Any, Any] = PipelineClient(self._manager, per_retry_policies=[policy])
+        configuration: Configuration[Any, Any] = Configuration()
+        configuration.retry_policy = RetryPolicy()  # by itself a client has none
+        self._client: PipelineClient[Any, Any] = PipelineClient(
+            self._manager, config=configuration, per_retry_policies=[policy]
+        )
 
     def call(
         self,
@@ -187,6 +195,18 @@ def checked_name(kind: str, name: str) -> str:
     if not re.fullmatch(NAME_RULES[kind], name):
         raise ValueError(f"{name!r} is no name for a {kind} in Azure ML: expected {NAME_RULES[kind]}")
     return name
+
+
+def asked(what: str, action: Callable[[], T], role: str = DATA_SCIENTIST) -> T:
+    """The result of `action`; whatever Azure answers instead becomes a `WorkspaceError` with a sentence."""
+    from azure.core.exceptions import AzureError, HttpResponseError
+
+    try:
+        return action()
+    except HttpResponseError as error:
+        raise explained(error, what, role) from error
+    except AzureError as error:  # no connection, no token, or refused by the SDK itself
+        raise WorkspaceError(f"{what}: {error}") from error
 
 
 def explained(error: HttpResponseError, what: str, role: str = DATA_SCIENTIST) -> WorkspaceError:

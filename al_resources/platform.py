@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from al_resources.blob_store import BlobStore
     from al_resources.datasets import DatasetStore
     from al_resources.endpoint import Endpoint
+    from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
     from al_resources.event_queue import EventQueue
     from al_resources.image_store import ImageStore
     from al_resources.kusto import KustoDatabase
@@ -127,6 +128,17 @@ class Platform:
             model_name=self.settings.model.name,
             endpoint=self.settings.deployment.endpoint,
             url=self.settings.serving.url,
+        )
+
+    @cached_property
+    def batch(self) -> AzureMLBatchEndpoint | None:
+        """What scores whole folders elsewhere; None: whoever asks does it in its own process."""
+        if not (self._has_workspace and self.settings.azure_ml.batch_endpoint):
+            return None
+        from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
+
+        return AzureMLBatchEndpoint(
+            self._workspace, self._arm, self.settings.azure_ml, self.blobs, model_name=self.settings.model.name
         )
 
     @cached_property

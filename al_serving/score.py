@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from al_core.images import IMAGE_SUFFIXES
 from al_core.inference import Predictor
 from al_resources.platform import Platform
 from al_serving.batch import NamedFile, score_files
@@ -111,7 +112,8 @@ def _sent_images(data: Any) -> list[SentImage]:
 
 def _score_paths(scorer: Scorer, paths: Sequence[str]) -> list[str]:
     lines: list[str] = []
-    files = [NamedFile(Path(path).name, Path(path).read_bytes) for path in paths]
+    images = [Path(path) for path in paths if Path(path).suffix.lower() in IMAGE_SUFFIXES]
+    files = [NamedFile(path.name, path.read_bytes) for path in images]
     score_files(scorer, files, _collector, lambda progress: lines.extend(map(json.dumps, progress.answers)))
     if _collector is not None:
         _collector.flush()  # the next mini-batch may run in another process

@@ -39,6 +39,7 @@ from xml.sax.saxutils import escape
 
 import jsonschema
 import uvicorn
+from emulators.azure_ml_batch import Batch
 from emulators.azure_ml_labeling import Labeling
 from emulators.tls_proxy import proxy_to, write_certificates
 from starlette.applications import Starlette
@@ -212,7 +213,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         ["authMode"],
         description=text(),
         properties=TEXTS,
-        authMode={"const": "AADToken"},
+        authMode=text(pattern="^(?i:AADToken)$"),  # the SDK writes aadToken, and Azure takes it
         defaults={"type": "object"},
         keys={"type": "object"},
     ),
@@ -290,6 +291,9 @@ class AzureML:
         self._logs: dict[str, list[str]] = {}
         self._failed: dict[str, int] = {}
         self.labeling = Labeling(self)
+        if hasattr(self, "batch"):
+            self.batch.kill()
+        self.batch = Batch(self)
         self._random = random.Random(0)
 
     def register(self, kind: str, name: str, properties: dict[str, Any]) -> None:
@@ -303,6 +307,7 @@ class AzureML:
 
     def close(self) -> None:
         """End what still runs."""
+        self.batch.kill()
         self._kill_jobs()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -417,6 +422,8 @@ class AzureML:
         if not path.lower().startswith(ROOT.lower() + "/"):
             raise ArmError(404, "ResourceNotFound", f"{path} is not emulated")
         parts = below.split("/")
+        if parts[0] == "jobs" and parts[-1] != "jobs" and parts[1] in self.batch.jobs:
+            return self.batch.answer(request.method, parts)
         if parts[0] == "labelingJobs":
             return self.labeling.answer(request.method, parts, content)
         if parts[0] == "datastores":
@@ -703,10 +710,18 @@ class AzureML:
         self._servers[f"{endpoint}/{deployment}"] = module
         self._logs[f"{endpoint}/{deployment}"] = ["init() has completed"]
 
+    def resource_of(self, asset_id: str) -> dict[str, Any]:
+        """What a full id names, with or without `azureml:` in front."""
+        return self._existing(asset_id.removeprefix("azureml:")[len(ROOT) + 1 :])
+
     def _infer(self, endpoint: str, request: Request, body: bytes) -> Response:
         sent = request.headers.get("authorization", "").removeprefix("Bearer ")
         if sent != self.key and sent.count(".") != 2:  # neither the key nor a token
             return JSONResponse({"message": "wrong key"}, 401)
+        if request.url.path == "/jobs":
+            self.requests.append(("POST", f"/batchEndpoints/{endpoint}/jobs", "", json.loads(body)))
+            deployment = request.headers.get("azureml-model-deployment")
+            return self.batch.invoke(endpoint, deployment, json.loads(body))
         with self._lock:
             traffic = self._existing(f"onlineEndpoints/{endpoint}")["properties"]["traffic"]
             live = {name: share for name, share in traffic.items() if share}
