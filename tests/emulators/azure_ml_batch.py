@@ -1,12 +1,14 @@
 """Batch endpoints of the emulated workspace: invocations become jobs, and jobs run the scoring script for real.
 
-A job runs as Azure's does: several processes, each with one `init()` and a `run()` per mini-batch; a mini-batch that
-raises is tried again, then given up, file by file; what `run()` returns is appended to the output, row by row.
+A job runs as Azure's does: one `init()` per process and a `run()` per mini-batch; a mini-batch that raises is tried
+again, then given up; what `run()` returns is appended to the output, row by row. Several processes take seconds to
+start, so a job gets them only where `processes` is set, and else runs in a thread.
 """
 
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -14,10 +16,12 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emulators.batch_driver import run_mini_batch
 from starlette.responses import JSONResponse, Response
 
 if TYPE_CHECKING:
@@ -35,6 +39,7 @@ class Batch:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.jobs: dict[str, str] = {}  # name -> status
         self.held = False  # jobs wait in the queue
+        self.processes = False
         self.quoted = False  # rows come as a CSV writer writes them
 
     def kill(self) -> None:
@@ -92,20 +97,25 @@ class Batch:
             **deployment.get("environmentVariables", {}),
         }
         self.jobs[name] = "Running"
+        rows = self._in_processes(name, task, environment) if self.processes else _here(task, environment)
+        if self.jobs[name] == "Canceled":
+            return
+        if rows is None or target.exists():
+            self.jobs[name] = "Failed"
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(self._rows(rows))
+        self.jobs[name] = "Completed"
+
+    def _in_processes(self, name: str, task: dict[str, Any], environment: dict[str, str]) -> list[str] | None:
         process = subprocess.Popen(
-            [sys.executable, str(DRIVER)], cwd=snapshot, env=environment, start_new_session=True,
+            [sys.executable, str(DRIVER)], cwd=environment["PYTHONPATH"], env=environment, start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         self._processes[name] = process
         output, errors = process.communicate(json.dumps(task).encode())
-        workspace._logs[name] = errors.decode(errors="replace").splitlines()
-        if self.jobs[name] == "Canceled":
-            return
-        failed = process.returncode != 0 or target.exists()
-        if not failed:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(self._rows(json.loads(output)))
-        self.jobs[name] = "Failed" if failed else "Completed"
+        self._workspace._logs[name] = errors.decode(errors="replace").splitlines()
+        return json.loads(output) if process.returncode == 0 else None
 
     def _rows(self, rows: list[str]) -> str:
         if not self.quoted:
@@ -113,6 +123,28 @@ class Batch:
         text = io.StringIO()
         csv.writer(text).writerows([row] for row in rows)
         return text.getvalue()
+
+
+def _here(task: dict[str, Any], environment: dict[str, str]) -> list[str] | None:
+    """The same in this process, one mini-batch after the other."""
+    spec = importlib.util.spec_from_file_location(f"entry_{uuid.uuid4().hex}", task["script"])
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    variables = {name: value for name, value in environment.items() if name.startswith(("AL_", "AZUREML_"))}
+    try:
+        spec.loader.exec_module(script)
+        os.environ.update(variables)
+        script.init()
+    except Exception:  # noqa: BLE001 - whatever a script raises is the job's failure
+        traceback.print_exc()
+        return None
+    finally:
+        for variable in variables:
+            os.environ.pop(variable, None)
+    files, size = task["files"], task["mini_batch"]
+    batches = [files[at : at + size] for at in range(0, len(files), size)]
+    return [row for batch in batches for row in run_mini_batch(script, batch, task["tries"])]
 
 
 def _problem_of(content: Any) -> str:

@@ -26,10 +26,16 @@ def start(path: str) -> None:
     _script.init()
 
 
-def run(files: list[str], tries: int) -> list[str]:
+def run(script: str, files: list[str], tries: int) -> list[str]:
+    if _script is None:
+        start(script)  # where it fails, the whole job fails
+    return run_mini_batch(_script, files, tries)
+
+
+def run_mini_batch(script: Any, files: list[str], tries: int) -> list[str]:
     for _ in range(tries):
         try:
-            return [str(row) for row in _script.run(files)]
+            return [str(row) for row in script.run(files)]
         except Exception:  # noqa: BLE001 - whatever a script raises, the batch goes on
             traceback.print_exc()
     return []
@@ -40,8 +46,9 @@ def main() -> None:
     os.dup2(2, 1)  # what the script prints is no answer
     task = json.load(sys.stdin)
     size = task["mini_batch"]
-    batches = [(task["files"][at : at + size], task["tries"]) for at in range(0, len(task["files"]), size)]
-    with multiprocessing.get_context("spawn").Pool(task["processes"], start, [task["script"]]) as pool:
+    files = task["files"]
+    batches = [(task["script"], files[at : at + size], task["tries"]) for at in range(0, len(files), size)]
+    with multiprocessing.get_context("spawn").Pool(task["processes"]) as pool:
         rows = [row for batch in pool.starmap(run, batches, chunksize=1) for row in batch]
     json.dump(rows, answers)
     answers.close()

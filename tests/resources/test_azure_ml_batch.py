@@ -52,6 +52,7 @@ def sent(workspace: Workspace, method: str, where: str) -> list[str]:
 def test_a_prefix_of_the_container_is_scored_and_every_file_accounted_for(workspace: Workspace) -> None:
     platform = workspace.platform
     register_model(platform)
+    workspace.emulator.batch.processes = True
     for number in range(70):  # two mini-batches
         platform.blobs.write(f"incoming/{number % 3}/{number}.png", png(number))
     platform.blobs.write("incoming/broken.png", b"no image")
@@ -176,7 +177,7 @@ def test_prediction_log_scores_a_prefix_through_the_endpoint_and_names_what_was_
     )
     (event,) = result.asset_materializations_for_node("prediction_log")
     assert event.metadata["images scored"].value == 1
-    (record,) = event.metadata["refused"].value
+    (record,) = event.metadata["refused"].records
     assert record.data["file"] == "incoming/b.png"
     assert event.metadata["dagster/row_count"].value == 1
 
