@@ -7,11 +7,11 @@ the script imports besides it finds in the project's environment, behind its own
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -20,8 +20,10 @@ from pathlib import Path
 import httpx
 from emulators.node_packages import NotInstalled
 from filelock import FileLock
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from al_resources.azure_ml import INFERENCE_SERVER, SCORING_SCRIPT
+from al_resources.azure_ml import INFERENCE_SERVER, SCORING_PACKAGES, SCORING_SCRIPT
 
 HERE = Path(__file__).parent
 ENVIRONMENT = HERE / ".venv-inference"
@@ -76,9 +78,32 @@ def installed() -> Path:
             _run(sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT))
             _run(_executable("python"), "-m", "pip", "install", "--quiet", INFERENCE_SERVER)
             (packages,) = ENVIRONMENT.glob("lib/python*/site-packages")
-            (packages / "project.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+            (packages / "project.pth").write_text(f"{_linked_packages()}\n")
             ready.write_text(INFERENCE_SERVER)
     return _executable("azmlinfsrv")
+
+
+def _linked_packages() -> Path:
+    """A folder with links to what the script imports and what that needs: torch and its like are not copied.
+
+    Without Azure's packages: in the project's versions the server does not start, and on the local profile the
+    script needs none.
+    """
+    folder = ENVIRONMENT / "project"
+    folder.mkdir()
+    waiting, seen = [name for name in SCORING_PACKAGES if not name.startswith("azure")], set()
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in seen:
+            continue
+        seen.add(name)
+        found = importlib.metadata.distribution(name)
+        for top in {file.parts[0] for file in found.files or []} - {"..", "__pycache__"}:
+            if not (folder / top).is_symlink():  # several packages share a namespace
+                (folder / top).symlink_to(Path(str(found.locate_file(top))))
+        needed = [Requirement(text) for text in found.requires or []]
+        waiting += [one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return folder
 
 
 def _executable(name: str) -> Path:
