@@ -226,7 +226,7 @@ class AzureMLBatchEndpoint:
             lambda: self._client.batch_endpoints.invoke(
                 self._endpoint,
                 deployment_name=deployment,
-                inputs={"images": Input(type=AssetTypes.URI_FOLDER, path=datastore_uri(self._settings, prefix))},
+                inputs={"images": Input(type=AssetTypes.URI_FOLDER, path=datastore_uri(self._settings, f"{prefix}/"))},
                 outputs={"score": Output(type=AssetTypes.URI_FILE, path=datastore_uri(self._settings, answers))},
             ),
         )

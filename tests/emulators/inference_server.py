@@ -122,7 +122,7 @@ def _run(*command: str | Path) -> None:
 
 def _answers(address: str) -> bool:
     try:
-        return httpx.get(address, timeout=5).status_code == httpx.codes.OK
+        return httpx.get(address, timeout=5, trust_env=False).status_code == httpx.codes.OK
     except httpx.TransportError:
         return False
 
