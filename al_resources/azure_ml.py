@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from al_resources.azure_ml_settings import AzureMLSettings
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from azure.core import PipelineClient
     from azure.core.credentials import TokenCredential
     from azure.core.exceptions import HttpResponseError
+
+T = TypeVar("T")
+Purpose = Literal["training", "scoring", "batch"]
 
 CODE = ("al_core", "al_resources", "al_serving")  # what runs remotely; Dagster stays at home
 PYTHON = "3.11"
@@ -34,13 +37,23 @@ TRAINING_PACKAGES = (
 )  # fmt: skip
 SCORING_SCRIPT = "al_serving/score.py"
 INFERENCE_SERVER = "azureml-inference-server-http==1.5.1"
+# what Azure ML needs beside the script, and those packages whose version it has a say in
+RUNTIMES: dict[Purpose, tuple[str, ...]] = {
+    "training": (),
+    "scoring": (INFERENCE_SERVER,),
+    "batch": ("azureml-core==1.61.0.post4", "azureml-dataset-runtime[fuse]==1.62.0.post1"),
+}
+LEFT_TO_RUNTIME: dict[Purpose, dict[str, str]] = {
+    "training": {},
+    "scoring": {"pydantic": "pydantic>=2.10"},
+    "batch": {"numpy": "numpy>=2.0", "pyarrow": "pyarrow>=18"},
+}
 NAME_RULES = {
     "model": r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}",
     "job": r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}",
     "endpoint": r"[a-z][a-z0-9-]{1,30}[a-z0-9]",
     "deployment": r"[a-z][a-z0-9-]{1,30}[a-z0-9]",
 }
-T = TypeVar("T")
 DATA_SCIENTIST = "AzureML Data Scientist"  # of the roles Azure brings, the one most calls need
 
 
@@ -232,16 +245,16 @@ def code_snapshot(folder: Path) -> Path:
     return folder
 
 
-def environment_of(settings: AzureMLSettings, purpose: str) -> str | Environment:
-    """The environment of jobs (`training`) and deployments (`scoring`): pinned to the versions installed here."""
+def environment_of(settings: AzureMLSettings, purpose: Purpose) -> str | Environment:
+    """The environment of jobs and deployments: pinned to the versions installed here, where Azure ML lets us."""
     from azure.ai.ml.entities import Environment
 
     if settings.environment:
         return f"azureml:{settings.environment}"
     names = TRAINING_PACKAGES if purpose == "training" else SCORING_PACKAGES
-    pins = [f"{name}=={importlib.metadata.version(name)}" for name in names]
-    if purpose == "scoring":
-        pins.append(INFERENCE_SERVER)
+    left = LEFT_TO_RUNTIME[purpose]
+    pins = [left.get(name) or f"{name}=={importlib.metadata.version(name)}" for name in names]
+    pins += RUNTIMES[purpose]
     conda: dict[str, Any] = {
         "name": f"al-{purpose}",
         "channels": ["conda-forge"],

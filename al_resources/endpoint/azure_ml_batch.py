@@ -163,7 +163,7 @@ class AzureMLBatchEndpoint:
             name=name,
             endpoint_name=self._endpoint,
             model=f"azureml:{self._model_name}:{model_version}",
-            environment=environment_of(self._settings, "scoring"),
+            environment=environment_of(self._settings, "batch"),
             code_configuration=CodeConfiguration(code=str(code_snapshot(folder)), scoring_script=SCORING_SCRIPT),
             compute=self._settings.batch_compute,
             resources=ResourceConfiguration(instance_count=self._settings.batch_instances),

@@ -6,6 +6,7 @@ The contracts themselves are in test_model_registry_contract.py and test_endpoin
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -19,7 +20,16 @@ from test_endpoint_contract import IMAGE
 from al_assets.definitions import build_definitions
 from al_cli.digits import digit_pngs
 from al_core.records import GateVerdict, Interval
-from al_resources.azure_ml import Arm, WorkspaceError, checked_name, code_snapshot, workspace_client
+from al_resources.azure_ml import (
+    INFERENCE_SERVER,
+    Arm,
+    Purpose,
+    WorkspaceError,
+    checked_name,
+    code_snapshot,
+    environment_of,
+    workspace_client,
+)
 from al_resources.azure_ml_settings import AzureMLSettings
 from al_resources.endpoint import DeploymentFailed
 from al_resources.endpoint.rollout import roll_out
@@ -84,6 +94,21 @@ def test_a_long_running_operation_is_followed_to_its_result(workspace: Workspace
     )
     assert answer == {}
     assert workspace.endpoint.state().deployments == {}
+
+
+def test_environments_leave_to_azure_ml_what_it_insists_on(workspace: Workspace) -> None:
+    """Resolved with pip: with these pinned as well, neither environment can be built."""
+
+    def pins(purpose: Purpose) -> list[str]:
+        environment = environment_of(workspace.settings, purpose)
+        assert not isinstance(environment, str)
+        conda: Any = environment.conda_file
+        return conda["dependencies"][-1]["pip"]
+
+    assert {"pydantic>=2.10", INFERENCE_SERVER} <= set(pins("scoring"))
+    assert {"numpy>=2.0", "pyarrow>=18"} <= set(pins("batch"))
+    assert any(pin.startswith("azureml-dataset-runtime[fuse]==") for pin in pins("batch"))
+    assert all("==" in pin for pin in pins("training"))
 
 
 def test_what_runs_remotely_is_what_runs_here_without_dagster(workspace: Workspace) -> None:
