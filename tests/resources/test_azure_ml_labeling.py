@@ -6,10 +6,12 @@ import json
 from datetime import timedelta
 from typing import Any
 
+import dagster as dg
 import pytest
 from azure_workspace import Workspace
 from emulators.azure_ml import CONTAINER, ROOT, Fault
 from emulators.azure_ml_labeling import Project
+from resource_adapters import coco
 from test_image_store import picture as png
 
 from al_core.records import SELECTIONS, table_of, utc_now
@@ -21,6 +23,7 @@ from al_resources.labeling.staging import stage_round
 from al_resources.platform import Platform
 from al_resources.progress import progress
 from al_resources.settings import LabelingSettings, SettingsError, load_settings
+from sensors.labeling_exports import look_for_exports
 
 
 def labeling_of(workspace: Workspace, **settings: Any) -> AzureMLLabeling:
@@ -146,6 +149,33 @@ def test_exports_are_cumulative_and_a_later_one_brings_only_what_is_new(workspac
 def test_a_csv_is_left_alone(workspace: Workspace) -> None:
     workspace.platform.blobs.write("Labeling/export/csv/x/labels.csv", b"Url,Label")
     assert labeling_of(workspace).collect() == []
+
+
+def tick(workspace: Workspace) -> dg.SensorResult | dg.SkipReason:
+    with dg.instance_for_test() as instance:
+        return look_for_exports(dg.build_sensor_context(instance), workspace.platform)
+
+
+def test_one_look_of_the_sensor_fetches_an_export_and_asks_for_its_run(workspace: Workspace) -> None:
+    paths = staged(workspace)
+    workspace.emulator.labeling.create("birds").labels[paths[0]] = "cat"
+    labeling_of(workspace)
+    workspace.emulator.labeling.press_export("birds")
+    found = tick(workspace)
+    assert isinstance(found, dg.SensorResult)
+    assert found.run_requests is not None
+    assert [request.partition_key for request in found.run_requests] == ["0000"]
+
+
+def test_a_tool_that_cannot_be_asked_stops_no_other_export(workspace: Workspace) -> None:
+    paths = staged(workspace)
+    labeling_of(workspace, request_exports=True)  # a project that is not there
+    image = paths[0].rsplit("/", 1)[-1].removesuffix(".png")
+    workspace.platform.blobs.write("labeling/exports/by-hand.json", coco({image: "cat"}))
+    found = tick(workspace)
+    assert isinstance(found, dg.SensorResult)
+    assert found.run_requests is not None
+    assert len(found.run_requests) == 1
 
 
 # ---------------------------------------------------------------- exports that are asked for
