@@ -37,16 +37,17 @@ TRAINING_PACKAGES = (
 )  # fmt: skip
 SCORING_SCRIPT = "al_serving/score.py"
 INFERENCE_SERVER = "azureml-inference-server-http==1.5.1"
-# what Azure ML needs beside the script, and those packages whose version it has a say in
+# What Azure ML needs beside the script, and those packages whose version it has a say in. Batch deployments are
+# documented to need azureml-dataset-runtime as well, but that refuses the azure-identity of Data Explorer's client.
 RUNTIMES: dict[Purpose, tuple[str, ...]] = {
     "training": (),
     "scoring": (INFERENCE_SERVER,),
-    "batch": ("azureml-core==1.61.0.post4", "azureml-dataset-runtime[fuse]==1.62.0.post1"),
+    "batch": ("azureml-core==1.61.0.post4",),
 }
 LEFT_TO_RUNTIME: dict[Purpose, dict[str, str]] = {
     "training": {},
     "scoring": {"pydantic": "pydantic>=2.10"},
-    "batch": {"numpy": "numpy>=2.0", "pyarrow": "pyarrow>=18"},
+    "batch": {},
 }
 NAME_RULES = {
     "model": r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}",
@@ -249,8 +250,9 @@ def environment_of(settings: AzureMLSettings, purpose: Purpose) -> str | Environ
     """The environment of jobs and deployments: pinned to the versions installed here, where Azure ML lets us."""
     from azure.ai.ml.entities import Environment
 
-    if settings.environment:
-        return f"azureml:{settings.environment}"
+    registered = (settings.batch_environment if purpose == "batch" else "") or settings.environment
+    if registered:
+        return f"azureml:{registered}"
     names = TRAINING_PACKAGES if purpose == "training" else SCORING_PACKAGES
     left = LEFT_TO_RUNTIME[purpose]
     pins = [left.get(name) or f"{name}=={importlib.metadata.version(name)}" for name in names]

@@ -48,6 +48,7 @@ class AzureMLSettings(BaseModel):
     )
 
     batch_endpoint: str = Field("", description="scores whole folders; empty: the step that asks for it does it itself")
+    batch_environment: str = Field("", description="`name:version` for batches alone; empty: as for everything else")
     batch_instances: int = Field(1, ge=1, description="machines that score a batch, at most")
     batch_parallel: int = Field(1, ge=1, description="processes on each of them")
     batch_minutes: float = Field(24 * 60, gt=0, description="a batch that takes longer is cancelled")
