@@ -345,12 +345,8 @@ class Collector:
         """Store each image once and write its address into its rows."""
         files = list(dict(zip(rows["image_id"].to_pylist(), rows["image"].to_pylist(), strict=True)).items())
         # A task per writer, not per image: in a local folder handing out tasks takes longer than doing them.
-        shares = [files[writer::IMAGE_WRITERS] for writer in range(IMAGE_WRITERS)]
-        try:
-            stored = list(self._writers.map(self._store_images, shares))
-        except RuntimeError:  # Python takes no new tasks while it ends, and what waits still has to go out
-            stored = [self._store_images(files)]
-        uris = {image_id: uri for share in stored for image_id, uri in share}
+        shares = (files[writer::IMAGE_WRITERS] for writer in range(IMAGE_WRITERS))
+        uris = {image_id: uri for stored in self._writers.map(self._store_images, shares) for image_id, uri in stored}
         addresses = pa.array([uris[image_id] for image_id in rows["image_id"].to_pylist()], pa.string())
         rows = rows.drop_columns("image")
         return rows.set_column(rows.schema.get_field_index("image_uri"), PREDICTIONS.field("image_uri"), addresses)

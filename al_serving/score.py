@@ -9,10 +9,10 @@ without one they are not, and `init` says so.
 
 from __future__ import annotations
 
-import atexit
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +58,9 @@ def init() -> None:
     platform = Platform()
     folder = _served_version(platform) if model_dir is None else _checkpoint_in(Path(model_dir))
     _collector = Collector.of(platform)
-    atexit.register(_collector.close)
+    # Not `atexit`: by then Python has closed all thread pools, and the stores need theirs. This hook, which the pools
+    # use themselves, is the only one before that.
+    threading._register_atexit(_collector.close)  # type: ignore[attr-defined]
     _datastores = {DATASTORE: platform.blobs}
     _scorer = Scorer.of(platform, folder, _collector)
 

@@ -122,6 +122,7 @@ from pathlib import Path
 from al_serving import score
 score.init()
 assert "probs" in score.run(Path(sys.argv[1]).read_bytes())[0]
+assert "error" in score.run(b"no image")
 """
 
 
@@ -133,6 +134,7 @@ def test_what_waits_when_the_process_ends_is_logged_before(home: Platform, tmp_p
     environment = os.environ | {"AL_SERVING__FLUSH_SECONDS": "100"}
     subprocess.run([sys.executable, "-c", LAST_ANSWER, str(tmp_path / "a.png")], env=environment, check=True)
     assert home.predictions.watermark().rows == 1
+    assert home.ledgers.read("rejected_images").height == 1
 
 
 def test_without_a_model_init_says_so(script: ModuleType, home: Platform) -> None:
