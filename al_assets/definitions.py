@@ -11,11 +11,13 @@ from al_assets.labeled_dataset import labeled_dataset
 from al_assets.model_checkpoint import model_checkpoint
 from al_assets.prediction_log import prediction_log
 from al_assets.resources import platform_resource
+from al_assets.retirement import retirement_job
 from al_assets.selected_candidates import selected_candidates
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
 from sensors.labeling_export_events import build_labeling_export_events_sensor
 from sensors.labeling_exports import build_labeling_export_sensor
+from sensors.retired_deployments import retired_deployment_sensor
 from sensors.run_failures import run_failure_sensor
 from sensors.selection_schedule import build_selection_schedule
 from simulation.job import simulation_job
@@ -25,12 +27,17 @@ def build_definitions(platform: Platform | None = None) -> dg.Definitions:
     """The code location; a test passes its own platform, everybody else gets the one that `al.toml` describes."""
     settings = platform.settings if platform else load_settings()
     build_export_sensor = build_labeling_export_events_sensor if settings.hears_events else build_labeling_export_sensor
+    machines_cost = settings.profile == "azure" and bool(settings.azure_ml.workspace)
     return dg.Definitions(
         assets=[prediction_log, selected_candidates, labeled_dataset, model_checkpoint, deployment],
         asset_checks=CHECKS,
-        jobs=[selection_job, training_deployment_job, simulation_job],
+        jobs=[selection_job, training_deployment_job, simulation_job, *([retirement_job] if machines_cost else [])],
         schedules=[build_selection_schedule(settings)],
-        sensors=[build_export_sensor(settings), run_failure_sensor],
+        sensors=[
+            build_export_sensor(settings),
+            run_failure_sensor,
+            *([retired_deployment_sensor] if machines_cost else []),
+        ],
         resources={"platform": platform or platform_resource},
         executor=dg.in_process_executor,
     )

@@ -55,6 +55,16 @@ def contact_sheet_png(platform: Platform, chosen: pl.DataFrame) -> bytes:
     return draw(items)
 
 
+def labeling_progress(platform: Platform) -> dict[str, dg.MetadataValue]:
+    """What the labeling tool says of its progress, where it counts by itself; why not, where it cannot be asked."""
+    from al_resources.progress import labeling
+
+    found = labeling(platform)
+    if found is None or not (found.get("project") or "error" in found):
+        return {}
+    return {"labeling project": dg.MetadataValue.json(found)}
+
+
 def score_summary(chosen: pl.DataFrame) -> pl.DataFrame:
     """Smallest, mean and largest score per reason."""
     import polars as pl

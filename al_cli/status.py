@@ -31,6 +31,8 @@ def status(as_json: bool) -> None:
         f"{facts['images']} images, {facts['predictions']} predictions, {facts['eligible_images']} eligible, "
         f"{facts['labels']} labeled, {facts['waiting_for_labels']} waiting for a label"
     )
+    if labeling := facts["labeling"]:
+        console.print(_labeling(labeling))
     if facts["rejected_images"]:
         console.print(f"{facts['rejected_images']} files were rejected: they are no readable images")
     if in_spool or set_aside:
@@ -47,6 +49,16 @@ def status(as_json: bool) -> None:
         if facts["events"]["poison"]:
             console.print("[red]{poison} messages in the poison queue[/]: no blob events".format(**facts["events"]))
     console.print(rounds_table(facts["rounds"]))
+
+
+def _labeling(found: dict[str, Any]) -> str:
+    """What the labeling tool says of itself."""
+    if "error" in found:
+        return f"[red]labeling[/] {escape(found['error'])}"
+    of = f" in project {escape(found['project'])}" if found["project"] else " of the newest round"
+    return (
+        f"[bold]labeling[/] {found['labeled']} of {found['total']} images{of} are labeled, {found['skipped']} skipped"
+    )
 
 
 def rounds_table(rows: list[dict[str, Any]]) -> Table:

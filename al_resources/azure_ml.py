@@ -8,8 +8,9 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from al_resources.azure_ml_settings import AzureMLSettings
 
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
     from azure.core.exceptions import HttpResponseError
 
-CODE = ("al_core", "al_resources", "al_serving")  # what runs remotely; Dagster stays here
+T = TypeVar("T")
+Purpose = Literal["training", "scoring", "batch"]
+
+CODE = ("al_core", "al_resources", "al_serving")  # what runs remotely; Dagster stays at home
 PYTHON = "3.11"
 # what that code imports; installed here, so that the remote side gets the very same versions
 SCORING_PACKAGES = (
@@ -32,7 +36,20 @@ TRAINING_PACKAGES = (
     "dagster-pipes", "numpy", "pillow", "polars", "pyarrow", "pydantic", "safetensors", "scikit-learn", "torch",
     "torchvision",
 )  # fmt: skip
+SCORING_SCRIPT = "al_serving/score.py"
 INFERENCE_SERVER = "azureml-inference-server-http==1.5.1"
+# What Azure ML needs beside the script, and those packages whose version it has a say in. Batch deployments are
+# documented to need azureml-dataset-runtime as well, but that refuses the azure-identity of Data Explorer's client.
+RUNTIMES: dict[Purpose, tuple[str, ...]] = {
+    "training": (),
+    "scoring": (INFERENCE_SERVER,),
+    "batch": ("azureml-core==1.61.0.post4",),
+}
+LEFT_TO_RUNTIME: dict[Purpose, dict[str, str]] = {
+    "training": {},
+    "scoring": {"pydantic": "pydantic>=2.10"},
+    "batch": {},
+}
 NAME_RULES = {
     "model": r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}",
     "data": r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}",
@@ -82,12 +99,17 @@ class Arm:
 
     def __init__(self, settings: AzureMLSettings) -> None:
         from azure.core import PipelineClient
-        from azure.core.pipeline.policies import BearerTokenCredentialPolicy
+        from azure.core.configuration import Configuration
+        from azure.core.pipeline.policies import BearerTokenCredentialPolicy, RetryPolicy
 
         self._manager = settings.resource_manager.rstrip("/")
         self._workspace = workspace_path(settings)
         policy = BearerTokenCredentialPolicy(credential_of(settings), self._manager + "/.default")
-        self._client: PipelineClient[Any, Any] = PipelineClient(self._manager, per_retry_policies=[policy])
+        configuration: Configuration[Any, Any] = Configuration()
+        configuration.retry_policy = RetryPolicy()  # by itself a client has none
+        self._client: PipelineClient[Any, Any] = PipelineClient(
+            self._manager, config=configuration, per_retry_policies=[policy]
+        )
 
     def call(
         self,
@@ -105,25 +127,57 @@ class Arm:
         Raises:
             WorkspaceError: it is refused, fails, or takes longer than `longest_seconds`; begins with `what`.
         """
+        deadline = time.monotonic() + longest_seconds
+        answer = self._send(method, self._address(path), what, role, params=params, json=body)
+        while _in_progress(answer):
+            if time.monotonic() > deadline:
+                raise WorkspaceError(f"{what}: not done after {longest_seconds:.0f} s")
+            time.sleep(float(answer.headers.get("retry-after", "1")))
+            answer = self._send("GET", answer.headers["location"], what, role)
+        return answer.json() if answer.content else {}
+
+    def begin(
+        self,
+        method: str,
+        path: str,
+        *,
+        what: str,
+        params: dict[str, str],
+        body: dict[str, Any] | None = None,
+        role: str = DATA_SCIENTIST,
+    ) -> str:
+        """Start what takes long; returns where `outcome` finds its result. Raises `WorkspaceError`."""
+        answer = self._send(method, self._address(path), what, role, params=params, json=body)
+        if not _in_progress(answer):
+            raise WorkspaceError(f"{what}: answered {answer.status_code} and no place where the result will be")
+        return answer.headers["location"]
+
+    def outcome(self, location: str, *, what: str, role: str = DATA_SCIENTIST) -> dict[str, Any] | None:
+        """The result of what `begin` started, None while it is not done. Raises `WorkspaceError`: it failed."""
+        if not location.startswith(self._manager + "/"):  # the token goes to the resource manager and nowhere else
+            raise WorkspaceError(f"{what}: {location} is no address of {self._manager}")
+        answer = self._send("GET", location, what, role)
+        return None if _in_progress(answer) else answer.json() if answer.content else {}
+
+    def _address(self, path: str) -> str:
+        return f"{self._manager}{self._workspace}/{path}"
+
+    def _send(self, method: str, address: str, what: str, role: str, **more: Any) -> Any:
         from azure.core.exceptions import AzureError, HttpResponseError
         from azure.core.rest import HttpRequest
 
-        deadline = time.monotonic() + longest_seconds
-        request = HttpRequest(method, f"{self._manager}{self._workspace}/{path}", params=params, json=body)
         try:
-            while True:
-                answer = self._client.send_request(request)
-                answer.raise_for_status()
-                if answer.status_code != 202 or "location" not in answer.headers:
-                    return answer.json() if answer.content else {}
-                if time.monotonic() > deadline:
-                    raise WorkspaceError(f"{what}: not done after {longest_seconds:.0f} s")
-                time.sleep(float(answer.headers.get("retry-after", "1")))
-                request = HttpRequest("GET", answer.headers["location"])
+            answer = self._client.send_request(HttpRequest(method, address, **more))
+            answer.raise_for_status()
         except HttpResponseError as error:
             raise explained(error, what, role) from error
         except AzureError as error:
             raise WorkspaceError(f"{what}: {error}") from error
+        return answer
+
+
+def _in_progress(answer: Any) -> bool:
+    return answer.status_code == 202 and "location" in answer.headers
 
 
 def workspace_path(settings: AzureMLSettings) -> str:
@@ -139,11 +193,36 @@ def datastore_uri(settings: AzureMLSettings, path: str) -> str:
     return f"azureml://datastores/{settings.datastore}/paths/{path}"
 
 
+def path_in_datastore(uri: str) -> tuple[str, str]:
+    """The datastore that a URI names and the path in it, for the forms of both generations of Azure ML.
+
+    `AmlDatastore://<datastore>/<path>`, `azureml://datastores/<datastore>/paths/<path>`, and the same with the
+    workspace in front. Raises `ValueError`.
+    """
+    found = re.fullmatch(r"(?i:AmlDatastore)://([^/]+)/(.+)|azureml://(?:.+/)?datastores/([^/]+)/paths/(.+)", uri)
+    if found is None:
+        raise ValueError(f"{uri!r} is no address in a datastore: expected azureml://.../datastores/<name>/paths/<path>")
+    datastore, path = found[1] or found[3], found[2] or found[4]
+    return datastore, path.strip("/")
+
+
 def checked_name(kind: str, name: str) -> str:
     """`name`, if Azure ML takes it for that kind of thing. Raises `ValueError` with the rule."""
     if not re.fullmatch(NAME_RULES[kind], name):
         raise ValueError(f"{name!r} is no name for a {kind} in Azure ML: expected {NAME_RULES[kind]}")
     return name
+
+
+def asked(what: str, action: Callable[[], T], role: str = DATA_SCIENTIST) -> T:
+    """The result of `action`; whatever Azure answers instead becomes a `WorkspaceError` with a sentence."""
+    from azure.core.exceptions import AzureError, HttpResponseError
+
+    try:
+        return action()
+    except HttpResponseError as error:
+        raise explained(error, what, role) from error
+    except AzureError as error:  # no connection, no token, or refused by the SDK itself
+        raise WorkspaceError(f"{what}: {error}") from error
 
 
 def explained(error: HttpResponseError, what: str, role: str = DATA_SCIENTIST) -> WorkspaceError:
@@ -169,16 +248,17 @@ def code_snapshot(folder: Path) -> Path:
     return folder
 
 
-def environment_of(settings: AzureMLSettings, purpose: str) -> str | Environment:
-    """The environment of jobs (`training`) and deployments (`scoring`): pinned to the versions installed here."""
+def environment_of(settings: AzureMLSettings, purpose: Purpose) -> str | Environment:
+    """The environment of jobs and deployments: pinned to the versions installed here, where Azure ML lets us."""
     from azure.ai.ml.entities import Environment
 
-    if settings.environment:
-        return f"azureml:{settings.environment}"
+    registered = (settings.batch_environment if purpose == "batch" else "") or settings.environment
+    if registered:
+        return f"azureml:{registered}"
     names = TRAINING_PACKAGES if purpose == "training" else SCORING_PACKAGES
-    pins = [f"{name}=={importlib.metadata.version(name)}" for name in names]
-    if purpose == "scoring":
-        pins.append(INFERENCE_SERVER)
+    left = LEFT_TO_RUNTIME[purpose]
+    pins = [left.get(name) or f"{name}=={importlib.metadata.version(name)}" for name in names]
+    pins += RUNTIMES[purpose]
     conda: dict[str, Any] = {
         "name": f"al-{purpose}",
         "channels": ["conda-forge"],

@@ -48,6 +48,16 @@ class AzureMLSettings(BaseModel):
         {}, description="of the scoring containers, for example AL_PROFILE and what it needs; never a secret"
     )
 
+    batch_endpoint: str = Field("", description="scores whole folders; empty: the step that asks for it does it itself")
+    batch_environment: str = Field("", description="`name:version` for batches alone; empty: as for everything else")
+    batch_instances: int = Field(1, ge=1, description="machines that score a batch, at most")
+    batch_parallel: int = Field(1, ge=1, description="processes on each of them")
+    batch_minutes: float = Field(24 * 60, gt=0, description="a batch that takes longer is cancelled")
+    old_deployment_hours: float = Field(
+        24, ge=0, description="so long the version that served before stays up without traffic, ready to go back to"
+    )
+
     labeling_job: str = Field("", description="name of the data labeling project")
     request_exports: bool = Field(False, description="ask the labeling project for exports (a preview of Azure)")
     export_format: Literal["Coco", "Dataset"] = Field("Coco", description="of exports asked for")
+    export_minutes: float = Field(30, ge=0, description="an export is asked for at most so often, if there is news")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from al_resources.blob_store import BlobStore
     from al_resources.datasets import DatasetStore
     from al_resources.endpoint import Endpoint
+    from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
     from al_resources.event_queue import EventQueue
     from al_resources.image_store import ImageStore
     from al_resources.kusto import KustoDatabase
@@ -39,6 +40,12 @@ class Platform:
             azure = self.settings.azure
             if missing := [name for name in NEEDED_ON_AZURE if not getattr(azure, name)]:
                 raise SettingsError(f"profile = 'azure' needs {', '.join(f'azure.{name}' for name in missing)}")
+        if self.settings.labeling.project == "azure_ml" and not (
+            self._has_workspace and self.settings.azure_ml.labeling_job
+        ):
+            raise SettingsError(
+                "labeling.project = 'azure_ml' needs profile = 'azure', azure_ml.workspace and azure_ml.labeling_job"
+            )
 
     @property
     def on_azure(self) -> bool:
@@ -128,6 +135,17 @@ class Platform:
         )
 
     @cached_property
+    def batch(self) -> AzureMLBatchEndpoint | None:
+        """What scores whole folders elsewhere; None: whoever asks does it in its own process."""
+        if not (self._has_workspace and self.settings.azure_ml.batch_endpoint):
+            return None
+        from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
+
+        return AzureMLBatchEndpoint(
+            self._workspace, self._arm, self.settings.azure_ml, self.blobs, model_name=self.settings.model.name
+        )
+
+    @cached_property
     def labeling(self) -> LabelingProject:
         """Who labels."""
         from al_resources.labeling.manual import ManualLabeling
@@ -135,6 +153,12 @@ class Platform:
 
         if self.settings.labeling.project == "oracle":
             return OracleLabeling.from_file(self.blobs, self.settings.labeling.oracle_labels)
+        if self.settings.labeling.project == "azure_ml":
+            from al_resources.labeling.azure_ml import AzureMLLabeling
+
+            return AzureMLLabeling(
+                self.blobs, self._arm, self.settings.azure_ml, container=self.settings.azure.container
+            )
         return ManualLabeling(self.blobs, self.ledgers)
 
     @cached_property

@@ -35,8 +35,23 @@ def progress(platform: Platform) -> dict[str, Any]:
         "quarantined": exports.filter(status="quarantined").select("path", "reason").to_dicts(),
         "champion": version,
         "traffic": state.traffic,
+        "labeling": labeling(platform),
         "rounds": rounds(platform),
     }
+
+
+def labeling(platform: Platform) -> dict[str, Any] | None:
+    """What the labeling tool says of the newest staged round; None before the first, a reason where it is silent."""
+    from al_resources.labeling import LabelingError
+    from al_resources.labeling.staging import is_staged
+
+    newest = platform.ledgers.read("selections")["round"].max()
+    if newest is None or not is_staged(platform.blobs, newest):  # type: ignore[arg-type]
+        return None
+    try:
+        return platform.labeling.status(newest).model_dump(mode="json")  # type: ignore[arg-type]
+    except LabelingError as error:
+        return {"error": str(error)}
 
 
 def rounds(platform: Platform) -> list[dict[str, Any]]:

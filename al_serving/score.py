@@ -9,15 +9,16 @@ without one they are not, and `init` says so.
 
 from __future__ import annotations
 
-import atexit
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from al_core.images import IMAGE_SUFFIXES
 from al_core.inference import Predictor
 from al_resources.platform import Platform
 from al_serving.batch import NamedFile, score_files
@@ -57,7 +58,9 @@ def init() -> None:
     platform = Platform()
     folder = _served_version(platform) if model_dir is None else _checkpoint_in(Path(model_dir))
     _collector = Collector.of(platform)
-    atexit.register(_collector.close)
+    # Not `atexit`: by then Python has closed all thread pools, and the stores need theirs. This hook, which the pools
+    # use themselves, is the only one before that.
+    threading._register_atexit(_collector.close)  # type: ignore[attr-defined]
     _datastores = {DATASTORE: platform.blobs}
     _scorer = Scorer.of(platform, folder, _collector)
 
@@ -111,7 +114,8 @@ def _sent_images(data: Any) -> list[SentImage]:
 
 def _score_paths(scorer: Scorer, paths: Sequence[str]) -> list[str]:
     lines: list[str] = []
-    files = [NamedFile(Path(path).name, Path(path).read_bytes) for path in paths]
+    images = [Path(path) for path in paths if Path(path).suffix.lower() in IMAGE_SUFFIXES]
+    files = [NamedFile(path.name, path.read_bytes) for path in images]
     score_files(scorer, files, _collector, lambda progress: lines.extend(map(json.dumps, progress.answers)))
     if _collector is not None:
         _collector.flush()  # the next mini-batch may run in another process

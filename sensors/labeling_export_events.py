@@ -8,7 +8,7 @@ import dagster as dg
 
 from al_resources.platform import Platform
 from al_resources.settings import Settings
-from sensors.labeling_exports import TRAINING_JOB, what_to_run
+from sensors.labeling_exports import TRAINING_JOB, collect_exports, what_to_run
 
 
 def build_labeling_export_events_sensor(settings: Settings) -> dg.SensorDefinition:
@@ -33,6 +33,7 @@ def listen_for_exports(context: dg.SensorEvaluationContext, platform: Platform) 
     from al_core.records import utc_now
     from al_resources.labeling.events import EventCursor, listen
 
+    collect_exports(context, platform)
     heard = listen(
         platform.events,
         platform.blobs,

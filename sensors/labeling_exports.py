@@ -43,6 +43,7 @@ def look_for_exports(context: dg.SensorEvaluationContext, platform: Platform) ->
     from al_core.records import utc_now
     from al_resources.labeling.inbox import InboxCursor, look
 
+    collect_exports(context, platform)
     found = look(
         platform.blobs,
         platform.ledgers,
@@ -53,6 +54,17 @@ def look_for_exports(context: dg.SensorEvaluationContext, platform: Platform) ->
         now=utc_now(),
     )
     return what_to_run(context, found, found.cursor.model_dump_json())
+
+
+def collect_exports(context: dg.SensorEvaluationContext, platform: Platform) -> None:
+    """Let the labeling tool bring its exports into the inbox; one that cannot be asked stops nothing else."""
+    from al_resources.labeling import LabelingError
+
+    try:
+        for path in platform.labeling.collect():
+            context.log.info(f"{path} came from the labeling tool")
+    except LabelingError as error:
+        context.log.error(f"the labeling tool gave nothing: {error}")
 
 
 def what_to_run(

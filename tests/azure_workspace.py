@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from azure.ai.ml import MLClient
 from emulators.azure_ml import GROUP, SUBSCRIPTION, WORKSPACE, AzureML
@@ -37,9 +38,13 @@ class Workspace:
 
     def keyed_endpoint(self) -> AzureMLOnlineEndpoint:
         """An endpoint that knows its callers by a key."""
-        settings = self.settings.model_copy(update={"auth": "key"})
+        return self.endpoint_with("keyed", auth="key")
+
+    def endpoint_with(self, endpoint: str = "classifier", **settings: Any) -> AzureMLOnlineEndpoint:
+        """An endpoint under other settings."""
+        changed = self.settings.model_copy(update=settings)
         name = self.platform.settings.model.name
-        return AzureMLOnlineEndpoint(self.client, self.arm, settings, model_name=name, endpoint="keyed")
+        return AzureMLOnlineEndpoint(self.client, self.arm, changed, model_name=name, endpoint=endpoint)
 
     @classmethod
     def new(cls, emulator: AzureML, folder: Path) -> Workspace:

@@ -14,12 +14,13 @@ import httpx
 
 from al_core.records import utc_now
 from al_resources.azure_ml import (
+    SCORING_SCRIPT,
     Arm,
     WorkspaceError,
+    asked,
     checked_name,
     code_snapshot,
     environment_of,
-    explained,
 )
 from al_resources.azure_ml_settings import AzureMLSettings
 from al_resources.endpoint import (
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from azure.ai.ml.entities import ManagedOnlineDeployment
 
-SCORING_SCRIPT = "al_serving/score.py"
 ANSWER_SECONDS = 60.0
 LOG_LINES = 50
 METRICS_API = "2018-01-01"
@@ -245,16 +245,10 @@ class AzureMLOnlineEndpoint:
 
     def _done(self, what: str, action: Callable[[], T]) -> T:
         """The result of `action`; whatever Azure answers instead becomes `DeploymentFailed` with a sentence."""
-        from azure.core.exceptions import AzureError, HttpResponseError
-
         try:
-            return action()
-        except HttpResponseError as error:
-            raise DeploymentFailed(str(explained(error, what))) from error
+            return asked(what, action)
         except WorkspaceError as error:
             raise DeploymentFailed(str(error)) from error
-        except AzureError as error:  # no connection, no token, or refused by the SDK itself
-            raise DeploymentFailed(f"{what}: {error}") from error
 
 
 def _version_of(model: str) -> int:

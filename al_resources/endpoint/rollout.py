@@ -3,7 +3,8 @@
 The same for every endpoint. The new version comes up under the free colour without traffic, answers a smoke
 test, is given traffic step by step and watched at each, and is promoted. Whatever goes wrong, the champion
 gets all of the traffic back, the new deployment is removed, and the reason is kept. The old colour stays up
-without traffic until the next rollout, so that going back to it is a change of traffic and nothing else.
+without traffic until the next rollout, so that going back to it is a change of traffic and nothing else; where it
+costs by the hour, for a time only (`retirement.py`).
 
 A rollout that was killed half-way is found in the endpoint's state and finished by the next one.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -20,20 +21,32 @@ class StagedImage(BaseModel):
 
 
 class LabelingStatus(BaseModel):
-    """How far people have come with a round."""
+    """How far people have come: with a round, or with a whole project where the tool counts no rounds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     total: int
     labeled: int
     skipped: int = 0
+    project: str = ""  # the tool's project, where the numbers are of all its rounds together
+    refreshed_at: datetime | None = None  # when the tool last looked for new images, where it says so
+
+
+class LabelingError(Exception):
+    """The labeling tool cannot be asked or is set up so that it cannot work; the message says what helps."""
 
 
 class LabelingProject(Protocol):
     """What every labeling tool can do. Staging and exports are files in the blob store, the same for all."""
 
     def announce(self, round_: int) -> None:
-        """Tell the tool that a round was staged under `labeling/input/<round>/`."""
+        """Tell the tool that a round was staged under `labeling/input/<round>/`. Raises `LabelingError`."""
 
     def status(self, round_: int) -> LabelingStatus:
-        """Progress of one round."""
+        """Progress of one round. Raises `LabelingError`."""
+
+    def collect(self) -> list[str]:
+        """Bring what people released in the tool into the inbox, each once; returns the paths there.
+
+        Called at every look for exports, so it must not wait for the tool. Raises `LabelingError`.
+        """

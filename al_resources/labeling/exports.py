@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -34,12 +35,28 @@ class ExportedLabel:
 
 
 @dataclass(frozen=True)
+class Region:
+    """A box or polygon, the same whatever format it came in.
+
+    Coordinates are shares of the image's width and height (0 to 1); pixels where the export has pixels and no
+    believable size of the image.
+    """
+
+    label: str
+    points: tuple[tuple[float, float], ...]  # of a box: its left top and its right bottom
+    kind: Literal["box", "polygon"]
+    unit: Literal["share", "pixel"]
+
+
+@dataclass(frozen=True)
 class SetAside:
-    """A row of an export that cannot be used as a label, and why."""
+    """A row of an export that cannot be used as a label, why, and what it says, for those who can use it."""
 
     image: str
     reason: str
     row: Any
+    labels: tuple[str, ...] = ()  # several labels of one image
+    regions: tuple[Region, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,12 +69,13 @@ class ParsedExport:
 
 
 class BrokenExport(Exception):
-    """The export cannot be read. `incomplete`: it may still be in the middle of being written."""
+    """The export cannot be used. `incomplete`: it may still be in the middle of being written."""
 
-    def __init__(self, reason: str, *, incomplete: bool = False) -> None:
+    def __init__(self, reason: str, *, incomplete: bool = False, set_aside: tuple[SetAside, ...] = ()) -> None:
         super().__init__(reason)
         self.reason = reason
         self.incomplete = incomplete
+        self.set_aside = set_aside  # what could be read all the same
 
 
 @dataclass(frozen=True)
@@ -107,11 +125,12 @@ def parse_export(
         if reason is None:
             labels.append(_label(row))
         else:
-            set_aside.append(SetAside(row.image, reason, row.source))
+            set_aside.append(SetAside(row.image, reason, row.source, *_other_annotations(row.label)))
     labels, contradictions = _without_contradictions(labels)
     set_aside += contradictions
     if not labels:
-        raise BrokenExport(f"no row can be used; the first of {len(set_aside)}: {set_aside[0].reason}")
+        first = f"no row can be used; the first of {len(set_aside)}: {set_aside[0].reason}"
+        raise BrokenExport(first, set_aside=tuple(set_aside))
     return ParsedExport(_export_id(rows), tuple(labels), tuple(set_aside))
 
 
@@ -131,9 +150,10 @@ def _coco_rows(data: bytes) -> Iterator[_Row]:
     try:
         names = _by_id("categories", ((one["id"], str(one["name"])) for one in content["categories"]))
         images = _by_id("images", ((one["id"], _coco_image_name(one)) for one in content["images"]))
+        sizes = {one["id"]: (one.get("width"), one.get("height")) for one in content["images"]}
         _refuse_mixed_boxes(content["annotations"])
         for annotation in content["annotations"]:
-            yield _coco_row(annotation, images, names)
+            yield _coco_row(annotation, images, names, sizes.get(annotation["image_id"]))
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise BrokenExport(f"not COCO: {type(error).__name__} {error}") from error
 
@@ -150,11 +170,14 @@ def _coco_image_name(image: Mapping[str, Any]) -> str:
     return str(image.get("file_name") or image.get("coco_url") or image.get("absolute_url") or image["id"])
 
 
-def _coco_row(annotation: Mapping[str, Any], images: Mapping[Any, str], names: Mapping[Any, str]) -> _Row:
+def _coco_row(
+    annotation: Mapping[str, Any], images: Mapping[Any, str], names: Mapping[Any, str], size: tuple[Any, Any] | None
+) -> _Row:
     category = annotation["category_id"]
     label: Any = names.get(category, {"unknown category_id": category})
-    if annotation.get("bbox") or annotation.get("segmentation"):
-        label = [{"label": label}]  # a box or a polygon, not a label of the image
+    shape = {key: annotation[key] for key in ("bbox", "segmentation") if annotation.get(key)}
+    if shape:
+        label = [{"label": label, "size": size, **shape}]  # a box or a polygon, not a label of the image
     return _Row(
         image=images.get(annotation["image_id"], f"image_id {annotation['image_id']}"),
         label=label,
@@ -210,6 +233,50 @@ def _single(value: Any) -> Any:
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
+# ---------------------------------------------------------------- boxes, polygons, several labels
+def _other_annotations(label: Any) -> tuple[tuple[str, ...], tuple[Region, ...]]:
+    """The labels and the regions in what is no single label; what cannot be read is left to the row itself."""
+    if not isinstance(label, list):
+        return (), ()
+    labels = tuple(one for one in label if isinstance(one, str))
+    regions = tuple(region for one in label if isinstance(one, dict) for region in _regions(one))
+    return labels, regions
+
+
+def _regions(shape: Mapping[str, Any]) -> Iterator[Region]:
+    """The box or the polygons of one annotation, in COCO's terms or in those of Azure ML's JSONL."""
+    name, size = shape.get("label"), shape.get("size")
+    if not isinstance(name, str):
+        return
+    corners = [shape.get(corner) for corner in ("topX", "topY", "bottomX", "bottomY")]
+    polygons = shape.get("polygon") or shape.get("segmentation") or []
+    try:
+        if box := shape.get("bbox"):
+            left, top, width, height = (float(value) for value in box)
+            yield _region(name, "box", [left, top, left + width, top + height], size)
+        elif None not in corners:
+            yield _region(name, "box", [float(corner) for corner in corners], size)  # type: ignore[arg-type]
+        else:
+            for polygon in polygons:
+                yield _region(name, "polygon", [float(value) for value in polygon], size)
+    except (ValueError, TypeError, OverflowError):
+        return
+
+
+def _region(label: str, kind: Literal["box", "polygon"], flat: list[float], size: Any) -> Region:
+    """Raises `ValueError`: the coordinates are no pairs of finite numbers."""
+    if len(flat) % 2 or len(flat) < 4 or not all(map(math.isfinite, flat)):
+        raise ValueError(f"{flat}: expected pairs of finite numbers")
+    points = list(zip(flat[::2], flat[1::2], strict=True))
+    if max(flat) <= 1:
+        return Region(label, tuple(points), kind, "share")
+    # Azure ML writes 0 and 8000 for sizes that it does not know
+    width, height = (float(side or 0) for side in size or (0, 0))
+    if min(width, height) > 0 and all(x <= width and y <= height for x, y in points) and 8000 not in (width, height):
+        return Region(label, tuple((x / width, y / height) for x, y in points), kind, "share")
+    return Region(label, tuple(points), kind, "pixel")
+
+
 # ---------------------------------------------------------------- rows
 def _why_not(row: _Row, known: Collection[str], settings: LabelingSettings) -> str | None:
     """Why this row cannot be a label, or None where it can."""
@@ -261,7 +328,7 @@ def _without_contradictions(labels: list[ExportedLabel]) -> tuple[list[ExportedL
             good.append(given[0])
         else:
             reason = f"two labels for one image: {' and '.join(map(repr, names))}; decide, and export again"
-            bad += [SetAside(image_id, reason, {"label": label.label}) for label in given]
+            bad += [SetAside(image_id, reason, {"label": label.label}, tuple(names)) for label in given]
     return good, bad
 
 

@@ -111,7 +111,7 @@ def consider(
                 found.waiting.append(blob.path)
                 found.cursor.waiting[blob.path] = blob.etag
             else:
-                found.refused.append(refuse_export(blobs, ledgers, blob, error.reason))
+                found.refused.append(refuse_export(blobs, ledgers, blob, error))
     return found
 
 

@@ -27,3 +27,7 @@ class ManualLabeling:
         staged = {image.image_id for image in staged_images(self.blobs, round_)}
         labeled = set(self.ledgers.read("labels")["image_id"])
         return LabelingStatus(total=len(staged), labeled=len(staged & labeled))
+
+    def collect(self) -> list[str]:
+        """Nothing to do: people put exports into the inbox themselves."""
+        return []

@@ -107,7 +107,7 @@ def merge_export(
     try:
         plan = plan_merge(blobs, ledgers, images, settings, export)
     except BrokenExport as error:
-        return refuse_export(blobs, ledgers, export, error.reason)
+        return refuse_export(blobs, ledgers, export, error)
     return carry_out(blobs, ledgers, plan)
 
 
@@ -133,10 +133,12 @@ def carry_out(blobs: BlobStore, ledgers: Ledgers, plan: Plan) -> Merge:
     return merge
 
 
-def refuse_export(blobs: BlobStore, ledgers: Ledgers, export: BlobInfo, reason: str) -> Merge:
-    """Copy it to quarantine with the reason and put that on record."""
-    quarantine_export(blobs, export.path, export.etag, reason)
-    merge = Merge(path=export.path, export_id=None, status="quarantined", reason=reason)
+def refuse_export(blobs: BlobStore, ledgers: Ledgers, export: BlobInfo, why: BrokenExport) -> Merge:
+    """Copy it to quarantine with the reason and what could be read of it, and put that on record."""
+    quarantine_export(blobs, export.path, export.etag, why.reason)
+    if why.set_aside:
+        quarantine_rows(blobs, export.path, export.etag, why.set_aside)
+    merge = Merge(path=export.path, export_id=None, status="quarantined", reason=why.reason)
     _record(ledgers, merge, export.etag)
     return merge
 

@@ -36,6 +36,10 @@ class OracleLabeling:
         done = len(self._known(round_)) if self._answered(round_) else 0
         return LabelingStatus(total=len(staged_images(self.blobs, round_)), labeled=done)
 
+    def collect(self) -> list[str]:
+        """Nothing to do: the oracle writes into the inbox."""
+        return []
+
     def answer(self, round_: int) -> str:
         """Export the labels of a staged round; returns the path. Images the oracle does not know stay open."""
         folder = round_folder(round_)

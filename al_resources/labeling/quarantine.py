@@ -32,7 +32,7 @@ def quarantine_export(blobs: BlobStore, path: str, etag: str, reason: str) -> st
 
 
 def quarantine_rows(blobs: BlobStore, path: str, etag: str, rows: Sequence[SetAside]) -> str:
-    """Keep the unusable rows of an otherwise accepted export; returns the folder."""
+    """Keep the rows that are no labels here, as they came and as they were understood; returns the folder."""
     folder = quarantine_folder(path, etag)
     blobs.write(
         f"{folder}/set_aside.json",

@@ -68,6 +68,14 @@ AZURE = {
 }
 
 
+def test_deployments_that_cost_by_the_hour_are_removed_after_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (AZURE | {"AL_AZURE_ML__WORKSPACE": "ws"}).items():
+        monkeypatch.setenv(name, value)
+    repository = build_definitions().get_repository_def()
+    assert "retired_deployments" in {sensor.name for sensor in repository.sensor_defs}
+    assert "retirement" in {job.name for job in repository.get_all_jobs()}
+
+
 def test_on_azure_exports_announce_themselves_where_there_is_a_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     def sensors() -> set[str]:
         return {sensor.name for sensor in build_definitions().get_repository_def().sensor_defs}

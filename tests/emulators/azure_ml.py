@@ -34,8 +34,11 @@ from typing import Any
 from urllib.parse import urlsplit
 from xml.sax.saxutils import escape
 
+import httpx
 import jsonschema
 import uvicorn
+from emulators.azure_ml_batch import Batch
+from emulators.azure_ml_labeling import Labeling
 from emulators.tls_proxy import proxy_to, write_certificates
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -163,7 +166,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         ["authMode"],
         description=text(),
         properties=TEXTS,
-        authMode={"const": "AADToken"},
+        authMode=text(pattern="^(?i:AADToken)$"),  # the SDK writes aadToken, and Azure takes it
         defaults={"type": "object"},
         keys={"type": "object"},
     ),
@@ -216,6 +219,8 @@ class ArmError(Exception):
 class AzureML:
     """The emulated workspace. `container` is the folder behind its blob store."""
 
+    CONTAINER = CONTAINER
+
     def __init__(self) -> None:
         from emulators.azure_ml_jobs import Jobs
 
@@ -241,10 +246,23 @@ class AzureML:
         self.blob_metadata: dict[str, dict[str, str]] = {}
         self.key = uuid.uuid4().hex
         self._operations: dict[str, dict[str, Any]] = {}
-        self._servers: dict[str, ModuleType] = {}
+        self._servers: dict[str, ModuleType | str] = {}  # the script itself, or the address of its server
+        self.inference_servers = False  # deployments run behind Azure ML's own server: real, and seconds slower
+        if hasattr(self, "_running"):
+            self._running.close()
+        self._running = contextlib.ExitStack()
         self._logs: dict[str, list[str]] = {}
         self._failed: dict[str, int] = {}
+        self.labeling = Labeling(self)
+        if hasattr(self, "batch"):
+            self.batch.kill()
+        self.batch = Batch(self)
         self._random = random.Random(0)
+
+    def register(self, kind: str, name: str, properties: dict[str, Any]) -> None:
+        """A versioned asset that the workspace made by itself."""
+        path = f"{ROOT}/{kind}/{name}/versions/1"
+        self.resources[path.lower()] = {"id": path, "name": "1", "properties": properties, "systemData": SYSTEM_DATA}
 
     def app(self) -> Starlette:
         methods = ["GET", "PUT", "POST", "PATCH", "DELETE", "HEAD"]
@@ -252,6 +270,8 @@ class AzureML:
 
     def close(self) -> None:
         """End what still runs."""
+        self._running.close()
+        self.batch.kill()
         self.jobs.kill_all()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -362,6 +382,10 @@ class AzureML:
         if not path.lower().startswith(ROOT.lower() + "/"):
             raise ArmError(404, "ResourceNotFound", f"{path} is not emulated")
         parts = below.split("/")
+        if parts[0] == "jobs" and parts[-1] != "jobs" and parts[1] in self.batch.jobs:
+            return self.batch.answer(request.method, parts)
+        if parts[0] == "labelingJobs":
+            return self.labeling.answer(request.method, parts, content)
         if parts[0] == "datastores":
             return self._datastore(parts, request.method)
         if parts[-1] == "startPendingUpload":
@@ -592,6 +616,14 @@ class AzureML:
             **properties.get("environmentVariables", {}),
             "AZUREML_MODEL_DIR": str(self._path(model["properties"]["modelUri"])),
         }
+        self._logs[f"{endpoint}/{deployment}"] = ["init() has completed"]
+        if self.inference_servers:
+            from emulators.inference_server import inference_server
+
+            code_folder, model_folder = script.parent.parent, Path(environment.pop("AZUREML_MODEL_DIR"))
+            server = inference_server(code_folder, model_folder, environment)
+            self._servers[f"{endpoint}/{deployment}"] = self._running.enter_context(server)
+            return
         spec = importlib.util.spec_from_file_location(f"entry_{uuid.uuid4().hex}", script)
         assert spec is not None
         assert spec.loader is not None
@@ -600,12 +632,19 @@ class AzureML:
         with _environment(environment):
             module.init()
         self._servers[f"{endpoint}/{deployment}"] = module
-        self._logs[f"{endpoint}/{deployment}"] = ["init() has completed"]
+
+    def resource_of(self, asset_id: str) -> dict[str, Any]:
+        """What a full id names, with or without `azureml:` in front."""
+        return self._existing(asset_id.removeprefix("azureml:")[len(ROOT) + 1 :])
 
     def _infer(self, endpoint: str, request: Request, body: bytes) -> Response:
         sent = request.headers.get("authorization", "").removeprefix("Bearer ")
         if sent != self.key and sent.count(".") != 2:  # neither the key nor a token
             return JSONResponse({"message": "wrong key"}, 401)
+        if request.url.path == "/jobs":
+            self.requests.append(("POST", f"/batchEndpoints/{endpoint}/jobs", "", json.loads(body)))
+            deployment = request.headers.get("azureml-model-deployment")
+            return self.batch.invoke(endpoint, deployment, json.loads(body))
         with self._lock:
             traffic = self._existing(f"onlineEndpoints/{endpoint}")["properties"]["traffic"]
             live = {name: share for name, share in traffic.items() if share}
@@ -620,6 +659,10 @@ class AzureML:
                 self._failed[deployment] = self._failed.get(deployment, 0) + 1
                 self._logs[f"{endpoint}/{deployment}"].append("CUDA out of memory")
                 return JSONResponse({"message": "An unexpected error occurred in scoring script."}, 502)
+        if isinstance(server, str):
+            passed = {"content-type": request.headers.get("content-type", "")}
+            reply = httpx.post(f"{server}/score", content=body, headers=passed, timeout=60, trust_env=False)
+            return Response(reply.content, reply.status_code, {"content-type": reply.headers["content-type"]})
         answer = server.run(body)
         status = answer["status"] if isinstance(answer, dict) else 200
         return JSONResponse(answer, status, {"azureml-model-deployment": deployment})

@@ -5,18 +5,37 @@ The contracts themselves are in test_model_registry_contract.py and test_endpoin
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+import dagster as dg
 import pytest
 from azure_workspace import Workspace
 from emulators.azure_ml import ROOT, Fault
+from emulators.inference_server import installed
+from emulators.node_packages import NotInstalled
 from small_models import register_model
 from test_endpoint_contract import IMAGE
 
+from al_assets.definitions import build_definitions
+from al_cli.digits import digit_pngs
 from al_core.records import GateVerdict, Interval
-from al_resources.azure_ml import Arm, WorkspaceError, checked_name, code_snapshot, workspace_client
+from al_resources.azure_ml import (
+    INFERENCE_SERVER,
+    Arm,
+    Purpose,
+    WorkspaceError,
+    checked_name,
+    code_snapshot,
+    environment_of,
+    workspace_client,
+)
 from al_resources.azure_ml_settings import AzureMLSettings
 from al_resources.endpoint import DeploymentFailed
 from al_resources.endpoint.rollout import roll_out
 from al_resources.model_registry.azure_ml import tags_of
+from al_resources.platform import Platform
+from al_resources.settings import load_settings
 
 
 def sent(workspace: Workspace, method: str) -> list[str]:
@@ -76,6 +95,22 @@ def test_a_long_running_operation_is_followed_to_its_result(workspace: Workspace
     )
     assert answer == {}
     assert workspace.endpoint.state().deployments == {}
+
+
+def test_environments_leave_to_azure_ml_what_it_insists_on(workspace: Workspace) -> None:
+    """Resolved with pip: pinned as well, it keeps the environment from being built."""
+
+    def pins(purpose: Purpose) -> list[str]:
+        environment = environment_of(workspace.settings, purpose)
+        assert not isinstance(environment, str)
+        conda: Any = environment.conda_file
+        return conda["dependencies"][-1]["pip"]
+
+    assert {"pydantic>=2.10", INFERENCE_SERVER} <= set(pins("scoring"))
+    assert any(pin.startswith("azureml-core==") for pin in pins("batch"))
+    assert all("==" in pin for pin in [*pins("training"), *pins("batch")])
+    named = workspace.settings.model_copy(update={"environment": "ours:1", "batch_environment": "batch:2"})
+    assert [environment_of(named, purpose) for purpose in ("scoring", "batch")] == ["azureml:ours:1", "azureml:batch:2"]
 
 
 def test_what_runs_remotely_is_what_runs_here_without_dagster(workspace: Workspace) -> None:
@@ -208,6 +243,49 @@ def test_requests_that_fail_while_the_rollout_watches_take_it_back(workspace: Wo
     assert result.outcome == "rolled_back"
     assert "green is unhealthy: 1 requests failed; CUDA out of memory" in result.reason
     assert workspace.endpoint.state().serving_version == 1
+
+
+def test_a_version_is_promoted_behind_the_server_that_azure_runs(workspace: Workspace) -> None:
+    try:
+        installed()
+    except NotInstalled as reason:
+        pytest.skip(str(reason))
+    workspace.emulator.inference_servers = True
+    register_model(workspace.platform)
+    variables = {"AL_HOME": str(workspace.platform.settings.home), "AL_SERVING__FLUSH_SECONDS": "0.1"}
+    endpoint = workspace.endpoint_with(environment_variables=variables)
+    result = roll_out(endpoint, 1, smoke_images=[(IMAGE, None)], watch_seconds=0)
+    assert result.outcome == "promoted"
+    with pytest.raises(DeploymentFailed, match="blue answered 422"):
+        endpoint.score("blue", b"no image")
+    assert endpoint.score("blue", IMAGE)["model_version"] == 1
+
+
+def test_the_asset_fails_with_the_reason_and_the_tail_of_the_containers_log(workspace: Workspace) -> None:
+    """A seed round up to its deployment, which does not come up."""
+    truth = workspace.platform.settings.home / "truth.json"
+    settings = load_settings(
+        home=workspace.platform.settings.home,
+        labeling={"project": "oracle", "oracle_labels": str(truth), "classes": list("0123456789")},
+        selection={"initial_budget": 60},
+        training={"architecture": "small_cnn", "image_size": 16, "channels": 1, "epochs": 1},
+    )
+    platform = Platform(settings)
+    platform.__dict__.update(registry=workspace.registry, endpoint=workspace.endpoint)
+    truth.write_text(json.dumps({platform.images.put(png).image_id: label for png, label in digit_pngs()[:100]}))
+    workspace.emulator.failing_deployments["blue"] = "ModuleNotFoundError: No module named 'torch'"
+    with dg.instance_for_test() as instance:
+        instance.add_dynamic_partitions("round", ["0000"])
+        jobs = build_definitions(platform)
+        jobs.resolve_job_def("selection").execute_in_process(partition_key="0000", instance=instance)
+        platform.labeling.answer(0)  # type: ignore[attr-defined]
+        with pytest.raises(dg.Failure) as failure:
+            jobs.resolve_job_def("training_deployment").execute_in_process(partition_key="0000", instance=instance)
+    reason = failure.value.description
+    assert reason is not None
+    assert "v1 was rolled back: creating blue with version 1" in reason
+    assert "ModuleNotFoundError: No module named 'torch'" in reason.splitlines()
+    assert workspace.endpoint.state().deployments == {}
 
 
 def test_killed_between_registered_and_deployed_the_next_rollout_finishes_the_same_version(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from resource_adapters import coco, image, jsonl
 
 from al_resources.blob_store import FsspecBlobStore
 from al_resources.labeling.exports import BrokenExport, ParsedExport, parse_export
+from al_resources.labeling.merge import merge_export
 from al_resources.labeling.quarantine import quarantine_rows
-from al_resources.settings import LabelingSettings
+from al_resources.platform import Platform
+from al_resources.settings import LabelingSettings, Settings
 
 KNOWN = {image(number) for number in range(10)}
 CATS_AND_DOGS = LabelingSettings(classes=("cat", "dog"))
@@ -184,6 +187,61 @@ def test_a_box_is_not_a_label_of_the_image() -> None:
     assert "box or polygon" in reasons(parsed)[0]
 
 
+@pytest.mark.parametrize(
+    ("size", "box", "points", "unit"),
+    [
+        ({}, [0.1, 0.2, 0.5, 0.5], ((0.1, 0.2), (0.6, 0.7)), "share"),
+        ({"width": 20, "height": 40}, [2, 8, 10, 20], ((0.1, 0.2), (0.6, 0.7)), "share"),
+        ({"width": 0.0, "height": 8000.0}, [2, 8, 10, 20], ((2, 8), (12, 28)), "pixel"),
+        ({"width": 5, "height": 5}, [2, 8, 10, 20], ((2, 8), (12, 28)), "pixel"),
+    ],
+)
+def test_a_box_of_coco_is_understood_in_shares_or_in_pixels(
+    size: dict[str, float], box: list[float], points: Any, unit: str
+) -> None:
+    content = json.loads(coco({image(1): "cat", image(2): "dog"}))
+    content["images"][1] |= size
+    content["annotations"][1]["bbox"] = box
+    (aside,) = parse(json.dumps(content).encode()).set_aside
+    (region,) = aside.regions
+    assert (region.label, region.kind, region.unit) == ("dog", "box", unit)
+    assert [x for point in region.points for x in point] == pytest.approx([x for point in points for x in point])
+
+
+@pytest.mark.parametrize(
+    ("shape", "points"),
+    [
+        ({"topX": 0.1, "topY": 0.2, "bottomX": 0.6, "bottomY": 0.7, "isCrowd": "false"}, ((0.1, 0.2), (0.6, 0.7))),
+        ({"polygon": [[0, 0, 1, 0, 1, 1]], "isCrowd": "false"}, ((0, 0), (1, 0), (1, 1))),
+    ],
+)
+def test_boxes_and_polygons_of_jsonl_are_understood(shape: dict[str, Any], points: Any) -> None:
+    data = jsonl({image(1): "cat", image(2): [{"label": "dog", **shape}, {"label": "cat", **shape}]})
+    (aside,) = parse(data, "x.jsonl").set_aside
+    assert [region.label for region in aside.regions] == ["dog", "cat"]
+    assert aside.regions[0].points == points
+
+
+def test_several_labels_of_one_image_are_kept_as_such() -> None:
+    data = jsonl({image(1): "cat", image(2): ["cat", "dog"]})
+    (aside,) = parse(data, "x.jsonl").set_aside
+    assert aside.labels == ("cat", "dog")
+
+
+def test_an_export_of_boxes_is_refused_by_the_classifier_and_kept_as_it_was_understood(tmp_path: Path) -> None:
+    platform = Platform(Settings(home=tmp_path))
+    box = {"label": "cat", "topX": 0.1, "topY": 0.2, "bottomX": 0.6, "bottomY": 0.7}
+    platform.blobs.write("labeling/exports/boxes.jsonl", jsonl({image(1): [box]}))
+    merge = merge_export(
+        platform.blobs, platform.ledgers, platform.images, LabelingSettings(), "labeling/exports/boxes.jsonl"
+    )
+    assert merge.status == "quarantined"
+    assert "a box or polygon, not a label of the image; this classifier is trained on image labels" in merge.reason
+    (kept,) = [blob.path for blob in platform.blobs.list("labeling/quarantine") if "set_aside" in blob.path]
+    (row,) = json.loads(platform.blobs.read(kept))["rows"]
+    assert row["regions"] == [{"label": "cat", "points": [[0.1, 0.2], [0.6, 0.7]], "kind": "box", "unit": "share"}]
+
+
 def test_annotations_that_lead_nowhere_are_set_aside() -> None:
     content = json.loads(coco({image(1): "cat", image(2): "cat", image(3): "cat"}))
     content["annotations"][1]["image_id"] = 77
@@ -271,7 +329,10 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-NAMES = "id name file_name image_id category_id bbox segmentation annotator labeled_at image_url label confidence"
+NAMES = (
+    "id name file_name image_id category_id bbox segmentation width polygon topX annotator labeled_at image_url label "
+    "confidence"
+)
 FIELDS = st.fixed_dictionaries({}, optional=dict.fromkeys(NAMES.split(), JSON_VALUES))
 EXPORTS = st.fixed_dictionaries(
     {name: st.lists(FIELDS | JSON_VALUES, max_size=3) for name in ("images", "annotations", "categories")}

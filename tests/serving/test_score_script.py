@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import importlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -111,6 +114,27 @@ def test_a_mini_batch_of_paths_is_answered_line_by_line(script: ModuleType, home
     assert [line["filename"] for line in lines] == ["a.png", "b.png", "c.png"]
     assert "error" in lines[1]
     assert home.predictions.watermark().rows == 2
+
+
+LAST_ANSWER = """
+import sys
+from pathlib import Path
+from al_serving import score
+score.init()
+assert "probs" in score.run(Path(sys.argv[1]).read_bytes())[0]
+assert "error" in score.run(b"no image")
+"""
+
+
+def test_what_waits_when_the_process_ends_is_logged_before(home: Platform, tmp_path: Path) -> None:
+    """A container's disk goes with it, and so would its spool."""
+    home.endpoint.create("blue", register_model(home))
+    home.endpoint.set_traffic({"blue": 100})
+    (tmp_path / "a.png").write_bytes(png(1))
+    environment = os.environ | {"AL_SERVING__FLUSH_SECONDS": "100"}
+    subprocess.run([sys.executable, "-c", LAST_ANSWER, str(tmp_path / "a.png")], env=environment, check=True)
+    assert home.predictions.watermark().rows == 1
+    assert home.ledgers.read("rejected_images").height == 1
 
 
 def test_without_a_model_init_says_so(script: ModuleType, home: Platform) -> None:

@@ -1,0 +1,88 @@
+"""Scoring many files on a batch endpoint, told as if it had been done here: what was scored, and which file was not."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from al_serving.batch import BatchSummary, NamedFile, files_of_folder, files_of_store
+from al_serving.scoring import printable
+
+if TYPE_CHECKING:
+    from al_resources.blob_store import BlobStore
+    from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
+
+UPLOADERS = 8
+UNANSWERED = "not answered: its mini-batch failed every time; the job's log tells why"
+
+
+def score_store_remotely(
+    endpoint: AzureMLBatchEndpoint,
+    blobs: BlobStore,
+    prefix: str,
+    model_version: int,
+    *,
+    key: str,
+    log: Callable[[str], None],
+) -> BatchSummary:
+    """Score all image blobs below `prefix`; `key` as in `AzureMLBatchEndpoint.score`, which tells what is raised."""
+    names = [file.name for file in files_of_store(blobs, prefix)]
+    return summary_of(names, endpoint.score(prefix, model_version, key, log), model_version)
+
+
+def score_folder_remotely(
+    endpoint: AzureMLBatchEndpoint,
+    blobs: BlobStore,
+    folder: Path,
+    model_version: int,
+    *,
+    key: str,
+    log: Callable[[str], None],
+) -> BatchSummary:
+    """Score the images of a folder here: they travel into the blob store first, and are removed there afterwards."""
+    files = files_of_folder(folder)
+    prefix = f"batch/{key}/images"
+
+    def upload(file: NamedFile) -> str | None:
+        try:
+            blobs.write(f"{prefix}/{file.name}", file.read(), if_absent=True)
+        except (OSError, ValueError) as error:  # gone since it was listed, or a name that no blob can have
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(UPLOADERS) as pool:
+        problems = dict(zip((file.name for file in files), pool.map(upload, files), strict=True))
+    left = {name: problem for name, problem in problems.items() if problem is not None}
+    log(f"{len(files) - len(left)} of {len(files)} files copied to {prefix}")
+    sent = [name for name in problems if name not in left]
+    found = summary_of(sent, endpoint.score(prefix, model_version, key, log), model_version)
+    for name in sent:
+        blobs.delete(f"{prefix}/{name}")
+    return BatchSummary(len(files), found.scored, found.duplicates, {**left, **found.refused}, model_version)
+
+
+def summary_of(names: Sequence[str], answers: Sequence[dict[str, Any]], model_version: int) -> BatchSummary:
+    """What a batch did with the files of these names, from the answers of its mini-batches.
+
+    An answer names a file without its folder, as the script sees it; where several are called the same, all of
+    them are named.
+    """
+    paths: dict[str, list[str]] = defaultdict(list)
+    for path in names:
+        paths[printable(PurePosixPath(path).name)].append(path)
+
+    def full(name: str) -> str:
+        return " or ".join(paths.get(name, [name]))
+
+    answered = Counter(answer["filename"] for answer in answers)
+    missing = {full(name): UNANSWERED for name, known in paths.items() if len(known) > answered[name]}
+    return BatchSummary(
+        files=len(names),
+        scored=len({answer["image_id"] for answer in answers if "image_id" in answer}),
+        duplicates={full(a["filename"]): full(a["same_as"]) for a in answers if "same_as" in a},
+        refused={full(a["filename"]): a["error"] for a in answers if "error" in a} | missing,
+        model_version=model_version,
+    )

@@ -1,0 +1,35 @@
+"""The sensor that notices when the version that served before has stood by long enough."""
+
+from datetime import timedelta
+
+import dagster as dg
+
+from al_resources.platform import Platform
+
+RETIREMENT_JOB = "retirement"
+
+
+@dg.sensor(
+    name="retired_deployments",
+    job_name=RETIREMENT_JOB,
+    minimum_interval_seconds=600,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Has the version that served before stood by long enough? Its machines cost by the hour.",
+)
+def retired_deployment_sensor(
+    context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
+) -> dg.RunRequest | dg.SkipReason:
+    """One run per promotion, or nothing."""
+    return look_for_retired(platform)
+
+
+def look_for_retired(platform: Platform) -> dg.RunRequest | dg.SkipReason:
+    """A request to remove it, or the reason not to."""
+    from al_core.records import utc_now
+    from al_resources.endpoint.retirement import due
+
+    hours = platform.settings.azure_ml.old_deployment_hours
+    retired = due(platform.ledgers.read("deployments"), grace=timedelta(hours=hours), now=utc_now())
+    if retired is None:
+        return dg.SkipReason(f"no version has been replaced for {hours:g} hours")
+    return dg.RunRequest(run_key=f"retired-{retired.deployment_id}")
