@@ -30,8 +30,8 @@ def platform(finished_demo: FinishedDemo, monkeypatch: pytest.MonkeyPatch) -> Pl
 
 def test_every_round_was_selected_labeled_trained_and_judged(finished_demo: FinishedDemo) -> None:
     rounds = finished_demo.result["rounds"]
-    assert len(rounds) == 6
-    assert [row["round"] for row in rounds] == list(range(6))
+    assert len(rounds) == 5
+    assert [row["round"] for row in rounds] == list(range(5))
     for row in rounds:
         assert row["labeled"] == row["selected"] > 0
         assert row["outcome"] in {"promoted", "refused"}

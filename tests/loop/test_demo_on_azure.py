@@ -13,12 +13,12 @@ from emulators.node_packages import NotInstalled, node_modules
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 pytest.importorskip("duckdb_kql", reason="the emulated Data Explorer: pip install 'duckdb-kql[all]'")
-ROUNDS = 3
+ROUNDS = 2
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory, al: Callable[..., Any]) -> tuple[Path, dict[str, Any]]:
-    """A demo of three rounds after the seed: its home, and what it printed."""
+    """A demo of two rounds after the seed: its home, and what it printed."""
     try:
         node_modules()
     except NotInstalled as reason:
