@@ -144,6 +144,7 @@ class _Task:
         self.class_weights = _class_weights(self.train.targets, classes).to(self.device)
         self.half = torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
         self.judges = len(self.validation) >= MIN_VALIDATION
+        self.epochs = self.settings.epochs_from(warm=self.warm)
         self.told = time.monotonic()
 
     def fit_all(self) -> dict[str, Any]:
@@ -151,16 +152,16 @@ class _Task:
         settings = self.settings
         batch = min(settings.batch_size, len(self.train))
         steps = max(MIN_STEPS, math.ceil(len(self.train) / batch))
-        rate = settings.incremental_learning_rate if self.warm else settings.learning_rate
+        rate = settings.learning_rate_from(warm=self.warm)
         optimizer = _optimizer(self.network, rate, settings.weight_decay)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_and_cosine(settings.epochs * steps))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_and_cosine(self.epochs * steps))
         scaler = torch.amp.GradScaler(self.device.type, enabled=self._autocasts and self.half is torch.float16)
         generator = torch.Generator().manual_seed(settings.seed)
         batches = _batches(len(self.train), batch, generator)
         losses: list[float] = []
         validation_losses: list[float] = []
         best, best_epoch, best_weights = math.inf, -1, None
-        for epoch in range(settings.epochs):
+        for epoch in range(self.epochs):
             self.network.train()
             total = torch.zeros((), device=self.device)
             for _ in range(steps):
@@ -190,7 +191,7 @@ class _Task:
                     best, best_epoch = validation_losses[-1], epoch
                     best_weights = copy.deepcopy(self.network.state_dict())
             self._tell(epoch, losses, validation_losses)
-            if self.judges and epoch - max(best_epoch, settings.epochs // 2) >= settings.patience:
+            if self.judges and epoch - max(best_epoch, self.epochs // 2) >= settings.patience:
                 break
         if best_weights is not None:
             self.network.load_state_dict(best_weights)
@@ -279,12 +280,12 @@ class _Task:
         return functional.cross_entropy(self._logits(self.validation), targets).item()
 
     def _tell(self, epoch: int, losses: Sequence[float], validation_losses: Sequence[float]) -> None:
-        every = max(1, self.settings.epochs // 5)
+        every = max(1, self.epochs // 5)
         silent = time.monotonic() - self.told
         if (epoch + 1) % every == 0 or silent > LONGEST_SILENCE:
             self.told = time.monotonic()
             validated = f", validation {validation_losses[-1]:.3f}" if validation_losses else ""
-            self.report(f"epoch {epoch + 1}/{self.settings.epochs}: loss {losses[-1]:.3f}{validated}")
+            self.report(f"epoch {epoch + 1}/{self.epochs}: loss {losses[-1]:.3f}{validated}")
 
 
 def augment(pixels: torch.Tensor, kind: str, generator: torch.Generator, *, share: float = 1 / 16) -> torch.Tensor:

@@ -26,6 +26,9 @@ class TrainingSettings(BaseModel):
     image_size: int = Field(32, ge=8, le=1024, description="images are resized to this many pixels square")
     channels: Literal[1, 3] = Field(3, description="1 for grey images, 3 for colour")
     epochs: int = Field(30, ge=1, description="at most this many passes over the labels")
+    incremental_epochs: int | None = Field(
+        None, ge=1, description="of a model that goes on from the champion; by default as many as from the start"
+    )
     patience: int = Field(
         10,
         ge=1,
@@ -54,3 +57,11 @@ class TrainingSettings(BaseModel):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes the GPU where there is one")
     seed: int = Field(0, ge=0, description="of initialisation, order and augmentation")
+
+    def epochs_from(self, *, warm: bool) -> int:
+        """At most this many passes over the labels, of a model that goes on (`warm`) or starts anew."""
+        return self.incremental_epochs if warm and self.incremental_epochs else self.epochs
+
+    def learning_rate_from(self, *, warm: bool) -> float:
+        """The highest learning rate, of a model that goes on (`warm`) or starts anew."""
+        return self.incremental_learning_rate if warm else self.learning_rate

@@ -165,7 +165,7 @@ def _protocol(study: Study, table: pl.DataFrame) -> Block:
         (
             "model",
             f"{encoder}{training.architecture}, {training.image_size}x{training.image_size} pixels, "
-            f"{training.epochs} epochs",
+            f"{training.epochs} epochs from the start, {training.epochs_from(warm=True)} going on",
         ),
         ("control slice", f"{study.control_share:.0%} of each batch"),
         (

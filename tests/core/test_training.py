@@ -161,6 +161,14 @@ def test_a_warm_start_goes_on_where_the_parent_stopped(files, tmp_path):
         assert torch.allclose(weights(tmp_path / "1")[name], weights(tmp_path / "2")[name], atol=1e-4)
 
 
+def test_a_warm_start_may_take_fewer_passes(files, tmp_path):
+    train, few = files.patterns(4), settings(epochs=3, incremental_epochs=2)
+    assert fit(files, train, tmp_path / "1", settings=few).log["epochs"] == 3
+    assert fit(files, train, tmp_path / "2", parent=tmp_path / "1", settings=few).log["epochs"] == 2
+    cold = few.model_copy(update={"warm_start": False})
+    assert fit(files, train, tmp_path / "3", parent=tmp_path / "1", settings=cold).log["epochs"] == 3
+
+
 def test_a_new_class_grows_the_head_and_keeps_the_old_rows(files, tmp_path):
     fit(files, files.patterns(12), tmp_path / "1", settings=settings(epochs=20))
     three = files.patterns(12, ("across", "down", "plain"))
