@@ -66,10 +66,15 @@ class TorchTrainer:
     Args:
         embeddings: Of the frozen encoder, by image id, where somebody has computed them already: with `frozen`
             set, these images are not even read.
+        pixels: Images (channels, size, size), uint8, by image id, decoded and resized already as the settings'
+            preprocessing does it; these are not read either.
     """
 
-    def __init__(self, embeddings: Mapping[str, np.ndarray] | None = None) -> None:
+    def __init__(
+        self, embeddings: Mapping[str, np.ndarray] | None = None, pixels: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         self.embeddings = embeddings
+        self.pixels = pixels
 
     def fit(self, request: TrainingRequest, report: Callable[[str], None]) -> TrainingResult:
         """Train; see `Trainer`.
@@ -97,9 +102,8 @@ class TorchTrainer:
                 "a first version with frozen = false"
             )
         with tempfile.TemporaryDirectory(dir=request.output) as scratch:
-            known = self.embeddings if settings.frozen else None
-            train, unreadable = _load(request.train, request, preprocessing, Path(scratch), known)
-            validation, unreadable_validation = _load(request.validation, request, preprocessing, Path(scratch), known)
+            train, unreadable = self._load(request.train, request, preprocessing, Path(scratch))
+            validation, unreadable_validation = self._load(request.validation, request, preprocessing, Path(scratch))
             skipped = unreadable | unreadable_validation
             for image_id, reason in list(skipped.items())[:10]:
                 report(f"image {image_id} is left out: {reason}")
@@ -124,6 +128,20 @@ class TorchTrainer:
             "seconds": round(time.monotonic() - began, 3),
         }
         return TrainingResult(weights, settings.architecture, request.classes, preprocessing, temperature, log)
+
+    def _load(
+        self, images: Sequence[LabeledImage], request: TrainingRequest, preprocessing: Preprocessing, scratch: Path
+    ) -> tuple[Labeled, dict[str, str]]:
+        """What is known of the images, or else all of them decoded once; and why some are missing."""
+        known = self.embeddings if request.settings.frozen and self.embeddings is not None else self.pixels
+        if known is None or not images:
+            return _read(images, request, preprocessing, scratch)
+        position = {label: i for i, label in enumerate(request.classes)}
+        rows = torch.from_numpy(np.stack([known[image.image_id] for image in images]))
+        targets = torch.tensor([position[image.label] for image in images])
+        if known is self.embeddings:
+            return Labeled(torch.empty(0, dtype=torch.uint8), targets, rows), {}
+        return Labeled(rows, targets), {}
 
 
 @dataclass
@@ -189,7 +207,7 @@ class _Task:
                 validation_losses.append(self._validation_loss())
                 if validation_losses[-1] < best:
                     best, best_epoch = validation_losses[-1], epoch
-                    best_weights = copy.deepcopy(self.network.state_dict())
+                    best_weights = {name: value.clone() for name, value in self.network.state_dict().items()}
             self._tell(epoch, losses, validation_losses)
             if self.judges and epoch - max(best_epoch, self.epochs // 2) >= settings.patience:
                 break
@@ -420,19 +438,11 @@ def _starting_network(
     return network
 
 
-def _load(
-    images: Sequence[LabeledImage],
-    request: TrainingRequest,
-    preprocessing: Preprocessing,
-    scratch: Path,
-    embeddings: Mapping[str, np.ndarray] | None,
+def _read(
+    images: Sequence[LabeledImage], request: TrainingRequest, preprocessing: Preprocessing, scratch: Path
 ) -> tuple[Labeled, dict[str, str]]:
-    """All images decoded once, or their known embeddings, and why some of them are missing."""
+    """All images decoded once, and why some of them are missing."""
     position = {label: i for i, label in enumerate(request.classes)}
-    if embeddings is not None and images:
-        rows = torch.from_numpy(np.stack([embeddings[image.image_id] for image in images]))
-        targets = torch.tensor([position[image.label] for image in images])
-        return Labeled(torch.empty(0, dtype=torch.uint8), targets, rows), {}
     pixels = _pixel_memory((len(images), preprocessing.channels, preprocessing.size, preprocessing.size), scratch)
     labels: list[int] = []
     skipped: dict[str, str] = {}

@@ -251,7 +251,7 @@ class Experiment:
             output=folder,
             parent=parent,
         )
-        result = TorchTrainer(self._known_embeddings(request)).fit(request, lambda line: None)
+        result = TorchTrainer(*self._known(request)).fit(request, lambda line: None)
         manifest = ModelManifest(
             name=_MODEL_NAME,
             version=round_ + 1,
@@ -309,13 +309,14 @@ class Experiment:
         width = max(probs.shape[1] for probs in answers)
         return np.stack([np.pad(probs, ((0, 0), (0, width - probs.shape[1]))) for probs in answers], axis=1)
 
-    def _known_embeddings(self, request: TrainingRequest) -> dict[str, np.ndarray] | None:
-        if self.prepared.embeddings is None:
-            return None
-        return {
-            image.image_id: self.prepared.embeddings[self.prepared.row[image.image_id]]
-            for image in (*request.train, *request.validation)
-        }
+    def _known(self, request: TrainingRequest) -> tuple[dict[str, np.ndarray] | None, dict[str, np.ndarray]]:
+        """Embeddings, where the encoder is frozen, and pixels of the images to train on, by image id."""
+        row = {image.image_id: self.prepared.row[image.image_id] for image in (*request.train, *request.validation)}
+        embeddings, pixels = self.prepared.embeddings, self.prepared.pixels
+        return (
+            None if embeddings is None else {image_id: embeddings[i] for image_id, i in row.items()},
+            {image_id: pixels[i] for image_id, i in row.items()},
+        )
 
     def _labeled(self) -> dict[str, str]:
         """Image id -> resolved label, of what takes part in training."""

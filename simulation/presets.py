@@ -7,7 +7,14 @@ from typing import Any
 # data -> what its images want; anything can be overridden by --train
 DATA_DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"image_size": 16, "channels": 1, "epochs": 15, "incremental_epochs": 5, "augment": "shift"},
-    "cifar10": {"image_size": 32, "channels": 3, "epochs": 20, "augment": "shift_flip"},
+    "cifar10": {
+        "image_size": 32,
+        "channels": 3,
+        "epochs": 50,
+        "incremental_epochs": 5,
+        "augment": "shift_flip",
+        "label_smoothing": 0.1,
+    },
     "imagefolder": {"image_size": 64, "channels": 3, "epochs": 20, "augment": "shift_flip"},
     "torchvision": {"image_size": 32, "channels": 3, "epochs": 20, "augment": "shift_flip"},
 }

@@ -90,8 +90,8 @@ class AutoMLTrainer(AzureMLTrainer):
         job.set_limits(timeout_minutes=round(self._settings.job_minutes), max_trials=1, max_concurrent_trials=1)
         job.set_training_parameters(
             model_name=NETWORKS[settings.architecture][0],
-            number_of_epochs=settings.epochs_from(warm=warm),
-            learning_rate=settings.learning_rate_from(warm=warm),
+            number_of_epochs=settings.epochs_from(warm=warm is not None),
+            learning_rate=settings.learning_rate_from(warm=warm is not None),
             optimizer="adamw",
             weight_decay=settings.weight_decay,
             random_seed=settings.seed,

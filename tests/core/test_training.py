@@ -15,6 +15,7 @@ from al_core.checkpoint import BadCheckpoint, code_version, training_key
 from al_core.images import decode_image
 from al_core.inference import Predictor
 from al_core.networks import build_network, preprocessing_for, resolve_device
+from al_core.preprocessing import to_pixels
 from al_core.torch_trainer import TorchTrainer, augment, fit_temperature, shrink_and_perturb
 from al_core.training import LabeledImage, TrainingRequest, load_trainer
 from al_core.training_settings import TrainingSettings
@@ -429,6 +430,23 @@ def test_known_embeddings_spare_reading_the_images(files, tmp_path):
     for name, value in weights(tmp_path / "read").items():
         assert torch.allclose(value, weights(tmp_path / "known")[name], atol=1e-3)
     assert np.allclose(predictor.classify(vectors), predictor.predict(pictures), atol=1e-6)
+
+
+def test_known_pixels_spare_reading_the_images(files, tmp_path):
+    train, validation = files.patterns(20), files.patterns(12, seed=1)
+    fit(files, train, tmp_path / "read", validation=validation, settings=settings(epochs=2))
+    preprocessing = Predictor.load(tmp_path / "read").preprocessing
+    pixels = {
+        image.image_id: to_pixels([decode_image(files.read(image.uri), channels=1)], preprocessing)[0].numpy()
+        for image in (*train, *validation)
+    }
+    (tmp_path / "known").mkdir()
+    request = TrainingRequest(
+        train, validation, ("across", "down"), settings(epochs=2), {}.__getitem__, tmp_path / "known"
+    )
+    TorchTrainer(pixels=pixels).fit(request, print)
+    for name, value in weights(tmp_path / "read").items():
+        assert torch.equal(value, weights(tmp_path / "known")[name])
 
 
 def test_freezing_an_encoder_that_never_learned_is_an_error(files, tmp_path):
