@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from trained import Files, digits, fit, png, settings
 
 from al_core import torch_trainer
-from al_core.checkpoint import BadCheckpoint, code_version, training_key
+from al_core.checkpoint import BadCheckpoint, code_version, read_manifest, training_key
 from al_core.images import decode_image
 from al_core.inference import Predictor
 from al_core.networks import build_network, preprocessing_for, resolve_device
@@ -435,7 +435,7 @@ def test_known_embeddings_spare_reading_the_images(files, tmp_path):
 def test_known_pixels_spare_reading_the_images(files, tmp_path):
     train, validation = files.patterns(20), files.patterns(12, seed=1)
     fit(files, train, tmp_path / "read", validation=validation, settings=settings(epochs=2))
-    preprocessing = Predictor.load(tmp_path / "read").preprocessing
+    preprocessing = read_manifest(tmp_path / "read").preprocessing
     pixels = {
         image.image_id: to_pixels([decode_image(files.read(image.uri), channels=1)], preprocessing)[0].numpy()
         for image in (*train, *validation)
