@@ -426,14 +426,15 @@ def _starting_network(
     )
     if parent is None or request.parent is None:
         return fresh
-    network = copy.deepcopy(fresh)
+    blends = settings.shrink != 1 or settings.perturb
+    network = copy.deepcopy(fresh) if blends else fresh
     state = dict(load_weights(request.parent, parent))
     known = len(parent.classes)
     for name in ("head.weight", "head.bias"):
         if name in state:
             state[name] = torch.cat([state[name], fresh.state_dict()[name][known:]])
     load_state(network, state, str(request.parent / WEIGHTS_FILE))
-    if settings.shrink != 1 or settings.perturb:
+    if blends:
         shrink_and_perturb(network, fresh, settings.shrink, settings.perturb)
     return network
 

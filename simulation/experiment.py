@@ -102,6 +102,7 @@ class Experiment:
         self.labels: list[pa.Table] = []
         self.spent = 0.0  # seconds of people
         self.dataset: Dataset | None = None
+        self._predictors: dict[int, Predictor] = {}
 
     def resume(self) -> Iterator[dict[str, Any]]:
         """Do what is left; yields the line of each round when it is safely on disk."""
@@ -325,7 +326,11 @@ class Experiment:
         return dict(used.select("image_id", "label").iter_rows())
 
     def _predictor(self, round_: int) -> Predictor:
-        return Predictor.load(self._checkpoint(round_), self.training.device)
+        """The model of a round; the last ones stay loaded."""
+        if round_ not in self._predictors:
+            self._predictors[round_] = Predictor.load(self._checkpoint(round_), self.training.device)
+            self._predictors.pop(round_ - COMMITTEE, None)
+        return self._predictors[round_]
 
     def _checkpoint(self, round_: int) -> Path:
         return self.folder / f"model-{round_:03d}"
