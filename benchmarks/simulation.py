@@ -168,7 +168,7 @@ def _classifier(study: Study, classes: int) -> Any:
     class Schedule(Callback):
         """Warm-up and cosine over the batches of this fit."""
 
-        def on_train_begin(self, net: Any, X: Any = None, **_: Any) -> None:  # noqa: N803
+        def on_train_begin(self, net: Any, X: Any = None, **_: Any) -> None:
             warm = hasattr(self, "scheduler")
             net._initialize_optimizer()
             rate = study.training.learning_rate_from(warm=warm)
@@ -241,7 +241,7 @@ def row(name: str, runs: list[CURVE], base: list[CURVE], study: Study) -> dict[s
 def table(rows: list[dict[str, Any]]) -> str:
     """As Markdown."""
     lines = [
-        f"| {STRATEGY}, {rows[0]['labels']} labels | s a run | to ours | s, last round | slope | accuracy | whole curve |",
+        f"| {STRATEGY}, {rows[0]['labels']} labels | s a run | to ours | last round, s | slope | accuracy | curve |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += [
