@@ -30,7 +30,7 @@ from al_resources.labeling.merge import INBOX
 from al_resources.ledgers import DeltaLedgers
 from al_resources.settings import LabelingSettings
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "emulators"))
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 FEW, TICKS, WRITERS = 100, 7, 16
 GOAL = 3.0
 IMAGE = "0" * 32
@@ -43,8 +43,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--no-listing", action="store_true", help="events only: Azurite lists 1 000 blobs a second")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    from azurite import Azurite
-    from node_packages import NotInstalled
+    from emulators.azurite import Azurite
+    from emulators.node_packages import NotInstalled
 
     try:
         azurite = Azurite.start()
@@ -94,7 +94,7 @@ class Inbox:
 
     def ticks(self, *, listing: bool) -> dict[str, float]:
         """Seconds of a tick with one new export, by events and by listing."""
-        from events import announce
+        from emulators.events import announce
 
         times: dict[str, list[float]] = {"events": []} | ({"listing": []} if listing else {})
         cursor = self._look(InboxCursor()).cursor if listing else InboxCursor()
@@ -114,7 +114,7 @@ class Inbox:
 
     def full_queue(self, messages: int) -> float:
         """Seconds of a tick that reads and deletes as many messages as it may."""
-        from events import blob_event, encoded, send
+        from emulators.events import blob_event, encoded, send
 
         text = encoded(blob_event(self.azure.container, f"{INBOX}/gone.json"))
         with ThreadPoolExecutor(WRITERS) as pool:

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "emulators"))
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 BATCH = 500  # rows the collector sends at once
 BUDGET = 500
@@ -38,7 +38,7 @@ REPEATS = 3
 # ---------------------------------------------------------------------- the service
 def serve(orders: Connection, blob_url: str, queue_url: str) -> None:
     """An emulated cluster that does what it is told over the pipe: tell its address or bytes, load rows, end."""
-    from kusto import KustoEmulator
+    from emulators.kusto import KustoEmulator
 
     with KustoEmulator(storage=SimpleNamespace(blob_url=blob_url, queue_url=queue_url)) as emulator:
         orders.send(emulator.url)
@@ -84,7 +84,7 @@ def log_rows(count: int) -> Any:
 @contextmanager
 def emulated_cluster() -> Any:
     """Azurite and the emulator; the address of the cluster, and the pipe to it."""
-    from azurite import Azurite
+    from emulators.azurite import Azurite
 
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()

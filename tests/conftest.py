@@ -10,10 +10,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from emulators.node_packages import NotInstalled
 from filelock import FileLock
 
 from al_resources.platform import Platform
@@ -21,6 +23,7 @@ from al_resources.settings import Settings
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FILES_OF_THE_DEMO = {"tests/loop/test_demo.py", "tests/loop/test_ui.py"}
+EMULATED = ("azure", "duckdb_kql")  # packages without which whole files and adapters are left out
 LEFT_OUT = pytest.StashKey[list[str]]()
 
 
@@ -30,6 +33,19 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ[name]  # a developer's own settings must not decide a test
     os.environ.pop("DAGSTER_HOME", None)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not spin: tests share the cores
+    if os.environ.get("REQUIRE_EMULATORS") and (missing := [name for name in EMULATED if find_spec(name) is None]):
+        raise pytest.UsageError(f"REQUIRE_EMULATORS is set without {', '.join(missing)}: pip install '.[azure,dev]'")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """A test whose emulator cannot be installed is left out, unless emulators are required."""
+    if call.excinfo is None or os.environ.get("REQUIRE_EMULATORS"):
+        return
+    if isinstance(reason := call.excinfo.value, NotInstalled):
+        hint = f"the tests on emulators; {reason}"
+        item.config.stash[LEFT_OUT].append(hint)
+        call.excinfo = pytest.CallInfo.from_call(lambda: pytest.skip(hint), call.when).excinfo
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from emulators.azurite import Azurite, shared_azurite
-from emulators.node_packages import NotInstalled
 
 from al_cli.azure import EVENTS_TEMPLATE
 from al_cli.main import cli
@@ -27,10 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def azurite() -> Azurite:
-    try:
-        return shared_azurite()
-    except NotInstalled as reason:
-        return pytest.skip(str(reason))
+    return shared_azurite()
 
 
 @pytest.fixture

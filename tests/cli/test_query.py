@@ -90,12 +90,8 @@ def on_azure(tmp_path: Path) -> Iterator[tuple[Path, KustoEmulator]]:
     pytest.importorskip("duckdb")
     from emulators.azurite import shared_azurite
     from emulators.kusto import KustoEmulator
-    from node_packages import NotInstalled
 
-    try:
-        storage = shared_azurite()
-    except NotInstalled as reason:
-        pytest.skip(str(reason))
+    storage = shared_azurite()
     with KustoEmulator(storage=storage) as kusto:
         (tmp_path / "al.toml").write_text(
             f'profile = "azure"\n[azure]\nkusto_uri = "{kusto.url}"\nkusto_ingestion = "queued"\n'

@@ -5,17 +5,14 @@ from __future__ import annotations
 import atexit
 import re
 import subprocess
-import sys
 import threading
 import uuid
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+
+from emulators.node_packages import node, node_modules
 
 from al_resources.azure_storage import DEVELOPMENT_ACCOUNT
-
-sys.path.append(str(Path(__file__).parent))
-from node_packages import node, node_modules
 
 START_SECONDS = 60
 LISTENING = re.compile(r"Azurite (\w+) service is successfully listening at (\S+)")

@@ -27,7 +27,7 @@ import pyarrow as pa
 from al_resources.azure_storage import DEVELOPMENT_ACCOUNT
 
 if TYPE_CHECKING:
-    from azurite import Azurite
+    from emulators.azurite import Azurite
 
 DUCKDB_TYPES = {
     "string": "VARCHAR",

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
-from azurite import Azurite
-from kusto import KustoEmulator
-from node_packages import NotInstalled
+sys.path.append(str(Path(__file__).parents[1]))
+from emulators.azurite import Azurite
+from emulators.kusto import KustoEmulator
+from emulators.node_packages import NotInstalled
 
 
 def main() -> int:

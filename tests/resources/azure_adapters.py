@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from emulators.azurite import Azurite, shared_azurite
-from emulators.node_packages import NotInstalled
 
 from al_resources.azure_blobs import AzureBlobStore
 from al_resources.azure_data_settings import AzureDataSettings
@@ -14,11 +12,8 @@ from al_resources.blob_store import BlobStore
 
 
 def running_azurite() -> Azurite:
-    """The one of this test run; the test is left out where it cannot be installed."""
-    try:
-        return shared_azurite()
-    except NotInstalled as reason:
-        return pytest.skip(str(reason))
+    """The one of this test run."""
+    return shared_azurite()
 
 
 def azure_blobs(_: Path) -> BlobStore:

@@ -13,7 +13,6 @@ import pytest
 from azure_workspace import Workspace
 from emulators.azure_ml import ROOT, Fault
 from emulators.inference_server import installed
-from emulators.node_packages import NotInstalled
 from small_models import register_model
 from test_endpoint_contract import IMAGE
 
@@ -246,10 +245,7 @@ def test_requests_that_fail_while_the_rollout_watches_take_it_back(workspace: Wo
 
 
 def test_a_version_is_promoted_behind_the_server_that_azure_runs(workspace: Workspace) -> None:
-    try:
-        installed()
-    except NotInstalled as reason:
-        pytest.skip(str(reason))
+    installed()
     workspace.emulator.inference_servers = True
     register_model(workspace.platform)
     variables = {"AL_HOME": str(workspace.platform.settings.home), "AL_SERVING__FLUSH_SECONDS": "0.1"}

@@ -14,7 +14,6 @@ import pytest
 from emulators.azurite import Azurite, shared_azurite
 from emulators.events import Schema, blob_event, encoded, send
 from emulators.faults import FaultyDoor
-from emulators.node_packages import NotInstalled
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,10 +36,7 @@ TODAY = EventCursor(reconciled_at=utc_now()).model_dump_json()  # a cursor that 
 
 @pytest.fixture(scope="module")
 def azurite() -> Azurite:
-    try:
-        return shared_azurite()
-    except NotInstalled as reason:
-        return pytest.skip(str(reason))
+    return shared_azurite()
 
 
 @pytest.fixture

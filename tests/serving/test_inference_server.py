@@ -10,8 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from emulators.inference_server import inference_server, installed
-from emulators.node_packages import NotInstalled
+from emulators.inference_server import inference_server
 from serving_stores import png
 from small_models import CLASSES, register_model
 
@@ -25,10 +24,6 @@ MEBIBYTE = 1024 * 1024
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, Platform]]:
     """A client of the server with version 1, its collector on, and the platform whose log it writes."""
-    try:
-        installed()
-    except NotInstalled as reason:
-        pytest.skip(str(reason))
     folder = tmp_path_factory.mktemp("inference")
     platform = Platform(load_settings(home=folder / "home"))
     model = platform.registry.fetch(register_model(platform))
