@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +17,7 @@ from typing import Any
 
 import httpx
 
+from al_resources.azure_data_settings import AzureDataSettings
 from al_resources.settings import Settings
 
 LOCATION = "active_learning"
@@ -51,6 +54,21 @@ run_retries:
   retry_on_asset_or_op_failure: false
 """
 
+# Of the accounts in Azure only: Dagster's own client makes the address from these two.
+STORAGE_ACCOUNT = re.compile(r"https://(?P<account>[a-z0-9]+)\.blob\.(?P<suffix>[^/:]+)/?")
+COMPUTE_LOGS = """\
+compute_logs:                 # what steps print lies in the platform's container: it outlives the machine
+  module: dagster_azure.blob.compute_log_manager
+  class: AzureBlobComputeLogManager
+  config:
+    storage_account: {account}
+    endpoint_suffix: {suffix}
+    container: {container}
+    prefix: dagster
+    upload_interval: 30
+    {credential}
+"""
+
 WORKSPACE_YAML = f"""\
 load_from:
   - python_module:
@@ -63,12 +81,32 @@ class DagsterError(Exception):
     """Dagster answered with an error, or did not come up."""
 
 
-def write_dagster_home(folder: Path) -> None:
-    """dagster.yaml and workspace.yaml in `folder`; files that are there already are left alone."""
+def write_dagster_home(folder: Path, settings: Settings | None = None) -> None:
+    """dagster.yaml and workspace.yaml in `folder`; files that are there already are left alone.
+
+    With settings of the Azure profile, runs keep their logs in its container.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (("dagster.yaml", DAGSTER_YAML), ("workspace.yaml", WORKSPACE_YAML)):
+    logs = compute_logs(settings.azure) if settings and settings.profile == "azure" else ""
+    for name, text in (("dagster.yaml", DAGSTER_YAML + logs), ("workspace.yaml", WORKSPACE_YAML)):
         if not (folder / name).exists():
             (folder / name).write_text(text)
+
+
+def compute_logs(azure: AzureDataSettings) -> str:
+    """The section of dagster.yaml that keeps the logs of runs in the container; empty where Dagster cannot.
+
+    It knows accounts in Azure only, and with a SAS it fails at the links to its logs.
+    """
+    found = STORAGE_ACCOUNT.fullmatch(azure.blob_account_url)
+    if found is None or azure.storage_credential == "sas":
+        return ""
+    if azure.storage_credential == "key":
+        credential = "access_key_or_sas_token: {env: AZURE_STORAGE_ACCOUNT_KEY}"
+    else:
+        identity = {"managed_identity_client_id": azure.client_id} if azure.client_id else {}
+        credential = f"default_azure_credential: {json.dumps(identity)}"
+    return COMPUTE_LOGS.format(**found.groupdict(), container=azure.container, credential=credential)
 
 
 def export_sensor(settings: Settings) -> str:

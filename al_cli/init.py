@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from al_cli.console import console
 from al_cli.dagster_process import write_dagster_home
+from al_resources.settings import CONFIG_VARIABLE, load_settings
 
 AL_TOML = """\
 # Everything that can be set, with its value in force: `al doctor`
@@ -42,7 +44,8 @@ def init(folder: Path, classes: tuple[str, ...]) -> None:
     file = folder / "al.toml"
     if not file.exists():
         file.write_text(AL_TOML.format(classes=", ".join(json.dumps(name) for name in classes)))
-    write_dagster_home(folder)
+    os.environ[CONFIG_VARIABLE] = str(file)
+    write_dagster_home(folder, load_settings())
     console.print(
         f"{file} is ready. Next:\n"
         f"  al --config {file} ingest YOUR_IMAGES\n"

@@ -40,7 +40,7 @@ def ui(home: Path, port: int, traffic: int) -> None:
         raise click.ClickException(f"{config} is missing; `al init {home}` writes one, `al demo` shows the loop")
     os.environ[CONFIG_VARIABLE] = str(config)
     platform = Platform(load_settings())
-    write_dagster_home(home)
+    write_dagster_home(home, platform.settings)
     try:
         with ExitStack() as stack:
             stack.enter_context(process(["al_cli.main", "serve"], home / "log" / "serve.log", AL_CONFIG=str(config)))

@@ -9,6 +9,7 @@ import threading
 import uuid
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from emulators.node_packages import node, node_modules
 
@@ -27,12 +28,18 @@ class Azurite:
     queue_url: str
 
     @classmethod
-    def start(cls) -> Azurite:
-        """Up and answering. Raises `NotInstalled` where it cannot be installed."""
+    def start(cls, certificate: Path | None = None) -> Azurite:
+        """Up and answering, by https where there is a certificate (and its key, in one file).
+
+        Raises:
+            NotInstalled: it cannot be installed.
+        """
         script = node_modules() / "azurite" / "dist" / "src" / "azurite.js"
         arguments = ["--silent", "--disableTelemetry", "--inMemoryPersistence"]
         for service in ("blob", "queue", "table"):
             arguments += [f"--{service}Host", "127.0.0.1", f"--{service}Port", "0"]
+        if certificate is not None:
+            arguments += ["--cert", str(certificate), "--key", str(certificate)]
         process = subprocess.Popen(
             [node(), str(script), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
