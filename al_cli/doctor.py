@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform as machine
 import shutil
@@ -13,7 +14,8 @@ import click
 from rich.table import Table
 
 from al_cli.console import console, json_option, print_json
-from al_resources.settings import Settings, config_file, load_settings, setting_sources
+from al_resources.platform import Platform
+from al_resources.settings import Settings, SettingsError, config_file, load_settings, setting_sources
 
 PACKAGES = ("dagster", "dagster-webserver", "torch", "torchvision", "polars", "deltalake", "pandas")
 AZURE_PACKAGES = (
@@ -55,7 +57,22 @@ def run_checks(settings: Settings) -> list[dict[str, Any]]:
         _home(settings.home),
         _dagster_home(),
         _oracle(settings),
+        *_azure(settings),
     ]
+
+
+def _azure(settings: Settings) -> list[dict[str, Any]]:
+    """Every address of the Azure profile, asked."""
+    if settings.profile != "azure" or importlib.util.find_spec("azure") is None:
+        return []
+    from al_resources.azure_checks import check_azure
+
+    try:
+        Platform(settings)  # complains of addresses that are not set
+        findings = check_azure(settings)
+    except SettingsError as error:
+        return [_check("azure", False, str(error))]
+    return [_check(found.name, found.outcome == "ok", found.detail) for found in findings]
 
 
 def _check(name: str, ok: bool, detail: str) -> dict[str, Any]:
@@ -96,7 +113,7 @@ def _oracle(settings: Settings) -> dict[str, Any]:
 
 def _print(checks: list[dict[str, Any]], rows: list[tuple[str, Any, str]]) -> None:
     for check in checks:
-        console.print(f"{'[green]ok[/]  ' if check['ok'] else '[red]no[/]  '}{check['name']:18} {check['detail']}")
+        console.print(f"{'[green]ok[/]  ' if check['ok'] else '[red]no[/]  '}{check['name']:22} {check['detail']}")
     table = Table(header_style="bold")
     for column in ("setting", "value", "source"):
         table.add_column(column)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE
@@ -10,21 +12,58 @@ from rich.markup import escape
 from rich.table import Table
 
 from al_cli.console import console, json_option, open_platform, print_json
+from al_resources.platform import Platform
+
+if TYPE_CHECKING:
+    from al_resources.azure_checks import Finding
+
+NEEDED = ("azure.kusto_uri", "azure.blob_account_url")  # without these two there is nothing to tell
 
 
 @click.command()
 @json_option
 def status(as_json: bool) -> None:
-    """How the loop stands: rounds, labels, models, and what waits for whom."""
+    """How the loop stands: rounds, labels, models, and what waits for whom.
+
+    Exit code 1 where a service in Azure cannot be asked: then only what lies on this machine is told.
+    """
     from al_resources.progress import progress
     from al_serving.spool import waiting
 
     platform = open_platform()
     in_spool, set_aside = waiting(platform.settings.home / "spool")
-    facts = progress(platform) | {"spooled_segments": in_spool, "segments_set_aside": set_aside}
+    spool = {"spooled_segments": in_spool, "segments_set_aside": set_aside}
+    troubles = [found for found in azure_findings(platform) if found.outcome != "ok"]
+    stopped = any(found.outcome == "out of reach" or found.name in NEEDED for found in troubles)
+    facts = spool | {"unavailable": [asdict(found) for found in troubles]} | ({} if stopped else progress(platform))
     if as_json:
         print_json(facts)
-        return
+    else:
+        _print(facts, platform.settings.home / "spool")
+    if stopped:
+        raise SystemExit(1)
+
+
+def azure_findings(platform: Platform) -> list[Finding]:
+    """What the services in Azure say, within seconds: the stores themselves would wait for a minute."""
+    from al_resources.azure_checks import check_azure
+
+    return check_azure(platform.settings) if platform.on_azure else []
+
+
+def _print(facts: dict[str, Any], spool: Path) -> None:
+    for service in facts["unavailable"]:
+        console.print(f"[red]{service['outcome']}[/] {escape(service['detail'])}", soft_wrap=True)
+    if facts["spooled_segments"] or facts["segments_set_aside"]:
+        console.print(
+            f"[yellow]spool[/] {facts['spooled_segments']} segments of predictions wait for the log, "
+            f"{facts['segments_set_aside']} for a person, in {spool}"
+        )
+    if "rounds" in facts:
+        _print_progress(facts)
+
+
+def _print_progress(facts: dict[str, Any]) -> None:
     champion = "none yet" if facts["champion"] is None else f"v{facts['champion']}"
     console.print(f"[bold]champion[/] {champion}   traffic {facts['traffic'] or 'none'}")
     console.print(
@@ -35,11 +74,6 @@ def status(as_json: bool) -> None:
         console.print(_labeling(labeling))
     if facts["rejected_images"]:
         console.print(f"{facts['rejected_images']} files were rejected: they are no readable images")
-    if in_spool or set_aside:
-        console.print(
-            f"[yellow]spool[/] {in_spool} segments of predictions wait for the log, {set_aside} for a person, "
-            f"in {platform.settings.home / 'spool'}"
-        )
     for failure in facts["failed_ingestions"]:
         console.print(f"[red]failed ingestion[/] {escape(failure)}; `al query failures --send-again` when it is mended")
     for export in facts["quarantined"]:

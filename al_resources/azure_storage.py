@@ -7,6 +7,7 @@ http address on loopback is an emulator with its development account.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -33,8 +34,12 @@ ONE_REQUEST = 5_000 * 1024 * 1024
 # about a minute of throttling, overload, lost connections
 PATIENCE: dict[str, Any] = {"initial_backoff": 1, "increment_base": 2, "retry_total": 5, "random_jitter_range": 1}
 
+# for who asks only whether somebody is there: two seconds, and no wait for an answer that does not come
+HURRY: dict[str, Any] = {"initial_backoff": 0.2, "increment_base": 0.5, "retry_total": 2, "random_jitter_range": 0}
+HURRIED_SECONDS = 4
 
-def container_client(settings: AzureDataSettings) -> ContainerClient:
+
+def container_client(settings: AzureDataSettings, *, hurried: bool = False) -> ContainerClient:
     """The container `azure.container`, whether or not it exists.
 
     Raises:
@@ -47,18 +52,24 @@ def container_client(settings: AzureDataSettings) -> ContainerClient:
         address,
         credential=storage_credential(settings, address),
         max_single_put_size=ONE_REQUEST,
-        retry_policy=ExponentialRetry(**PATIENCE),
+        **_patience(ExponentialRetry, hurried),
     )
     return service.get_container_client(settings.container)
 
 
-def queue_client(settings: AzureDataSettings, address: str) -> QueueClient:
+def queue_client(settings: AzureDataSettings, address: str, *, hurried: bool = False) -> QueueClient:
     """The queue at `address`. Raises `SettingsError`, see `container_client`."""
     from azure.storage.queue import ExponentialRetry, QueueClient
 
     return QueueClient.from_queue_url(
-        address, credential=storage_credential(settings, address), retry_policy=ExponentialRetry(**PATIENCE)
+        address, credential=storage_credential(settings, address), **_patience(ExponentialRetry, hurried)
     )
+
+
+def _patience(retry: Callable[..., object], hurried: bool) -> dict[str, Any]:
+    if not hurried:
+        return {"retry_policy": retry(**PATIENCE)}
+    return {"retry_policy": retry(**HURRY), "connection_timeout": HURRIED_SECONDS, "read_timeout": HURRIED_SECONDS}
 
 
 def account_name(address: str) -> str:

@@ -93,11 +93,19 @@ class KustoDatabase:
     """One database of a cluster. Connections are opened on first use, busy services are given a minute.
 
     `credential` makes what gives out tokens; by default the settings name it, and on loopback there is none.
+    `give_up_seconds`: how long a busy service is given, by default `GIVE_UP_SECONDS`.
     """
 
-    def __init__(self, settings: AzureDataSettings, credential: Callable[[], Any] | None = None) -> None:
+    def __init__(
+        self,
+        settings: AzureDataSettings,
+        credential: Callable[[], Any] | None = None,
+        *,
+        give_up_seconds: float | None = None,
+    ) -> None:
         self.settings = settings
         self._credential = credential
+        self._give_up_seconds = give_up_seconds
 
     def query(self, query: Query, schema: pa.Schema) -> pl.DataFrame:
         """The answer, its columns of the types that `schema` gives them.
@@ -231,14 +239,15 @@ class KustoDatabase:
         """A token that the service refuses is asked for once more; it may have been revoked, or a clock be wrong."""
         from azure.kusto.data.exceptions import KustoServiceError
 
+        seconds = GIVE_UP_SECONDS if self._give_up_seconds is None else self._give_up_seconds
         try:
-            return _while_busy(call)
+            return _while_busy(call, seconds)
         except KustoServiceError as error:
-            if _status(error) != UNAUTHORIZED:
+            if http_status(error) != UNAUTHORIZED:
                 raise
             for name in CONNECTIONS:  # they hold the credential, and that holds the token
                 self.__dict__.pop(name, None)
-            return _while_busy(call)
+            return _while_busy(call, seconds)
 
     @cached_property
     def _engine(self) -> KustoClient:
@@ -408,14 +417,14 @@ def _without_signature(address: str) -> str:
     return address.partition("?")[0]
 
 
-def _while_busy(call: Callable[[], Answer]) -> Answer:
-    """Throttling, overload and lost connections pass: wait longer each time, a minute in all."""
+def _while_busy(call: Callable[[], Answer], give_up_seconds: float) -> Answer:
+    """Throttling, overload and lost connections pass: wait longer each time."""
     from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
     retrying = Retrying(
         retry=retry_if_exception(_passes),
         wait=wait_random_exponential(multiplier=0.2, max=10),
-        stop=stop_after_delay(GIVE_UP_SECONDS),
+        stop=stop_after_delay(give_up_seconds),
         reraise=True,
     )
     return retrying(call)
@@ -437,11 +446,13 @@ def _passes(error: BaseException) -> bool:
         return not any(one.permanent for one in error.get_api_errors())
     if isinstance(error, KustoApiError) and error.get_api_error().permanent is not None:
         return not error.get_api_error().permanent
-    return _status(error) in BUSY
+    return http_status(error) in BUSY
 
 
-def _status(error: BaseException) -> int | None:
+def http_status(error: BaseException) -> int | None:
+    """What the service answered with; None where there was no answer. For Data Explorer's errors and azure-core's."""
     from azure.kusto.data.exceptions import KustoServiceError
 
-    response = error.get_raw_http_response() if isinstance(error, KustoServiceError) else None
-    return getattr(response, "status_code", None)
+    answered = error.get_raw_http_response() if isinstance(error, KustoServiceError) else error
+    status = getattr(answered, "status_code", None)
+    return status if isinstance(status, int) else None

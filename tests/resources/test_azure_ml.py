@@ -19,6 +19,8 @@ from test_endpoint_contract import IMAGE
 from al_assets.definitions import build_definitions
 from al_cli.digits import digit_pngs
 from al_core.records import GateVerdict, Interval
+from al_resources import azure_checks
+from al_resources.azure_checks import check_azure
 from al_resources.azure_ml import (
     INFERENCE_SERVER,
     Arm,
@@ -47,6 +49,18 @@ def sent(workspace: Workspace, method: str) -> list[str]:
 
 
 # ---------------------------------------------------------------- the workspace
+def test_the_doctor_asks_the_workspace_and_names_the_missing_role(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(azure_checks, "BUSY_SECONDS", 0)
+    data = {"blob_account_url": "http://127.0.0.1:9/x", "kusto_uri": "http://127.0.0.1:9"}
+    settings = load_settings(profile="azure", azure=data, azure_ml=workspace.settings)
+    (*_, found) = check_azure(settings)
+    assert (found.name, found.outcome) == ("azure_ml.workspace", "ok")
+    workspace.emulator.faults.append(Fault("GET", "/datastores/", 403, times=9, code="AuthorizationFailed"))
+    (*_, found) = check_azure(settings)
+    assert (found.name, found.outcome) == ("azure_ml.workspace", "refused")
+    assert "the role 'AzureML Data Scientist' on the workspace" in found.detail
 
 
 def test_settings_without_a_workspace_say_which_are_missing() -> None:
