@@ -23,11 +23,15 @@ def blob_event(
     api: str = "PutBlob",
     length: int = 1,
     etag: str = "0x8D4BCC2E4835CD0",
+    at: datetime | None = None,
 ) -> str:
-    """One event as JSON. Source: learn.microsoft.com/azure/event-grid/event-schema-blob-storage"""
+    """One event as JSON, of now if not said otherwise.
+
+    Source: learn.microsoft.com/azure/event-grid/event-schema-blob-storage
+    """
     topic = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/devstoreaccount1"
     subject = f"/blobServices/default/containers/{container}/blobs/{path}"
-    moment = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
+    moment = (at or datetime.now(timezone.utc)).isoformat().replace("+00:00", "Z")
     data = {
         "api": api,
         "requestId": str(uuid.uuid4()),

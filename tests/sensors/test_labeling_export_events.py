@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -356,6 +357,71 @@ def test_an_export_whose_event_was_lost_is_found_when_the_day_is_over(
 def test_the_inbox_is_compared_with_the_ledger_once_a_day_and_after_a_clock_was_set_back(age: int, due: bool) -> None:
     now = datetime(2026, 1, 1, tzinfo=timezone.utc)
     assert EventCursor(reconciled_at=now - timedelta(seconds=age)).is_to_reconcile(now) == due
+
+
+# ---------------------------------------------------------------------- clocks
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """`clock(hours)`: from now on this machine's clock is off by so much; the container's is not."""
+
+    def shift(hours: float) -> None:
+        for module in list(sys.modules.values()):
+            if "utc_now" in vars(module) and module.__name__.startswith(("al_", "sensors")):
+                monkeypatch.setattr(module, "utc_now", lambda: utc_now() + timedelta(hours=hours))
+
+    return shift
+
+
+@pytest.mark.parametrize("hours", [-25, -1, 1, 25])
+def test_an_export_is_one_run_and_its_labels_count_once_whatever_the_clock_says(
+    platform: Platform,
+    instance: dg.DagsterInstance,
+    export: Callable[..., str],
+    clock: Callable[[float], None],
+    hours: float,
+) -> None:
+    """A right clock goes wrong, right again, and a day passes. Events are of the past, of the future, or never come."""
+    azure = platform.settings.azure
+    cursor, found, written = tick(platform, instance).cursor, list[str](), set[str]()
+    for number, shift in enumerate((0, hours, 0, 25)):
+        clock(shift)
+        said = export(f"said-{number}.json", number, silently=True)
+        for moment in (-hours, hours):
+            send(azure.events_queue_url, blob_event(azure.container, said, at=utc_now() + timedelta(hours=moment)))
+        written.add(export(f"silent-{number}.json", 4 + number, silently=True))
+        written.add(said)
+        for _ in range(2):
+            result = tick(platform, instance, cursor)
+            cursor = result.cursor
+            for request in result.run_requests or []:
+                found.append(request.tags["al/export"])
+                merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, found[-1])
+    assert sorted(found) == sorted(written)
+    assert platform.ledgers.read("labels").height == len(written)
+    assert platform.events.counts()["waiting"] == 0
+
+
+@pytest.mark.parametrize("hours", [-25, 25])
+def test_an_export_that_is_written_slowly_is_not_lost_by_a_clock_that_is_off(
+    platform: Platform,
+    instance: dg.DagsterInstance,
+    export: Callable[..., str],
+    clock: Callable[[float], None],
+    hours: float,
+) -> None:
+    """A clock that is ahead takes it for broken too early: the half goes to quarantine, the whole is merged."""
+    platform.settings = platform.settings.model_copy(update={"labeling": LabelingSettings(settle_seconds=60)})
+    cursor = tick(platform, instance).cursor
+    clock(hours)
+    path = f"{INBOX}/slow.json"
+    platform.blobs.write(path, coco({IMAGES[0]: "cat"})[:40])
+    hear(platform, path)
+    for _ in range(2):
+        cursor = tick(platform, instance, cursor).cursor
+    assert platform.ledgers.read("exports")["status"].to_list() == (["quarantined"] if hours > 0 else [])
+    export("slow.json")
+    result = tick(platform, instance, cursor)
+    assert [key.split("@")[0] for key in keys(result)] == [path]
 
 
 def test_a_reconciliation_that_finds_too_much_goes_on_until_it_is_through(
