@@ -1,7 +1,7 @@
 """The ledgers in Azure Data Explorer, which knows neither keys nor transactions.
 
 An insert looks first and adds what is missing. When two do so at the same moment both rows are there, and every
-reader takes the same one of them: that of the earlier insert.
+reader takes the same one of them: that of the earlier insert, by the clocks of those who wrote.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from PIL import Image
 from small_models import CLASSES, register_model, service_of
 
 from al_core.images import content_id
+from al_resources.blob_store import BlobStore
 from al_resources.endpoint import DeploymentFailed, Endpoint
 from al_resources.endpoint.local import LocalEndpoint
 from al_resources.endpoint.rollout import roll_out
@@ -184,7 +185,9 @@ def test_every_change_has_a_higher_revision(platform: Platform) -> None:
     assert revisions == [0, 1, 2, 3, 4]
 
 
-def test_writers_at_the_same_time_lose_no_change(platform: Platform) -> None:
+def test_writers_at_the_same_time_lose_no_change(platform: Platform, blobs: BlobStore) -> None:
+    """The one blob that is read, changed and written back; on every blob store."""
+    platform.__dict__["blobs"] = blobs
     register_model(platform)
     names = [f"d{number}" for number in range(12)]
     with ThreadPoolExecutor(4) as pool:
