@@ -85,15 +85,18 @@ class ImageStore:
         """(image id, uri) of every image, in the order of ids, beginning at a key and going round.
 
         Ids are hashes, so the first n from a random key on are a random sample, and only the folders that
-        hold these are listed. `start_key` is of 60 bits, as `al_core.records.image_keys` makes them.
+        hold these are listed. From key 0 on they are all of one listing. `start_key` is of 60 bits, as
+        `al_core.records.image_keys` makes them.
         """
+        if start_key == 0:
+            return self._below(IMAGES)
         first = f"{start_key:015x}"
         shard = int(first[:2], 16)
-        around = (self._shard(number % SHARDS) for number in range(shard + 1, shard + SHARDS))
+        folders = [f"{IMAGES}/{number % SHARDS:02x}" for number in range(shard, shard + SHARDS)]
         return chain(
-            (item for item in self._shard(shard) if item[0] >= first),
-            chain.from_iterable(around),
-            (item for item in self._shard(shard) if item[0] < first),
+            (item for item in self._below(folders[0]) if item[0] >= first),
+            chain.from_iterable(map(self._below, folders[1:])),
+            (item for item in self._below(folders[0]) if item[0] < first),
         )
 
     def ids(self, start_key: int = 0) -> Iterator[str]:
@@ -113,7 +116,7 @@ class ImageStore:
         """Whether there is no image at all."""
         return not any(_ADDRESS.search(blob.path) for blob in self._blobs.list(IMAGES))
 
-    def _shard(self, number: int) -> Iterator[tuple[str, str]]:
-        for blob in self._blobs.list(f"{IMAGES}/{number:02x}"):
+    def _below(self, folder: str) -> Iterator[tuple[str, str]]:
+        for blob in self._blobs.list(folder):
             if match := _ADDRESS.search(blob.path):  # a stray file is no image
                 yield match[3], self._blobs.url(blob.path)

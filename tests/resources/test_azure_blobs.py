@@ -15,6 +15,7 @@ from al_resources.azure_blobs import AzureBlobStore
 from al_resources.azure_data_settings import AzureDataSettings
 from al_resources.azure_storage import DEVELOPMENT_ACCOUNT, account_name, storage_credential
 from al_resources.event_queue import EventQueue
+from al_resources.image_store import ImageStore
 from al_resources.settings import SettingsError
 
 
@@ -94,6 +95,17 @@ def test_a_listing_asks_for_one_page_after_the_other(blobs: AzureBlobStore, door
     assert next(blobs.list("x")).path == "x/0"
     assert len(door.seen) == 1
     assert "prefix=x" in door.seen[0]
+
+
+def test_all_images_are_one_listing_and_a_sample_needs_few(blobs: AzureBlobStore, door: FaultyDoor, png: bytes) -> None:
+    images = ImageStore(blobs)
+    stored = images.put(png)
+    door.seen.clear()
+    assert list(images.items()) == [(stored.image_id, stored.uri)]
+    assert len(door.seen) == 1
+    door.seen.clear()
+    assert next(images.items(int(stored.image_id[:15], 16)))[0] == stored.image_id
+    assert len(door.seen) == 1
 
 
 @pytest.mark.parametrize("variable", ["AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT_NAME"])
