@@ -8,24 +8,17 @@ import dagster as dg
 
 from al_resources.platform import Platform
 from al_resources.settings import Settings
-from sensors.labeling_exports import TRAINING_JOB, collect_exports, what_to_run
+from sensors.labeling_exports import build_sensor, collect_exports, what_to_run
 
 
 def build_labeling_export_events_sensor(settings: Settings) -> dg.SensorDefinition:
-    """The sensor, listening as often as `sensors.export_interval_seconds` says."""
-
-    @dg.sensor(
-        name="labeling_export_events_sensor",
-        job_name=TRAINING_JOB,
-        minimum_interval_seconds=settings.sensors.export_interval_seconds,
-        description="Reads blob events; a new labeling export is merged, trained on and deployed.",
+    """The sensor that listens."""
+    return build_sensor(
+        settings,
+        "labeling_export_events_sensor",
+        "Reads blob events; a new labeling export is merged, trained on and deployed.",
+        listen_for_exports,
     )
-    def labeling_export_events_sensor(
-        context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
-    ) -> dg.SensorResult | dg.SkipReason:
-        return listen_for_exports(context, platform)
-
-    return labeling_export_events_sensor
 
 
 def listen_for_exports(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:

@@ -5,7 +5,7 @@ saves work. `run_key` also keeps failed runs from being requested again: those a
 retries, not by this sensor.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -19,23 +19,34 @@ if TYPE_CHECKING:
     from al_resources.labeling.merge import Plan
 
 TRAINING_JOB = "training_deployment"
+Tick = Callable[[dg.SensorEvaluationContext, Platform], dg.SensorResult | dg.SkipReason]
 
 
 def build_labeling_export_sensor(settings: Settings) -> dg.SensorDefinition:
-    """The sensor, looking as often as `sensors.export_interval_seconds` says."""
+    """The sensor that lists the inbox."""
+    return build_sensor(
+        settings,
+        "labeling_export_sensor",
+        "Looks for labeling exports; a new one is merged, trained on and deployed.",
+        look_for_exports,
+    )
+
+
+def build_sensor(settings: Settings, name: str, description: str, tick: Tick) -> dg.SensorDefinition:
+    """A sensor for exports, ticking as often as `sensors.export_interval_seconds` says."""
 
     @dg.sensor(
-        name="labeling_export_sensor",
+        name=name,
         job_name=TRAINING_JOB,
         minimum_interval_seconds=settings.sensors.export_interval_seconds,
-        description="Looks for labeling exports; a new one is merged, trained on and deployed.",
+        description=description,
     )
-    def labeling_export_sensor(
+    def sensor(
         context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
     ) -> dg.SensorResult | dg.SkipReason:
-        return look_for_exports(context, platform)
+        return tick(context, platform)
 
-    return labeling_export_sensor
+    return sensor
 
 
 def look_for_exports(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
