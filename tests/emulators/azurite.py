@@ -16,6 +16,7 @@ from emulators.node_packages import node, node_modules
 from al_resources.azure_storage import DEVELOPMENT_ACCOUNT
 
 START_SECONDS = 60
+STOP_SECONDS = 10
 LISTENING = re.compile(r"Azurite (\w+) service is successfully listening at (\S+)")
 
 
@@ -28,14 +29,17 @@ class Azurite:
     queue_url: str
 
     @classmethod
-    def start(cls, certificate: Path | None = None) -> Azurite:
+    def start(cls, certificate: Path | None = None, folder: Path | None = None) -> Azurite:
         """Up and answering, by https where there is a certificate (and its key, in one file).
+
+        With a `folder` everything is kept there when it is stopped, else it is gone.
 
         Raises:
             NotInstalled: it cannot be installed.
         """
         script = node_modules() / "azurite" / "dist" / "src" / "azurite.js"
-        arguments = ["--silent", "--disableTelemetry", "--inMemoryPersistence"]
+        arguments = ["--silent", "--disableTelemetry"]
+        arguments += ["--inMemoryPersistence"] if folder is None else ["--location", str(folder)]
         for service in ("blob", "queue", "table"):
             arguments += [f"--{service}Host", "127.0.0.1", f"--{service}Port", "0"]
         if certificate is not None:
@@ -62,9 +66,13 @@ class Azurite:
         return cls(process, addresses["Blob"], addresses["Queue"])
 
     def stop(self) -> None:
-        """End it; what it held is gone."""
-        self.process.kill()
-        self.process.wait()
+        """End it, without haste: it may have a folder to write to."""
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
     def __enter__(self) -> Azurite:
         return self
