@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -53,11 +55,21 @@ class EventQueue:
         except ResourceNotFoundError as error:
             raise OSError(f"there is no queue {self._settings.events_queue_url}; `al azure init` creates it") from error
 
-    def delete(self, receipts: Iterable[tuple[str, str]]) -> None:
-        """Remove messages by (id, pop receipt); one that came back meanwhile stays, and is delivered again."""
+    def delete(self, receipts: Sequence[tuple[str, str]], *, until: float = math.inf) -> list[tuple[str, str]]:
+        """Remove messages by (id, pop receipt); one that came back meanwhile stays, and is delivered again.
+
+        Returns those for which there was no time `until` a moment of `time.monotonic`.
+        """
+
+        def in_time(message: tuple[str, str]) -> bool:
+            if time.monotonic() >= until:
+                return False
+            self._delete(message)
+            return True
+
         with ThreadPoolExecutor(DELETERS) as pool:
-            for _ in pool.map(self._delete, receipts):
-                pass
+            done = list(pool.map(in_time, receipts))
+        return [message for message, deleted in zip(receipts, done, strict=True) if not deleted]
 
     def poison(self, message: Message) -> None:
         """Put a message aside, where people look. It is sent before it is deleted: twice is better than never."""

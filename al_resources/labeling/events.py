@@ -95,8 +95,8 @@ def listen(
     delivers it again, and the run key tells that it is nothing new.
     """
     deadline = time.monotonic() + LISTEN_SECONDS
-    queue.delete(cursor.receipts)
-    heard = Heard(cursor=EventCursor(reconciled_at=cursor.reconciled_at))
+    left = queue.delete(cursor.receipts, until=deadline)
+    heard = Heard(cursor=EventCursor(receipts=left, reconciled_at=cursor.reconciled_at))
     paths = dict.fromkeys([*cursor.waiting, *cursor.backlog])
     if not cursor.backlog and cursor.is_to_reconcile(now):
         missed = [path for path in unmerged_exports(blobs, ledgers) if path not in paths]

@@ -327,6 +327,19 @@ def test_a_slow_queue_costs_a_tick_its_time_and_no_more(
     assert len(keys(tick(platform, instance))) == 1
 
 
+def test_what_a_tick_has_no_time_to_delete_is_for_the_next_one(
+    platform: Platform, instance: dg.DagsterInstance, export: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export("a.json")
+    first = tick(platform, instance)
+    with monkeypatch.context() as late:
+        late.setattr(events, "LISTEN_SECONDS", 0)
+        second = tick(platform, instance, first.cursor)
+    assert platform.events.counts()["waiting"] == 1
+    tick(platform, instance, second.cursor)
+    assert platform.events.counts()["waiting"] == 0
+
+
 def test_the_work_of_a_tick_does_not_depend_on_what_lies_in_the_container(
     platform: Platform, instance: dg.DagsterInstance, door: FaultyDoor, export: Callable[..., str]
 ) -> None:
