@@ -258,8 +258,14 @@ def test_requests_that_fail_while_the_rollout_watches_take_it_back(workspace: Wo
     assert workspace.endpoint.state().serving_version == 1
 
 
-def test_a_version_is_promoted_behind_the_server_that_azure_runs(workspace: Workspace) -> None:
+@pytest.fixture(scope="module")
+def _inference_server() -> None:
+    """Installed before the workspace's environment leads pip to the emulator as well."""
     installed()
+
+
+@pytest.mark.usefixtures("_inference_server")
+def test_a_version_is_promoted_behind_the_server_that_azure_runs(workspace: Workspace) -> None:
     workspace.emulator.inference_servers = True
     register_model(workspace.platform)
     variables = {"AL_HOME": str(workspace.platform.settings.home), "AL_SERVING__FLUSH_SECONDS": "0.1"}
