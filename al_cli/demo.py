@@ -41,13 +41,14 @@ from al_resources.platform import Platform
 from al_resources.settings import CONFIG_VARIABLE, load_settings
 
 MARKER = ".al-demo"  # in folders that a demo made, and only those does the next demo replace
+MODEL = "digits"
 DEMO_TOML = """\
 # Written by `al demo`.
 home = "data"
 profile = "{profile}"
 
 [model]
-name = "digits"
+name = "{model}"
 
 [labeling]
 project = "oracle"
@@ -103,7 +104,7 @@ export_interval_seconds = 1
     type=click.Choice(["local", "azure-emulated"]),
     default="local",
     show_default=True,
-    help="azure-emulated: Blob, events and Data Explorer, as the emulators of the tests have them.",
+    help="azure-emulated: storage, events, Data Explorer and a workspace, as the emulators of the tests have them.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def demo(
@@ -129,10 +130,11 @@ def demo(
         azure = None
         if profile == "azure-emulated":
             with console.status("starting the emulators"):
-                azure = stack.enter_context(emulated_azure(home / "log" / "emulators.log"))
+                azure = stack.enter_context(emulated_azure(home / "log" / "emulators.log", MODEL))
         config.write_text(
             DEMO_TOML.format(
                 home=home.as_posix(),
+                model=MODEL,
                 profile="azure" if azure else "local",
                 strategy=strategy,
                 budget=budget,
@@ -199,8 +201,9 @@ class Demo:
         config = self.home / "al.toml"
         timings = []
         with ExitStack() as stack:
-            service = ["al_cli.main", "serve"]
-            self.service = stack.enter_context(process(service, self.home / "log" / "serve.log", AL_CONFIG=str(config)))
+            if self.azure is None:  # else the endpoint's deployments answer
+                service = ["al_cli.main", "serve"]
+                stack.enter_context(process(service, self.home / "log" / "serve.log", AL_CONFIG=str(config)))
             with console.status("starting Dagster: webserver, daemon, code location"):
                 dagster = stack.enter_context(dagster_dev(self.home, config, self.port))
             dagster.start_sensor(export_sensor(self.platform.settings))
@@ -239,11 +242,21 @@ class Demo:
         """Score a random sample of all images over HTTP and wait until the log has them."""
         sample = np.random.default_rng(round_).permutation(len(self.digits))[: self.traffic]
         before = self.platform.predictions.watermark().rows
-        url = f"{self.platform.settings.serving.url}/score"
-        with httpx.Client(timeout=30) as client:
+        url, headers = self._scoring_address()
+        with httpx.Client(timeout=30, headers=headers) as client:
             for index in sample:
                 client.post(url, content=self.digits[index][1]).raise_for_status()
         _wait("the prediction log", lambda: self.platform.predictions.watermark().rows >= before + len(sample))
+
+    def _scoring_address(self) -> tuple[str, dict[str, str]]:
+        """Where images are scored, and the headers that say who asks."""
+        if self.azure is None:
+            return f"{self.platform.settings.serving.url}/score", {}
+        from al_resources.endpoint.azure_ml_online import AzureMLOnlineEndpoint
+
+        assert isinstance(self.platform.endpoint, AzureMLOnlineEndpoint)
+        address, key = self.platform.endpoint.address_and_key()
+        return address, {"authorization": f"Bearer {key}", "content-type": "application/octet-stream"}
 
     def _select(self, dagster: Dagster, timing: Timing) -> dict[str, Any]:
         with timing.part("schedule tick"):

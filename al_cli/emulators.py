@@ -4,40 +4,58 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
 from al_cli.azure import steps
 from al_cli.dagster_process import stop
 from al_resources.azure_data_settings import AzureDataSettings
+from al_resources.azure_ml_settings import AzureMLSettings
 
 EMULATORS = Path(__file__).parents[1] / "tests" / "emulators"
 CONTAINER, QUEUE = "active-learning", "labeling-exports"
+
+
+# what the scoring containers are told beside the addresses; the demo looks at the log within seconds
+OF_SCORING = {"AL_PROFILE": "azure", "AL_SERVING__FLUSH_SECONDS": "0.5", "AL_SERVING__LOG_EMBEDDINGS": "true"}
 
 
 @dataclass(frozen=True)
 class EmulatedAzure:
     """What runs, and the one thing Azurite leaves out: announcing a blob that was created, by its path."""
 
-    settings: AzureDataSettings
+    data: AzureDataSettings
+    workspace: AzureMLSettings
     announce: Callable[[str], None]
 
     @property
     def toml(self) -> str:
-        """The section of al.toml that leads here."""
-        values = self.settings.model_dump(exclude_unset=True)
-        return "[azure]\n" + "".join(f'{name} = "{value}"\n' for name, value in values.items())
+        """The sections of al.toml that lead here."""
+        return _section("azure", self.data) + "\n" + _section("azure_ml", self.workspace)
+
+
+def _section(name: str, settings: AzureDataSettings | AzureMLSettings) -> str:
+    values = settings.model_dump(exclude_unset=True)
+    inner = {key: value for key, value in values.items() if isinstance(value, dict)}
+    lines = [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items() if key not in inner)]
+    for key, table in inner.items():
+        lines += [f"\n[{name}.{key}]", *(f"{variable} = {json.dumps(value)}" for variable, value in table.items())]
+    return "\n".join(lines) + "\n"
 
 
 @contextmanager
-def emulated_azure(log: Path) -> Iterator[EmulatedAzure]:
-    """Blob, queue and Data Explorer, set up as `al azure init` does it; gone when the block ends.
+def emulated_azure(log: Path, model: str) -> Iterator[EmulatedAzure]:
+    """Blob, queue, Data Explorer and a workspace, set up as `al azure init` does it; gone when the block ends.
+
+    Inside it Azure's own addresses lead this process, and those it starts, to the workspace.
 
     Raises:
         click.ClickException: the emulators are not here, or cannot be installed; says how to get them.
@@ -49,26 +67,44 @@ def emulated_azure(log: Path) -> Iterator[EmulatedAzure]:
     with _running(log) as addresses:
         if "missing" in addresses:
             raise click.ClickException(addresses["missing"])
-        settings = AzureDataSettings(
+        data = AzureDataSettings(
             kusto_uri=addresses["kusto"],
             blob_account_url=addresses["blob"],
             container=CONTAINER,
             events_queue_url=f"{addresses['queue']}/{QUEUE}",
         )
-        for step in steps(settings):
+        scoring = {f"AL_AZURE__{name.upper()}": value for name, value in data.model_dump(exclude_unset=True).items()}
+        workspace = AzureMLSettings(
+            **addresses["workspace"],
+            poll_seconds=0.5,
+            environment_variables=OF_SCORING | {"AL_MODEL__NAME": model} | scoring,
+        )
+        for step in steps(data):
             step.do()
         sys.path.append(str(EMULATORS))
         announce = importlib.import_module("events").announce
-        yield EmulatedAzure(settings, lambda path: announce(settings.events_queue_url, CONTAINER, path))
+        with _environment(addresses["variables"]):
+            yield EmulatedAzure(data, workspace, lambda path: announce(data.events_queue_url, CONTAINER, path))
 
 
 @contextmanager
-def _running(log: Path) -> Iterator[dict[str, str]]:
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _running(log: Path) -> Iterator[dict[str, Any]]:
     """The emulators in a process of their own, and what it says of itself."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as errors:
         child = subprocess.Popen(
-            [sys.executable, str(EMULATORS / "serve.py")],
+            [sys.executable, str(EMULATORS / "serve.py"), CONTAINER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -106,7 +106,7 @@ class AzureMLOnlineEndpoint:
 
     def score(self, deployment: str, image: bytes) -> dict[str, Any]:
         """Send one image to that deployment, whatever its traffic."""
-        address, key = self._done("asking for the endpoint's address and key", self._address_and_key)
+        address, key = self.address_and_key()
         try:
             answer = httpx.post(
                 address,
@@ -123,6 +123,16 @@ class AzureMLOnlineEndpoint:
         if answer.status_code != httpx.codes.OK:
             raise DeploymentFailed(f"{deployment} answered {answer.status_code}: {answer.text[:500]}")
         return answer.json()[0]
+
+    def address_and_key(self) -> tuple[str, str]:
+        """Where images are posted to, and what `authorization: Bearer` takes: a key, or a token for some hours."""
+
+        def look() -> tuple[str, str]:
+            keys = self._client.online_endpoints.get_keys(self._endpoint)
+            address = self._client.online_endpoints.get(self._endpoint).scoring_uri
+            return address, getattr(keys, "primary_key", None) or keys.access_token
+
+        return self._done("asking for the endpoint's address and key", look)
 
     def set_traffic(self, traffic: dict[str, int]) -> None:
         """Split the traffic (percent, sum 100; empty: none); returns when Azure applied it.
@@ -211,11 +221,6 @@ class AzureMLOnlineEndpoint:
             liveness_probe=patient,
             readiness_probe=patient,
         )
-
-    def _address_and_key(self) -> tuple[str, str]:
-        keys = self._client.online_endpoints.get_keys(self._endpoint)
-        address = self._client.online_endpoints.get(self._endpoint).scoring_uri
-        return address, getattr(keys, "primary_key", None) or keys.access_token
 
     def _failed_requests(self, deployment: str) -> int:
         """What Azure Monitor counted as 5xx since the deployment came up."""

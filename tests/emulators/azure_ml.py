@@ -39,11 +39,14 @@ import jsonschema
 import uvicorn
 from emulators.azure_ml_batch import Batch
 from emulators.azure_ml_labeling import Labeling
+from emulators.azure_ml_mount import ContainerMount
 from emulators.tls_proxy import proxy_to, write_certificates
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from al_resources.azure_data_settings import AzureDataSettings
 
 TENANT = "00000000-0000-0000-0000-000000000001"
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000002"
@@ -237,6 +240,7 @@ class AzureML:
             code = {}
             shutil.rmtree(self._scratch, ignore_errors=True)
         self.container = container
+        self.mount: ContainerMount | None = None  # where that folder only stands for a container elsewhere
         self.requests: list[tuple[str, str, str, Any]] = []  # method, path, api-version, body
         self.faults: list[Fault] = []
         self.failing_deployments: dict[str, str] = {}  # name -> why its provisioning fails
@@ -263,6 +267,10 @@ class AzureML:
         """A versioned asset that the workspace made by itself."""
         path = f"{ROOT}/{kind}/{name}/versions/1"
         self.resources[path.lower()] = {"id": path, "name": "1", "properties": properties, "systemData": SYSTEM_DATA}
+
+    def mount_container(self, settings: AzureDataSettings) -> None:
+        """Make the container of an emulated storage account the workspace's datastore."""
+        self.mount = ContainerMount(settings, self.container)
 
     def app(self) -> Starlette:
         methods = ["GET", "PUT", "POST", "PATCH", "DELETE", "HEAD"]
@@ -367,7 +375,10 @@ class AzureML:
     def _path(self, uri: str) -> Path:
         """The file or folder behind a datastore URI or a blob's address."""
         if "/paths/" in uri:
-            return self.container / uri.split("/paths/", 1)[1]
+            path = uri.split("/paths/", 1)[1]
+            if self.mount:
+                self.mount.fetch(path)
+            return self.container / path
         _, container, path = urlsplit(uri).path.split("/", 2)
         return self._container(container) / path
 

@@ -7,6 +7,7 @@ built: commands run with this interpreter, on the uploaded code alone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -167,11 +168,14 @@ class Jobs:
         for key, value in properties.get("inputs", {}).items():
             command = command.replace(f"${{{{inputs.{key}}}}}", self._place(value))
         uploads: dict[Path, Path] = {}
+        mounted: list[Path] = []
         for key, value in properties.get("outputs", {}).items():
             place = self._workspace._path(value["uri"])
             if value["mode"] == "Upload":
                 uploads[folder / key] = place
                 place = folder / key
+            else:
+                mounted.append(place)
             place.mkdir(parents=True, exist_ok=True)
             command = command.replace(f"${{{{outputs.{key}}}}}", str(place))
         environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "OMP_NUM_THREADS": "1"}
@@ -190,10 +194,14 @@ class Jobs:
             self._end(name, signal.SIGTERM)
         else:
             properties["status"] = "Running"
-        output, _ = process.communicate()
+        mount = self._workspace.mount
+        with mount.mounted(mounted) if mount else contextlib.nullcontext():
+            output, _ = process.communicate()
         self._workspace._logs[name] = output.decode(errors="replace").splitlines()
         for local, place in uploads.items():
             shutil.copytree(local, place, dirs_exist_ok=True)
+            if mount:
+                mount.send(place)
         if properties["status"] == "CancelRequested":
             properties["status"] = "Canceled"
         else:

@@ -73,21 +73,22 @@ def inference_server(code: Path, model: Path, variables: dict[str, str]) -> Iter
 def installed() -> Path:
     """The server's command. Raises `NotInstalled`."""
     ready = ENVIRONMENT / ".ready"  # written last: an installation that was killed is done again
+    azure = [f"{name}=={importlib.metadata.version(name)}" for name in SCORING_PACKAGES if name.startswith("azure")]
+    wanted = "\n".join([INFERENCE_SERVER, *azure])
     with FileLock(HERE / ".node_modules.lock", timeout=INSTALL_SECONDS):
-        if not ready.is_file() or ready.read_text() != INFERENCE_SERVER:
+        if not ready.is_file() or ready.read_text() != wanted:
             _run(sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT))
-            _run(_executable("python"), "-m", "pip", "install", "--quiet", INFERENCE_SERVER)
+            _run(_executable("python"), "-m", "pip", "install", "--quiet", *wanted.splitlines())
             (packages,) = ENVIRONMENT.glob("lib/python*/site-packages")
             (packages / "project.pth").write_text(f"{_linked_packages()}\n")
-            ready.write_text(INFERENCE_SERVER)
+            ready.write_text(wanted)
     return _executable("azmlinfsrv")
 
 
 def _linked_packages() -> Path:
     """A folder with links to what the script imports and what that needs: torch and its like are not copied.
 
-    Without Azure's packages: in the project's versions the server does not start, and on the local profile the
-    script needs none.
+    Without Azure's packages: they share what they need with the server, so pip has installed them beside it.
     """
     folder = ENVIRONMENT / "project"
     folder.mkdir()
