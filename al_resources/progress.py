@@ -34,6 +34,7 @@ def progress(platform: Platform) -> dict[str, Any]:
         "events": platform.events.counts() if platform.settings.hears_events else None,
         "quarantined": exports.filter(status="quarantined").select("path", "reason").to_dicts(),
         "champion": version,
+        "deployments": state.deployments,
         "traffic": state.traffic,
         "labeling": labeling(platform),
         "rounds": rounds(platform),
@@ -81,6 +82,7 @@ def _model_columns(manifest: ModelManifest | None, promoted: set[int]) -> dict[s
     if manifest is None:
         return {
             "model_version": None,
+            "training_job": None,
             "training_labels": None,
             "accuracy": None,
             "outcome": "waiting",
@@ -91,6 +93,7 @@ def _model_columns(manifest: ModelManifest | None, promoted: set[int]) -> dict[s
     outcome = "promoted" if manifest.version in promoted else "refused" if refused else "trained"
     return {
         "model_version": manifest.version,
+        "training_job": manifest.training_log.get("azure_ml_job"),
         "training_labels": manifest.labels,
         "accuracy": accuracy.model_dump() if accuracy else None,
         "outcome": outcome,
