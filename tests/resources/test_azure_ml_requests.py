@@ -1,7 +1,8 @@
 """What one round sends to Azure ML, kept beside this file, so that a change of it is seen in review.
 
 `UPDATE_SNAPSHOTS=1 pytest tests/resources/test_azure_ml_requests.py` writes what is sent now. Left out is what
-depends on the moment: uploads of code that may be known already, and how often something slow is asked for.
+depends on the moment: uploads of code that may be known already, how often something slow is asked for, and what the
+SDK says of the git checkout it runs in.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from test_azure_ml_batch import batch_of, quiet
 from test_azure_ml_labeling import collected, labeling_of, staged
 from test_endpoint_contract import IMAGE
 from test_image_store import picture
+from training_workspace import TrainingBench, publish_dataset
 
 from al_resources.endpoint.rollout import roll_out
 
@@ -37,6 +39,9 @@ PASSING = (
 
 def lasting(value: Any) -> Any:
     """What is the same in every run."""
+    of_job = ((value["body"] or {}).get("properties") or {}).get("properties") or {}
+    for name in [name for name in of_job if ".git" in name]:
+        del of_job[name]
     text = json.dumps(value).replace(ROOT, "<workspace>").replace(SUBSCRIPTION, "<subscription>")
     for pattern, word in PASSING:
         text = pattern.sub(word, text)
@@ -57,6 +62,12 @@ def requests_of(workspace: Workspace) -> list[dict[str, Any]]:
 
 def registering(workspace: Workspace) -> None:
     register_model(workspace.platform)
+
+
+def training(workspace: Workspace) -> None:
+    dataset = publish_dataset(workspace.platform)
+    bench = TrainingBench(workspace.platform, workspace.platform.trainer, workspace.platform.settings.home)
+    bench.trainer.fit(bench.request(dataset), bench.report)
 
 
 def rolling_out(workspace: Workspace) -> None:
@@ -82,6 +93,7 @@ def scoring_a_batch(workspace: Workspace) -> None:
 
 
 STEPS: dict[str, Callable[[Workspace], None]] = {
+    "training": training,
     "registering": registering,
     "rolling_out": rolling_out,
     "labeling": labeling,
