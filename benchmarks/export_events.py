@@ -169,7 +169,8 @@ class Inbox:
             list(pool.map(lambda part: self._send(message, part), [messages // WRITERS] * WRITERS))
         ticks = [_timed(self._listen) for _ in range(FEW_TICKS)]
         deleted = sum(heard.messages for heard, _ in ticks[:-1])
-        assert self.queue.counts()["waiting"] == messages - deleted
+        # deleting stops where a tick's time is over: what is left of it is the next one's
+        assert messages - deleted <= self.queue.counts()["waiting"] <= messages
         ticks = ticks[1:]  # the first has nothing to delete yet
         return {
             "messages": statistics.median(heard.messages for heard, _ in ticks),
