@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import sys
 import traceback
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 _script: Any = None
@@ -48,8 +49,8 @@ def main() -> None:
     size = task["mini_batch"]
     files = task["files"]
     batches = [(task["script"], files[at : at + size], task["tries"]) for at in range(0, len(files), size)]
-    with multiprocessing.get_context("spawn").Pool(task["processes"]) as pool:
-        rows = [row for batch in pool.starmap(run, batches, chunksize=1) for row in batch]
+    with ProcessPoolExecutor(task["processes"], multiprocessing.get_context("spawn")) as pool:
+        rows = [row for batch in pool.map(run, *zip(*batches, strict=True)) for row in batch]
     json.dump(rows, answers)
     answers.close()
 

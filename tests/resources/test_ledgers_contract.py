@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,8 @@ def insert_often(adapter: str, folder: Path) -> int:
 
 @pytest.mark.parametrize("adapter", EMBEDDED)
 def test_processes_that_insert_the_same_rows_at_once_insert_them_once(adapter: str, tmp_path: Path) -> None:
-    with multiprocessing.get_context("forkserver").Pool(4) as pool:
-        inserted = sum(pool.starmap(insert_often, [(adapter, tmp_path)] * 4))
+    with ProcessPoolExecutor(4, multiprocessing.get_context("forkserver")) as pool:
+        inserted = sum(pool.map(insert_often, [adapter] * 4, [tmp_path] * 4))
     found = LEDGER_STORES[adapter](tmp_path).read("labels")["label"].to_list()
     assert inserted == len(found) == 13
     assert sorted(map(int, found)) == list(range(13))

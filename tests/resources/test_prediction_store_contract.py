@@ -7,6 +7,7 @@ import multiprocessing
 import random
 import tempfile
 from collections.abc import Collection
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -349,8 +350,8 @@ def append_often(adapter: str, folder: Path, worker: int) -> int:
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_many_processes_create_append_and_compact_at_once_and_lose_nothing(name: str, tmp_path: Path) -> None:
-    with multiprocessing.get_context("forkserver").Pool(4) as pool:
-        appended = sum(pool.starmap(append_often, [(name, tmp_path, worker) for worker in range(4)]))
+    with ProcessPoolExecutor(4, multiprocessing.get_context("forkserver")) as pool:
+        appended = sum(pool.map(append_often, [name] * 4, [tmp_path] * 4, range(4)))
     for log in range(10):
         store = PREDICTION_STORES[name](tmp_path / str(log), LEDGER_STORES[name](tmp_path / str(log)))
         assert store.watermark().rows == (appended if log == 9 else 4)
