@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from conftest import FinishedDemo
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, Response, TimeoutError, expect, sync_playwright
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from al_cli.dagster_process import Dagster, dagster_dev, free_port
 
@@ -75,16 +76,27 @@ def test_a_contact_sheet_is_seen_on_a_selection(page: Page, dagster: Dagster) ->
 
 
 def test_a_materialization_is_started_from_the_ui(page: Page, dagster: Dagster) -> None:
-    begun = time.time()
     page.goto(f"{dagster.url}/assets/prediction_log")
-    page.get_by_role("button", name=re.compile("Materialize$")).click()
+    button = page.get_by_role("button", name=re.compile("Materialize$"))
+    expect(button).to_be_enabled()
+    run_id = _launched_by(page, button)
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        runs = [run for run in dagster.runs() if run["creationTime"] > begun]
-        if runs and runs[0]["status"] == "SUCCESS":
-            return
-        time.sleep(1)
-    pytest.fail("the run that the button starts did not succeed")
+    while (run := dagster.run(run_id))["status"] not in ("SUCCESS", "FAILURE", "CANCELED"):
+        assert time.monotonic() < deadline, f"the run that the button started did not end: {run}"
+        time.sleep(0.5)
+    assert run["status"] == "SUCCESS", run
+
+
+@retry(retry=retry_if_exception_type(TimeoutError), stop=stop_after_attempt(3), reraise=True)
+def _launched_by(page: Page, button: Locator) -> str:
+    """The run that a click starts; a click that comes before the page listens is made again, as people do."""
+    with page.expect_response(_is_launch, timeout=15_000) as launch:
+        button.click()
+    return str(launch.value.json()["data"]["launchPipelineExecution"]["run"]["id"])
+
+
+def _is_launch(response: Response) -> bool:
+    return "launchPipelineExecution" in (response.request.post_data or "")
 
 
 @pytest.mark.parametrize(("kind", "name"), [("schedules", "selection_schedule"), ("sensors", "labeling_export_sensor")])
