@@ -92,6 +92,14 @@ def resolve_device(device: str) -> torch.device:
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware: most GPUs since 2020, CPUs with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 and newer can tell
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
 def _small_cnn(size: int, channels: int) -> tuple[nn.Module, int]:
     """VGG-like (Simonyan & Zisserman 2015): pairs of 3x3 convolutions, halved down to a 2x2 map, then averaged.
 

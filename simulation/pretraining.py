@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from al_core.networks import Classifier, build_network, resolve_device
+from al_core.networks import Classifier, build_network, has_fast_bfloat16, resolve_device
 from al_core.preprocessing import normalise
 from al_core.records import Preprocessing
 from al_core.torch_trainer import warm_up_and_cosine
@@ -85,7 +85,7 @@ def pretrain(
         optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=1e-2, fused=True)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_and_cosine(steps * settings.epochs))
         generator = torch.Generator().manual_seed(settings.seed)
-        autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+        autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_fast_bfloat16(device))
         began = time.monotonic()
         model.train()
         for epoch in range(settings.epochs):
