@@ -25,9 +25,11 @@ from simulation.presets import DATA_DEFAULTS, PRESETS
 @click.option("--no-return", is_flag=True, help="Scored but unselected images do not come back.")
 @click.option("--test-images", type=click.IntRange(1), help="Size of the test set.  [default: 500]")
 @click.option("--control-share", type=click.FloatRange(0, 1), help="Random part of each batch.  [default: 0]")
-@click.option("--noise", type=click.FloatRange(0, 1, max_open=True), help="Share of wrong answers.")
+@click.option("--noise", multiple=True, metavar="RATE|CLASS=RATE",
+              help="Share of wrong answers, of all classes or of one; repeat it.")  # fmt: skip
 @click.option("--annotators", type=click.IntRange(1), help="People who answer every image.")
 @click.option("--abstention", type=click.FloatRange(0, 1, max_open=True), help="Share of answers that are 'unsure'.")
+@click.option("--seconds-per-label", type=click.FloatRange(0), help="Median time of an answer.  [default: 3]")
 @click.option("--frozen", is_flag=True, help="Embed once and train the head only: seconds instead of minutes.")
 @click.option("--pretrain", type=click.IntRange(1), metavar="EPOCHS", help="Learn the encoder from the pool first.")
 @click.option("--train", "training", multiple=True, metavar="KEY=VALUE", help="A training setting, like epochs=20.")
@@ -97,17 +99,28 @@ def _study(options: dict[str, Any]) -> Any:
     facts.setdefault("data", "digits")
     facts.setdefault("strategies", ("random", "least_confidence", "margin", "entropy"))
     facts["return_unselected"] = not options["no_return"]
-    oracle = {name: options[name] for name in ("noise", "annotators", "abstention") if options[name] is not None}
+    named = ("annotators", "abstention", "seconds_per_label")
+    oracle = {name: options[name] for name in named if options[name] is not None}
     defaults = DATA_DEFAULTS.get(facts["data"].partition(":")[0], {})
     try:
         training = defaults | {"frozen": options["frozen"]} | dict(_pairs(options["training"]))
-        facts |= {"training": training, "oracle": OracleSettings(**oracle)}
+        facts |= {"training": training, "oracle": OracleSettings(**oracle, **_noise(options["noise"]))}
         if options["pretrain"]:
             facts["pretrain"] = PretrainSettings(epochs=options["pretrain"])
         return Study(**facts)
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
         raise click.ClickException("; ".join(problems)) from error
+
+
+def _noise(rates: tuple[str, ...]) -> dict[str, Any]:
+    """The oracle's settings: a plain number is the rate of all classes that are not named."""
+    of_all = [rate for rate in rates if "=" not in rate]
+    of_class = [rate.rpartition("=") for rate in rates if "=" in rate]
+    if len(of_all) > 1:
+        raise click.BadParameter(f"{' and '.join(of_all)} for all classes; give one rate", param_hint="--noise")
+    facts: dict[str, Any] = {"class_noise": {name: rate for name, _, rate in of_class}} if of_class else {}
+    return facts | ({"noise": of_all[0]} if of_all else {})
 
 
 def _pairs(settings: tuple[str, ...]) -> list[tuple[str, Any]]:

@@ -361,11 +361,12 @@ def store_to_batch(results: Results, size: Callable[[int], int], large: bool) ->
     from al_resources.prediction_store.candidates import Candidates
     from al_resources.prediction_store.delta import DeltaPredictionStore
 
-    rows, width, limit, budget = size(100_000_000 if large else 10_000_000), 64, size(50_000), size(500)
-    work = f"store to batch, {rows:,} rows, prefilter {limit:,}, BADGE {budget}"
+    rows, limit, budget = size(100_000_000 if large else 10_000_000), size(50_000), size(500)
+    width, classes = (64, 10) if large else (512, 100)
+    work = f"store to batch, {rows:,} rows, d={width} C={classes}, prefilter {limit:,}, BADGE {budget}"
     with tempfile.TemporaryDirectory() as folder:
         store = DeltaPredictionStore(Path(folder) / "log", DeltaLedgers(Path(folder) / "ledgers"))
-        _write_log(store, rows, width)
+        _write_log(store, rows, width, classes)
         store.compact()  # as `prediction_log` does before every selection
         strategy, source = get_strategy("badge"), Candidates(store, "digits", 1)
         scan = results.add(
@@ -405,10 +406,11 @@ def _lists(table: Any, name: str) -> np.ndarray:
     return column.flatten().to_numpy().reshape(len(column), -1)
 
 
-def _write_log(store: Any, rows: int, width: int) -> None:
+def _write_log(store: Any, rows: int, width: int, classes: int) -> None:
     from al_core.records import prediction_table
 
-    rng, chunk = np.random.default_rng(0), 100_000
+    rng, chunk = np.random.default_rng(0), min(rows, 100_000)
+    points = embeddings(chunk, width)  # of every chunk, moved: billions of draws would take longer than all else
     for start in range(0, rows, chunk):
         count = min(chunk, rows - start)
         digits = rng.bytes(16 * count).hex()
@@ -419,9 +421,9 @@ def _write_log(store: Any, rows: int, width: int) -> None:
             image_hashes=ids,
             model_name="digits",
             model_version=1,
-            classes=tuple("0123456789"),
-            probs=probabilities(count, 10, start),
-            embeddings=embeddings(count, width, start),
+            classes=tuple(f"class {n}" for n in range(classes)),
+            probs=probabilities(count, classes, start),
+            embeddings=points[:count] + rng.standard_normal(width, np.float32) / 4,
             source="batch",
             logged_at=datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=start / 1000),
         )

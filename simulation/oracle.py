@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from al_core.records import LABELS, table_of
 from al_core.training import LabeledImage
+from simulation.datasets import BadData
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)  # labels are dated by round: a simulation has no clock
 
@@ -26,19 +28,21 @@ class OracleSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     noise: float = Field(0.0, ge=0, lt=1, description="share of answers that name another class, drawn uniformly")
-    class_noise: dict[str, float] = Field({}, description="the same for single classes, like {'cat': 0.3}")
+    class_noise: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
+        {}, description="the same for single classes, like {'cat': 0.3}"
+    )
     annotators: int = Field(1, ge=1, description="people who answer every image; the majority counts")
     abstention: float = Field(0.0, ge=0, lt=1, description="share of answers that are 'unsure': no label, same cost")
     seconds_per_label: float = Field(3.0, ge=0, description="median time of an answer; times are log-normal")
 
 
 class Oracle:
-    """Answers for images of `classes`."""
+    """Answers for images of `classes`. Raises `BadData` where the settings name a class that is not there."""
 
     def __init__(self, settings: OracleSettings, classes: Sequence[str], seed: int) -> None:
         unknown = set(settings.class_noise) - set(classes)
         if unknown:
-            raise ValueError(f"class_noise names {sorted(unknown)}; the classes are {list(classes)}")
+            raise BadData(f"class_noise names {sorted(unknown)}; the classes are {list(classes)}")
         self.settings = settings
         self.classes = tuple(classes)
         self.seed = seed

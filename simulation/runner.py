@@ -18,6 +18,7 @@ import polars as pl
 
 from al_core.training_settings import TrainingSettings
 from simulation.datasets import BadData, LabeledData, load_data
+from simulation.oracle import Oracle
 from simulation.study import Run, Study
 
 STUDY_FILE = "study.json"
@@ -62,7 +63,7 @@ def run_study(
     data = load_data(study.data)
     for note in data.notes:
         say(note)
-    _check_size(study, data)
+    _check_fits(study, data)
     _prepare(study, data, folder, say)
     runs = study.runs() if only is None else [only]
     total = len(runs) * (study.rounds + 1)
@@ -133,8 +134,9 @@ def _claim(study: Study, folder: Path) -> Study:
     return study
 
 
-def _check_size(study: Study, data: LabeledData) -> None:
+def _check_fits(study: Study, data: LabeledData) -> None:
     """Fail before the first round, not in the last."""
+    Oracle(study.oracle, data.classes, seed=0)
     pool, _ = data.split(0, study.test_images)
     if study.labels_needed() > len(pool):
         raise BadData(

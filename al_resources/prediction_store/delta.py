@@ -4,11 +4,12 @@ A selection has to find the few best of millions without loading them, so the wo
 
 1. the best `k` scores, with nothing but the image's key beside them (two narrow columns),
 2. the wanted columns of these rows: files are sorted by margin, so a few row groups hold them,
-3. which of these images were scored again later (three narrow columns, no strings),
+3. which of these images stand in the log again, and what is newest there (numbers, no strings),
 4. eligibility, decided for these few, against the ledgers.
 
-If fewer than asked for remain, `k` grows. An image's key is 60 bits of its id: it is used to find rows, never
-to tell images apart. For that, `id_tail` beside it holds 60 more, from the other end.
+If fewer than asked for remain, `k` grows. A random order goes the same way with the keys themselves.
+An image's key is 60 bits of its id: it is used to find rows, never to tell images apart. For that, `id_tail`
+beside it holds 60 more, from the other end.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ _PHYSICAL = (
     .append(pa.field("logged_on", pa.date32()))
 )
 _key = pl.col("image_key")
+_IMAGE = ["image_key", "id_tail"]  # what tells images apart without a string
 _NARROW = ("image_id", "image_key", "id_tail", "prediction_id", "logged_at")
 
 
@@ -133,8 +135,8 @@ class DeltaPredictionStore:
         count = _rows(_files(table, model_name, model_version))
         taken, chosen = self._taken(exclude, model_version)
         if order.column == "random":
-            search = _by_key(log, order, taken, count, limit + limit // 4 + SLACK)
-            by: list[pl.Expr] = [(_key - order.pivot) % KEY_SPACE]
+            search = _by_key(log, order, wanted, taken, count, limit)
+            by = [_from_pivot(order)]
         else:
             search = _by_score(log, order, wanted, taken, count, limit + limit // 4 + SLACK + chosen)
             by = [pl.col(order.column)]
@@ -162,14 +164,12 @@ class DeltaPredictionStore:
         log = _of_model(table, model_name, model_version)
         count = _rows(_files(table, model_name, model_version))
         share = 1.0 if count <= EXACT_COUNT_ROWS else SLICE_ROWS / count
-        image = ["image_key", "id_tail"]
-        images = log.filter(_key < round(share * KEY_SPACE)).select(image).unique().collect(engine="streaming")
-        ids = self._taken((), model_version)[0]["image_id"]
-        taken = pl.DataFrame({"image_key": id_bits(ids, slice_from=0), "id_tail": id_bits(ids, slice_from=-15)})
-        return round(len(images.join(taken, on=image, how="anti")) / share)
+        images = log.filter(_key < round(share * KEY_SPACE)).select(_IMAGE).collect(engine="streaming").unique()
+        taken, _ = self._taken((), model_version)
+        return round(len(images.join(taken, on=_IMAGE, how="anti")) / share)
 
     def _taken(self, exclude: Collection[str], model_version: int) -> tuple[pl.DataFrame, int]:
-        """The images that may not be chosen, and how many of them this model itself put on top of its order."""
+        """The images that may not be chosen, by id and by `_IMAGE`, and how many of them this model chose itself."""
         selections = self.ledgers.read("selections")
         ids = pl.concat(
             [
@@ -178,7 +178,9 @@ class DeltaPredictionStore:
                 pl.Series("image_id", list(exclude), pl.String),
             ]
         )
-        return ids.unique().to_frame(), int((selections["model_version"] == model_version).sum())
+        ids = ids.unique()
+        taken = {"image_id": ids, "image_key": id_bits(ids, slice_from=0), "id_tail": id_bits(ids, slice_from=-15)}
+        return pl.DataFrame(taken), int((selections["model_version"] == model_version).sum())
 
     # ------------------------------------------------------------------ reading
     def watermark(self, model_name: str | None = None, model_version: int | None = None) -> Watermark:
@@ -365,15 +367,32 @@ def _by_score(
     yield _everything_free(log.select(*_NARROW, score), taken)
 
 
-def _by_key(log: pl.LazyFrame, order: Order, taken: pl.DataFrame, count: int, k: int) -> Iterator[_Candidates]:
-    """Ever larger windows of the ring of keys, beginning at the pivot; the first holds about `k` rows."""
+def _by_key(
+    log: pl.LazyFrame, order: Order, wanted: list[str], taken: pl.DataFrame, count: int, limit: int
+) -> Iterator[_Candidates]:
+    """The first `limit` images of the ring of keys, beginning at the pivot.
+
+    They lie scattered over all files, and a whole row group is decoded around each: so who they are is decided
+    by numbers alone, in ever larger windows of the ring, and strings are read for them only.
+    """
+    k = limit + limit // 4 + SLACK
     width = KEY_SPACE if k >= count else KEY_SPACE * k // count
     while width < KEY_SPACE:
         end = order.pivot + width
         window = ((_key >= order.pivot) & (_key < end)) | (_key < end - KEY_SPACE)
-        yield _Candidates(log.filter(window).select(_NARROW).collect(), pl.lit(True), everything=False)
+        images = log.filter(window).select(_IMAGE).collect().unique().join(taken, on=_IMAGE, how="anti")
+        if len(images) >= limit:
+            keys = images.bottom_k(limit, by=_from_pivot(order))["image_key"]
+            columns = list(dict.fromkeys([*_NARROW, *wanted]))
+            rows = log.filter(_key.is_in(keys.unique().implode())).select(columns).collect()
+            yield _Candidates(rows, pl.lit(True), everything=False)
         width *= 4
     yield _everything_free(log.select(_NARROW), taken)
+
+
+def _from_pivot(order: Order) -> pl.Expr:
+    """Where an image stands in the random order."""
+    return (_key - order.pivot) % KEY_SPACE
 
 
 def _everything_free(log: pl.LazyFrame, taken: pl.DataFrame) -> _Candidates:
@@ -386,27 +405,26 @@ def _current_predictions(log: pl.LazyFrame, columns: list[str], keys: pl.Series,
     """Those predictions where `reached` holds of the images with these keys that none elsewhere is newer than."""
     these = _key.is_in(keys.unique().implode())
     reached_rows = log.filter(reached, these).select(columns).collect()
-    all_rows = log.filter(these).select(_key, "id_tail", "logged_at").collect()
-    again = _key.is_in(all_rows.filter(_key.is_duplicated())["image_key"].unique().implode())
+    all_keys = log.filter(these).select(_key).collect()
+    again = _key.is_in(all_keys.filter(_key.is_duplicated())["image_key"].unique().implode())
     scored_again = reached_rows.filter(again)
     if scored_again.is_empty():  # most images are scored once: there is nothing to compare
         return reached_rows
-    current = _current_of(log, scored_again, all_rows.filter(again))
+    current = _current_of(log, scored_again, log.filter(again).select(*_IMAGE, "logged_at").collect())
     return pl.concat([reached_rows.filter(~again), current])
 
 
 def _current_of(log: pl.LazyFrame, reached_rows: pl.DataFrame, all_rows: pl.DataFrame) -> pl.DataFrame:
     """The rows of `reached_rows` as new as the newest of their image in `all_rows`."""
-    image = ["image_key", "id_tail"]
     at = pl.col("logged_at")
     newest, times = at.max().alias("newest"), (at == at.max()).sum().alias("times")
     compared = (
-        reached_rows.group_by(image)
+        reached_rows.group_by(_IMAGE)
         .agg(newest, times)
-        .join(all_rows.group_by(image).agg(newest, times), on=image, suffix="_of_all")
+        .join(all_rows.group_by(_IMAGE).agg(newest, times), on=_IMAGE, suffix="_of_all")
     )
     current = compared.filter(pl.col("newest") == pl.col("newest_of_all"))
-    reached_rows = reached_rows.join(current, on=image, how="semi")
+    reached_rows = reached_rows.join(current, on=_IMAGE, how="semi")
     # Another prediction of the very same moment lies elsewhere: the prediction id decides, so all are needed.
     tied = _key.is_in(current.filter(pl.col("times") < pl.col("times_of_all"))["image_key"].implode())
     if current.filter(tied).is_empty():

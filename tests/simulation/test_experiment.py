@@ -255,6 +255,7 @@ def test_the_command_runs_a_study_and_says_who_wins(images, tmp_path):
         "--data", f"imagefolder:{images}", "--strategy", "random", "--strategy", "entropy", "--seeds", "1",
         "--rounds", "1", "--budget", "3", "--initial", "6", "--score-sample", "10", "--test-images", "20",
         "--train", "image_size=8", "--train", "channels=1", "--train", "epochs=1", "--train", "device=cpu",
+        "--noise", "0.1", "--noise", "spots=0.3", "--annotators", "2", "--seconds-per-label", "8",
         "--workers", "1", "--output", str(tmp_path), "--json",
     ]  # fmt: skip
     result = CliRunner().invoke(simulate, arguments)
@@ -262,6 +263,8 @@ def test_the_command_runs_a_study_and_says_who_wins(images, tmp_path):
     summary = json.loads(result.stdout)
     assert set(summary["strategies"]["warm"]) == {"random", "entropy"}
     assert (tmp_path / "report.html").exists()
+    people = load_study(tmp_path).oracle
+    assert people == OracleSettings(noise=0.1, class_noise={"spots": 0.3}, annotators=2, seconds_per_label=8)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +276,9 @@ def test_the_command_runs_a_study_and_says_who_wins(images, tmp_path):
         (["--train", "epochs"], "'epochs' is no KEY=VALUE"),
         (["--frozen"], "a frozen encoder needs weights"),
         (["--rounds", "500"], "leaves a pool of 1297 images"),
+        (["--noise", "0.1", "--noise", "0.2"], "0.1 and 0.2 for all classes; give one rate"),
+        (["--noise", "7=1.5"], "class_noise.7: Input should be less than 1"),
+        (["--noise", "seven=0.1"], "class_noise names ['seven']"),
     ],
 )
 def test_the_command_says_what_is_wrong(arguments, message, tmp_path):
