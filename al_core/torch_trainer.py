@@ -160,7 +160,7 @@ class _Task:
     def __post_init__(self) -> None:
         classes = self.network.head.out_features
         self.class_weights = _class_weights(self.train.targets, classes).to(self.device)
-        self.half = torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+        self.half = _half_precision(self.settings, self.device)
         self.judges = len(self.validation) >= MIN_VALIDATION
         self.epochs = self.settings.epochs_from(warm=self.warm)
         self.told = time.monotonic()
@@ -173,7 +173,7 @@ class _Task:
         rate = settings.learning_rate_from(warm=self.warm)
         optimizer = _optimizer(self.network, rate, settings.weight_decay)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_and_cosine(self.epochs * steps))
-        scaler = torch.amp.GradScaler(self.device.type, enabled=self._autocasts and self.half is torch.float16)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.half is torch.float16)
         generator = torch.Generator().manual_seed(settings.seed)
         batches = _batches(len(self.train), batch, generator)
         losses: list[float] = []
@@ -219,7 +219,7 @@ class _Task:
             "steps_per_epoch": steps,
             "train_loss": [round(loss, 5) for loss in losses],
             "validation_loss": [round(loss, 5) for loss in validation_losses],
-            "precision": str(self.half).removeprefix("torch.") if self._autocasts else "float32",
+            "precision": str(self.half or torch.float32).removeprefix("torch."),
         }
 
     def fit_head(self) -> dict[str, Any]:
@@ -262,12 +262,8 @@ class _Task:
             return 1.0
         return fit_temperature(self._logits(self.validation), self.validation.targets.to(self.device))
 
-    @property
-    def _autocasts(self) -> bool:
-        return self.device.type == "cuda"
-
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=self.half, enabled=self._autocasts)
+        return torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None)
 
     def _to_device(self, pixels: torch.Tensor) -> torch.Tensor:
         return normalise(pixels.to(self.device, non_blocking=True), self.preprocessing)
@@ -460,6 +456,15 @@ def _pixel_memory(shape: tuple[int, ...], scratch: Path) -> torch.Tensor:
         return torch.empty(shape, dtype=torch.uint8)
     with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as file:
         return torch.from_numpy(np.memmap(file.name, np.uint8, "w+", shape=shape))
+
+
+def _half_precision(settings: TrainingSettings, device: torch.device) -> torch.dtype | None:
+    """What layers compute in; None where that is float32."""
+    if settings.precision == "bfloat16":
+        return torch.bfloat16
+    if settings.precision == "float32" or device.type == "cpu":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def _class_weights(targets: torch.Tensor, classes: int) -> torch.Tensor:

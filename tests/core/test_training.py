@@ -454,6 +454,17 @@ def test_freezing_an_encoder_that_never_learned_is_an_error(files, tmp_path):
         fit(files, files.patterns(4), tmp_path, settings=settings(frozen=True))
 
 
+def test_on_a_cpu_half_precision_is_asked_for(files, tmp_path):
+    train = files.patterns(16)
+    assert fit(files, train, tmp_path / "auto", settings=settings(epochs=1)).log["precision"] == "float32"
+    result = fit(files, train, tmp_path / "half", settings=settings(precision="bfloat16", epochs=20))
+    assert result.log["precision"] == "bfloat16"
+    assert result.log["train_loss"][-1] < 0.3
+    assert all(
+        value.dtype == torch.float32 for value in weights(tmp_path / "half").values() if value.is_floating_point()
+    )
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_training_runs_in_half_precision(files, tmp_path):
     train = files.patterns(20)
