@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -20,7 +20,7 @@ import re
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -94,15 +94,13 @@ class Results:
             target.reached = min(peers) / ours
         self.targets.append(target)
 
-    @contextlib.contextmanager
-    def peer(self, *packages: str) -> Iterator[list[Any]]:
-        """The modules of a peer, or nothing to do where they are not installed."""
-        try:
-            yield [importlib.import_module(package) for package in packages]
-        except ModuleNotFoundError as error:
-            if error.name is None or not packages[0].startswith(error.name.split(".")[0]):
-                raise
-            self.left_out.append(f"{packages[0].split('.')[0]} is not installed (pip install '.[bench]')")
+    def peer(self, module: str) -> Any:
+        """The module of a peer, or None where it is not installed."""
+        package = module.partition(".")[0]
+        if importlib.util.find_spec(package) is None:
+            self.left_out.append(f"{package} is not installed (pip install '.[bench]')")
+            return None
+        return importlib.import_module(module)
 
 
 def measure(run: Callable[[], object], repeats: int) -> tuple[float, float]:
@@ -176,7 +174,7 @@ def scores(results: Results, size: Callable[[int], int], large: bool) -> None:
             results.lines.append(Line(work, BOUND, bound, 0))
             ours(probs[: uncertainty.COMPILED_FROM // classes + 1])  # compiled once
             results.add(work, OURS, lambda ours=ours, probs=probs: ours(probs), repeats=5)
-            with results.peer("skactiveml.pool") as [peer]:
+            if peer := results.peer("skactiveml.pool"):
                 method = {
                     "least confidence": "least_confident",
                     "margin": "margin_sampling",
@@ -191,14 +189,14 @@ def scores(results: Results, size: Callable[[int], int], large: bool) -> None:
                         else peer._uncertainty_sampling.uncertainty_scores(probs, method=method)
                     ),
                 )
-            with results.peer("modAL.uncertainty") as [peer]:
+            if peer := results.peer("modAL.uncertainty"):
                 name = {
                     "least confidence": "_proba_uncertainty",
                     "margin": "_proba_margin",
                     "entropy": "_proba_entropy",
                 }
                 results.add(work, "modAL", lambda peer=peer, name=name[kind], probs=probs: getattr(peer, name)(probs))
-            with results.peer("small_text.query_strategies.strategies") as [peer]:
+            if peer := results.peer("small_text.query_strategies.strategies"):
                 per_row = {
                     "least confidence": lambda some=some: np.amax(some, axis=1),
                     "margin": lambda peer=peer, some=some: np.apply_along_axis(
@@ -222,7 +220,7 @@ def k_center(results: Results, size: Callable[[int], int], device: str) -> None:
     results.add(work, OURS, _query("k_center_greedy", pool, budget))
     if device == "cpu":
         few = 10
-        with results.peer("skactiveml.pool._core_set") as [peer]:
+        if peer := results.peer("skactiveml.pool._core_set"):
             y = np.full(rows + labels, np.nan)
             y[rows:] = 0
             run = peer.k_greedy_center
@@ -234,7 +232,7 @@ def k_center(results: Results, size: Callable[[int], int], device: str) -> None:
                 few,
                 budget,
             )
-        with results.peer("small_text.query_strategies.coresets") as [peer]:
+        if peer := results.peer("small_text.query_strategies.coresets"):
             run, all_, known = peer.greedy_coreset, np.arange(rows), np.arange(rows, rows + labels)
             seconds, peak = measure(lambda: run(points, all_, known, 1, distance_metric="euclidean"), 1)
             _scaled(results, work, "small-text", seconds * budget, peak)
@@ -276,9 +274,8 @@ def badge(results: Results, size: Callable[[int], int], device: str) -> None:
         both = np.concatenate([probs, points], axis=1)
         results.add(work, BOUND, products(to_device(both, device), budget))
         results.add(work, OURS, _query("badge", pool, budget))
-        if rows == size(4000) and device == "cpu":
-            with results.peer("skactiveml.pool") as [peer]:
-                _peer_badge(results, work, peer, points, probs, budget)
+        if rows == size(4000) and device == "cpu" and (peer := results.peer("skactiveml.pool")):
+            _peer_badge(results, work, peer, points, probs, budget)
     large = f"BADGE, N={size(20_000):,} C={classes} d={width} k={budget}"
     results.require(large, BOUND, 2)
     results.require(work, "fastest peer", 20)
@@ -327,7 +324,7 @@ def clusters(results: Results, size: Callable[[int], int], device: str, large: b
     for name, peer_name in (("probcover", "ProbCover"), ("max_herding", "MaxHerding")):
         work = f"{name}, N={few:,} d={width} k={picks}"
         results.add(work, OURS, _query(name, small, picks))
-        with results.peer("skactiveml.pool") as [peer]:
+        if peer := results.peer("skactiveml.pool"):
             unit = points[:few] / np.linalg.norm(points[:few], axis=1, keepdims=True)
             strategy = getattr(peer, peer_name)(random_state=0)
             results.add(
@@ -340,7 +337,7 @@ def clusters(results: Results, size: Callable[[int], int], device: str, large: b
 
 
 def _peer_typiclust(results: Results, points: np.ndarray, budget: int) -> None:
-    with results.peer("skactiveml.pool") as [peer]:
+    if peer := results.peer("skactiveml.pool"):
         unit = points / np.linalg.norm(points, axis=1, keepdims=True)
         strategy = peer.TypiClust(random_state=0)
         results.add(
