@@ -43,6 +43,11 @@ class AzureMLSettings(BaseModel):
 
     instance_type: str = Field("Standard_DS3_v2", description="machine of an online deployment")
     instance_count: int = Field(1, ge=1, description="machines of an online deployment")
+    ready_seconds: float = Field(
+        300,
+        ge=10,
+        description="so long an online deployment may take to load its model, or may hang, until it has failed",
+    )
     auth: Literal["key", "aad_token"] = Field("aad_token", description="how the endpoint knows its callers")
     environment_variables: dict[str, str] = Field(
         {}, description="of the scoring containers, for example AL_PROFILE and what it needs; never a secret"
