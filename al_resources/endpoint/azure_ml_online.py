@@ -21,6 +21,7 @@ from al_resources.azure_ml import (
     checked_name,
     code_snapshot,
     environment_of,
+    status_text,
 )
 from al_resources.azure_ml_settings import AzureMLSettings
 from al_resources.endpoint import DeploymentFailed, EndpointState, check_traffic, refuse_with_traffic
@@ -114,9 +115,11 @@ class AzureMLOnlineEndpoint:
         """Where images are posted to, and what `authorization: Bearer` takes: a key, or a token for some hours."""
 
         def look() -> tuple[str, str]:
+            endpoint = self._client.online_endpoints.get(self._endpoint)
+            if endpoint.auth_mode == "aad_token":  # the SDK would ask for one of the public cloud
+                return endpoint.scoring_uri, self._arm.token(self._settings.audience)
             keys = self._client.online_endpoints.get_keys(self._endpoint)
-            address = self._client.online_endpoints.get(self._endpoint).scoring_uri
-            return address, getattr(keys, "primary_key", None) or keys.access_token
+            return endpoint.scoring_uri, getattr(keys, "primary_key", None) or keys.access_token
 
         return self._done("asking for the endpoint's address and key", look)
 
@@ -243,8 +246,8 @@ class AzureMLOnlineEndpoint:
         def look() -> str:
             try:
                 if deployment is None:
-                    return self._client.online_endpoints.get(self._endpoint).provisioning_state
-                return self._client.online_deployments.get(deployment, self._endpoint).provisioning_state
+                    return status_text(self._client.online_endpoints.get(self._endpoint).provisioning_state)
+                return status_text(self._client.online_deployments.get(deployment, self._endpoint).provisioning_state)
             except ResourceNotFoundError:
                 return "not there"
 
@@ -260,16 +263,13 @@ class AzureMLOnlineEndpoint:
 
     def _in_transition(self) -> str:
         """What is being done to the endpoint, empty where nothing is."""
-        if (state := self._provisioning()) in IN_TRANSITION:
-            return f"it is {state}"
-        if state == "not there":
-            return ""
-        found = self._done(
-            "looking at the deployments", lambda: list(self._client.online_deployments.list(self._endpoint))
-        )
-        return ", ".join(
-            f"{each.name} is {each.provisioning_state}" for each in found if each.provisioning_state in IN_TRANSITION
-        )
+        states = {"the endpoint": self._provisioning()}
+        if "not there" not in states.values():
+            found = self._done(
+                "looking at the deployments", lambda: self._client.online_deployments.list(self._endpoint)
+            )
+            states |= {each.name: status_text(each.provisioning_state) for each in found}
+        return ", ".join(f"{name} is {state}" for name, state in states.items() if state in IN_TRANSITION)
 
     def _change(self, what: str, begin: Callable[[], LROPoller[Any]]) -> None:
         """Have Azure do what takes minutes, and wait for it, interrupted or not; see the class."""

@@ -27,10 +27,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape
 
 import httpx
@@ -50,12 +51,26 @@ from al_resources.azure_data_settings import AzureDataSettings
 TENANT = "00000000-0000-0000-0000-000000000001"
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000002"
 GROUP, WORKSPACE, ACCOUNT, CONTAINER = "rg", "ws", "alstore", "platform"
-HOSTS = [
-    "management.azure.com",
-    "login.microsoftonline.com",
-    "*.blob.core.windows.net",
-    "*.here.inference.ml.azure.com",
-]
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """The host names of one of Azure's clouds."""
+
+    manager: str = "management.azure.com"
+    login: str = "login.microsoftonline.com"
+    storage: str = "core.windows.net"
+    ml: str = "ml.azure.com"
+
+    @property
+    def hosts(self) -> list[str]:
+        return [self.manager, self.login, f"*.blob.{self.storage}", f"*.here.inference.{self.ml}"]
+
+
+PUBLIC = Cloud()
+US_GOVERNMENT = Cloud(
+    "management.usgovcloudapi.net", "login.microsoftonline.us", "core.usgovcloudapi.net", "ml.azure.us"
+)
 ROOT = (
     f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}"
     f"/providers/Microsoft.MachineLearningServices/workspaces/{WORKSPACE}"
@@ -123,6 +138,8 @@ class AzureML:
         self.requests: list[tuple[str, str, str, Any]] = []  # method, path, api-version, body
         self.faults: list[Fault] = []
         self.failing_deployments: dict[str, str] = {}  # name -> why its provisioning fails
+        self.cloud = PUBLIC
+        self.scopes: set[str] = set()  # what tokens were asked for
         self.held: set[str] = set()  # names of what is not done with as long as they are in here
         self.job_status: dict[str, str] = {}  # name -> a status to show whatever the job does
         self.unhealthy: dict[str, int] = {}  # deployment -> so many of its next requests fail
@@ -173,8 +190,10 @@ class AzureML:
 
     def _route(self, request: Request, body: bytes) -> Response:
         host = request.headers["host"].split(":")[0]
-        if host.startswith("login."):
-            return self._login(request)
+        if not any(fnmatch(host, pattern) for pattern in self.cloud.hosts):
+            return _error(404, "NoSuchHost", f"{host} is of another cloud")
+        if host == self.cloud.login:
+            return self._login(request, parse_qs(body.decode()))
         if ".blob." in host:
             return self._storage(request, body)
         if ".inference." in host:
@@ -198,8 +217,9 @@ class AzureML:
 
     # ------------------------------------------------------------------ logins
 
-    def _login(self, request: Request) -> Response:
-        base = f"https://login.microsoftonline.com/{TENANT}"
+    def _login(self, request: Request, form: dict[str, list[str]]) -> Response:
+        base = f"https://{self.cloud.login}/{TENANT}"
+        self.scopes.update(form.get("scope", []))
         if request.url.path.endswith("openid-configuration"):
             return JSONResponse(
                 {
@@ -209,7 +229,7 @@ class AzureML:
                 }
             )
         claims = {
-            "aud": "https://management.azure.com",
+            "aud": f"https://{self.cloud.manager}",
             "tid": TENANT,
             "oid": "o",
             "exp": int(time.time()) + 3600,
@@ -281,7 +301,7 @@ class AzureML:
         if parts[0] == "datastores":
             return self._datastore(parts, request.method)
         if parts[-1] == "startPendingUpload":
-            return JSONResponse(_pending_upload(parts))
+            return JSONResponse(_pending_upload(parts, self.cloud.storage))
         if request.method == "POST":
             return self._act(parts, content)
         if request.method == "PUT":
@@ -356,9 +376,9 @@ class AzureML:
             there_are = set(self._deployments_of(endpoint))
             if set(traffic) - there_are or sum(traffic.values()) not in (0, 100):
                 raise ArmError(400, "BadArgument", f"traffic {traffic} over {sorted(there_are)}")
-            properties["scoringUri"] = f"https://{endpoint}.here.inference.ml.azure.com/score"
+            properties["scoringUri"] = f"https://{endpoint}.here.inference.{self.cloud.ml}/score"
         elif kind == "batchEndpoints":
-            properties["scoringUri"] = f"https://{endpoint}.here.inference.ml.azure.com/jobs"
+            properties["scoringUri"] = f"https://{endpoint}.here.inference.{self.cloud.ml}/jobs"
         else:
             self._existing("/".join(parts[:2]))
             if kind == "onlineEndpoints/deployments":
@@ -418,8 +438,8 @@ class AzureML:
         self._operations[name] = {"of": of, "polls": POLLS, "finish": finish, "problem": problem, "result": result}
         version = "api-version=2023-04-01"
         headers = {
-            "azure-asyncoperation": f"https://management.azure.com{OPERATIONS}/{name}?{version}",
-            "location": f"https://management.azure.com{RESULTS}/{name}?{version}",
+            "azure-asyncoperation": f"https://{self.cloud.manager}{OPERATIONS}/{name}?{version}",
+            "location": f"https://{self.cloud.manager}{RESULTS}/{name}?{version}",
             **SOON,
         }
         return (
@@ -452,7 +472,7 @@ class AzureML:
         for_result = path.startswith(RESULTS)
         if not self._advance(operation):
             if for_result:
-                return Response(status_code=202, headers={"location": f"https://management.azure.com{path}", **SOON})
+                return Response(status_code=202, headers={"location": f"https://{self.cloud.manager}{path}", **SOON})
             return JSONResponse({"id": path, "status": "InProgress"}, headers=SOON)
         if operation["problem"]:
             error = {"code": "ResourceNotReady", "message": operation["problem"]}
@@ -470,7 +490,7 @@ class AzureML:
             "datastoreType": "AzureBlob",
             "accountName": ACCOUNT,
             "containerName": CONTAINER,
-            "endpoint": "core.windows.net",
+            "endpoint": self.cloud.storage,
             "protocol": "https",
             "credentials": {"credentialsType": "Sas"},
             "isDefault": True,
@@ -616,8 +636,8 @@ def _workspace() -> dict[str, Any]:
     }
 
 
-def _pending_upload(parts: list[str]) -> dict[str, Any]:
-    container = f"https://{ACCOUNT}.blob.core.windows.net/upload-{parts[1]}"
+def _pending_upload(parts: list[str], storage: str) -> dict[str, Any]:
+    container = f"https://{ACCOUNT}.blob.{storage}/upload-{parts[1]}"
     return {
         "blobReferenceForConsumption": {
             "blobUri": container,
@@ -667,7 +687,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 def azure_ml(folder: Path) -> Iterator[tuple[AzureML, dict[str, str]]]:
     """A running emulator, and the environment variables that lead a process's clients to it."""
     fetch()  # now: the environment that leads to the emulator leads pip there as well
-    authority, server_certificate = write_certificates(folder, HOSTS)
+    authority, server_certificate = write_certificates(folder, [*PUBLIC.hosts, *US_GOVERNMENT.hosts])
     emulator = AzureML()
     with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
         config = uvicorn.Config(
