@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from al_core.records import utc_now
 from al_resources.azure_ml import (
+    DATA_SCIENTIST,
     SCORING_SCRIPT,
     Arm,
     WorkspaceError,
@@ -25,7 +26,7 @@ from al_resources.azure_ml import (
 )
 from al_resources.azure_ml_settings import AzureMLSettings
 from al_resources.endpoint import DeploymentFailed, EndpointState, check_traffic, refuse_with_traffic
-from al_resources.endpoint.asking import ask
+from al_resources.endpoint.asking import NotAdmitted, ask
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -38,6 +39,8 @@ METRICS_API = "2018-01-01"
 METRIC = "RequestsPerMinute"  # of online endpoints, by deployment and class of status code
 RECENT = timedelta(minutes=10)  # of a deployment that another process created
 IN_TRANSITION = {"Creating", "Updating", "Scaling", "Deleting"}
+NOT_THERE = "not there"
+NOT_USABLE = {NOT_THERE, "Failed", "Canceled"}
 BUSY_SECONDS = 3600.0  # the longest an endpoint may take for what is being done to it
 PROBE_SECONDS = 10
 
@@ -109,7 +112,13 @@ class AzureMLOnlineEndpoint:
     def score(self, deployment: str, image: bytes) -> dict[str, Any]:
         """Send one image to that deployment, whatever its traffic."""
         address, key = self.address_and_key()
-        return ask(address, deployment, image, seconds=ANSWER_SECONDS, headers={"authorization": f"Bearer {key}"})
+        headers = {"authorization": f"Bearer {key}"}
+        try:
+            return ask(address, deployment, image, seconds=ANSWER_SECONDS, headers=headers)
+        except NotAdmitted as error:
+            raise DeploymentFailed(
+                f"{error}; this identity needs the role {DATA_SCIENTIST!r}, or azure_ml.auth has to be 'key'"
+            ) from error
 
     def address_and_key(self) -> tuple[str, str]:
         """Where images are posted to, and what `authorization: Bearer` takes: a key, or a token for some hours."""
@@ -175,8 +184,7 @@ class AzureMLOnlineEndpoint:
     def _create_endpoint(self) -> None:
         from azure.ai.ml.entities import ManagedOnlineEndpoint
 
-        self._wait_until_idle()
-        if self._provisioning() != "Succeeded":
+        if self._provisioning() in NOT_USABLE:
             wanted = ManagedOnlineEndpoint(name=self._endpoint, auth_mode=self._settings.auth)
             self._change(
                 f"creating endpoint {self._endpoint}",
@@ -249,7 +257,7 @@ class AzureMLOnlineEndpoint:
                     return status_text(self._client.online_endpoints.get(self._endpoint).provisioning_state)
                 return status_text(self._client.online_deployments.get(deployment, self._endpoint).provisioning_state)
             except ResourceNotFoundError:
-                return "not there"
+                return NOT_THERE
 
         return self._done(f"looking at {deployment or f'endpoint {self._endpoint}'}", look)
 
@@ -264,9 +272,9 @@ class AzureMLOnlineEndpoint:
     def _in_transition(self) -> str:
         """What is being done to the endpoint, empty where nothing is."""
         states = {"the endpoint": self._provisioning()}
-        if "not there" not in states.values():
+        if states["the endpoint"] != NOT_THERE:
             found = self._done(
-                "looking at the deployments", lambda: self._client.online_deployments.list(self._endpoint)
+                "looking at the deployments", lambda: list(self._client.online_deployments.list(self._endpoint))
             )
             states |= {each.name: status_text(each.provisioning_state) for each in found}
         return ", ".join(f"{name} is {state}" for name, state in states.items() if state in IN_TRANSITION)

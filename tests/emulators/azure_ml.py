@@ -142,6 +142,7 @@ class AzureML:
         self.scopes: set[str] = set()  # what tokens were asked for
         self.held: set[str] = set()  # names of what is not done with as long as they are in here
         self.job_status: dict[str, str] = {}  # name -> a status to show whatever the job does
+        self.admits_nobody = False  # whoever asks an endpoint lacks the role
         self.unhealthy: dict[str, int] = {}  # deployment -> so many of its next requests fail
         self.resources: dict[str, dict[str, Any]] = code
         self.blob_metadata: dict[str, dict[str, str]] = {}
@@ -576,6 +577,8 @@ class AzureML:
         sent = request.headers.get("authorization", "").removeprefix("Bearer ")
         if sent != self.key and sent.count(".") != 2:  # neither the key nor a token
             return JSONResponse({"message": "wrong key"}, 401)
+        if self.admits_nobody:
+            return JSONResponse({"message": "the action onlineEndpoints/score/action is not permitted"}, 403)
         if request.url.path == "/jobs":
             content = json.loads(body)
             self.requests.append(("POST", f"/batchEndpoints/{endpoint}/jobs", "", content))

@@ -493,6 +493,14 @@ def test_an_endpoint_with_keys_is_called_with_its_key(workspace: Workspace) -> N
         endpoint.score("blue", IMAGE)
 
 
+def test_a_caller_whom_the_endpoint_does_not_admit_is_told_the_role(workspace: Workspace) -> None:
+    register_model(workspace.platform)
+    workspace.endpoint.create("blue", 1)
+    workspace.emulator.admits_nobody = True
+    with pytest.raises(DeploymentFailed, match=r"blue answered 403: .*needs the role 'AzureML Data Scientist', or"):
+        workspace.endpoint.score("blue", IMAGE)
+
+
 def test_no_connection_to_azure_is_a_failed_deployment_not_a_crash(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
