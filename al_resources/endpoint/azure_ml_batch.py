@@ -42,7 +42,7 @@ JOBS_API = {"api-version": "2024-01-01-preview"}
 FILES_AT_ONCE = 64  # of a mini-batch, the unit that is tried again
 TRIES, MINI_BATCH_SECONDS = 3, 600
 KEPT_DEPLOYMENTS = 3  # an endpoint holds twenty
-WELL, BADLY = ("Completed", "Finished"), ("Failed", "Canceled", "NotResponding")
+WELL, BADLY, SILENT = ("Completed", "Finished"), ("Failed", "Canceled"), "NotResponding"
 
 
 class BatchFailed(Exception):
@@ -241,8 +241,11 @@ class AzureMLBatchEndpoint:
             while (status := self._status(job.name)) not in WELL:
                 if status in BADLY:
                     raise BatchFailed(f"job {job.name} is {status}; its log is in the studio, under {self._endpoint}")
+                if status == SILENT:
+                    self._cancel(job.name, log)
+                    raise BatchFailed(f"job {job.name} was cancelled: it is {status}, its machines are out of reach")
                 if time.monotonic() > deadline:
-                    self._cancel(job.name)
+                    self._cancel(job.name, log)
                     limit = f"azure_ml.batch_minutes = {self._settings.batch_minutes:.0f}"
                     raise BatchFailed(f"job {job.name} was cancelled: {status} after {limit}")
                 if status != before:
@@ -255,7 +258,7 @@ class AzureMLBatchEndpoint:
             self._forget(key)
             raise
         except BaseException:  # the run was cancelled: what nobody waits for must not go on costing
-            self._cancel(job.name)
+            self._cancel(job.name, log)
             self._forget(key)
             raise
 
@@ -263,8 +266,11 @@ class AzureMLBatchEndpoint:
         found = self._arm.call("GET", f"jobs/{job}", what=f"looking at job {job}", params=JOBS_API)
         return str((found.get("properties") or {}).get("status"))
 
-    def _cancel(self, job: str) -> None:
-        self._arm.call("POST", f"jobs/{job}/cancel", what=f"cancelling job {job}", params=JOBS_API)
+    def _cancel(self, job: str, log: Callable[[str], None]) -> None:
+        try:
+            self._arm.call("POST", f"jobs/{job}/cancel", what=f"cancelling job {job}", params=JOBS_API)
+        except WorkspaceError as error:  # what brought us here is the error to raise
+            log(f"{error}; look after it in the workspace")
 
     def _answers(self, job: _Job) -> list[dict[str, Any]]:
         """The lines that the mini-batches left: JSON as the script gave it, or quoted once more as a CSV has it."""
