@@ -370,13 +370,14 @@ def test_a_version_is_promoted_behind_the_server_that_azure_runs(workspace: Work
 
 
 def test_the_asset_fails_with_the_reason_and_the_tail_of_the_containers_log(workspace: Workspace) -> None:
-    """A seed round up to its deployment, which does not come up."""
+    """A seed round up to its deployment, which does not come up; the next run finishes it with the same version."""
     truth = workspace.platform.settings.home / "truth.json"
     settings = load_settings(
         home=workspace.platform.settings.home,
         labeling={"project": "oracle", "oracle_labels": str(truth), "classes": list("0123456789")},
         selection={"initial_budget": 60},
         training={"architecture": "small_cnn", "image_size": 16, "channels": 1, "epochs": 1},
+        deployment={"watch_seconds": 0, "smoke_images": 1},
     )
     platform = Platform(settings)
     platform.__dict__.update(registry=workspace.registry, endpoint=workspace.endpoint)
@@ -387,13 +388,19 @@ def test_the_asset_fails_with_the_reason_and_the_tail_of_the_containers_log(work
         jobs = build_definitions(platform)
         jobs.resolve_job_def("selection").execute_in_process(partition_key="0000", instance=instance)
         platform.labeling.answer(0)  # type: ignore[attr-defined]
+        train_and_deploy = jobs.resolve_job_def("training_deployment")
         with pytest.raises(dg.Failure) as failure:
-            jobs.resolve_job_def("training_deployment").execute_in_process(partition_key="0000", instance=instance)
+            train_and_deploy.execute_in_process(partition_key="0000", instance=instance)
+        left = workspace.endpoint.state().deployments
+        workspace.emulator.failing_deployments.clear()
+        assert train_and_deploy.execute_in_process(partition_key="0000", instance=instance).success
     reason = failure.value.description
     assert reason is not None
     assert "v1 was rolled back: creating blue with version 1" in reason
     assert "ModuleNotFoundError: No module named 'torch'" in reason.splitlines()
-    assert workspace.endpoint.state().deployments == {}
+    assert left == {}
+    assert workspace.registry.versions() == [1], "registered before the deployment failed, and not trained again"
+    assert workspace.endpoint.state().serving_version == 1
 
 
 def test_killed_between_registered_and_deployed_the_next_rollout_finishes_the_same_version(
