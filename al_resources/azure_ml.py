@@ -238,6 +238,18 @@ def asked(what: str, action: Callable[[], T], role: str = DATA_SCIENTIST) -> T:
         raise WorkspaceError(f"{what}: {error}") from error
 
 
+def lookup(what: str, get: Callable[[], T]) -> T | None:
+    """What `get` asks for, None where it is not there; otherwise as `asked`."""
+    from azure.core.exceptions import ResourceNotFoundError
+
+    try:
+        return asked(what, get)
+    except WorkspaceError as error:
+        if isinstance(error.__cause__, ResourceNotFoundError):
+            return None
+        raise
+
+
 def explained(error: HttpResponseError, what: str, role: str = DATA_SCIENTIST) -> WorkspaceError:
     """An error of the service as a sentence: what was tried, the answer, and the role that is missing, if one is."""
     answer = (error.message or str(error)).strip().splitlines()[0]

@@ -28,6 +28,7 @@ from al_resources.azure_ml import (
     code_snapshot,
     datastore_uri,
     environment_of,
+    lookup,
 )
 from al_resources.azure_ml_settings import AzureMLSettings
 
@@ -112,18 +113,11 @@ class AzureMLBatchEndpoint:
 
     def _deployed(self, model_version: int, log: Callable[[str], None]) -> str:
         """The name of the version's deployment, which is there afterwards."""
-        from azure.core.exceptions import ResourceNotFoundError
-
         name = f"version-{model_version}"
-
-        def is_there() -> bool:
-            try:
-                found = self._client.batch_deployments.get(name, self._endpoint)
-            except ResourceNotFoundError:
-                return False
-            return found.provisioning_state == "Succeeded"
-
-        if asked(f"looking at batch deployment {name}", is_there):
+        there = lookup(
+            f"looking at batch deployment {name}", lambda: self._client.batch_deployments.get(name, self._endpoint)
+        )
+        if there is not None and there.provisioning_state == "Succeeded":
             return name
         self._create_endpoint()
         log(f"creating batch deployment {name}")
@@ -139,15 +133,11 @@ class AzureMLBatchEndpoint:
 
     def _create_endpoint(self) -> None:
         from azure.ai.ml.entities import BatchEndpoint
-        from azure.core.exceptions import ResourceNotFoundError
 
-        def create() -> None:
-            try:
-                self._client.batch_endpoints.get(self._endpoint)
-            except ResourceNotFoundError:
-                self._client.batch_endpoints.begin_create_or_update(BatchEndpoint(name=self._endpoint)).result()
-
-        asked(f"creating batch endpoint {self._endpoint}", create)
+        what = f"creating batch endpoint {self._endpoint}"
+        if lookup(what, lambda: self._client.batch_endpoints.get(self._endpoint)) is None:
+            wanted = BatchEndpoint(name=self._endpoint)
+            asked(what, lambda: self._client.batch_endpoints.begin_create_or_update(wanted).result())
 
     def _deployment(self, name: str, model_version: int, folder: Path) -> ModelBatchDeployment:
         from azure.ai.ml.constants import BatchDeploymentOutputAction
@@ -193,8 +183,8 @@ class AzureMLBatchEndpoint:
         """They cost nothing, but an endpoint holds only so many."""
 
         def version_of(name: str) -> int:
-            found = re.fullmatch(r"version-(\d+)", name)
-            return int(found[1]) if found else -1
+            number = re.fullmatch(r"version-(\d+)", name)
+            return int(number[1]) if number else -1
 
         def remove() -> None:
             names = [each.name for each in self._client.batch_deployments.list(self._endpoint)]
@@ -263,8 +253,8 @@ class AzureMLBatchEndpoint:
             raise
 
     def _status(self, job: str) -> str:
-        found = self._arm.call("GET", f"jobs/{job}", what=f"looking at job {job}", params=JOBS_API)
-        return str((found.get("properties") or {}).get("status"))
+        shown = self._arm.call("GET", f"jobs/{job}", what=f"looking at job {job}", params=JOBS_API)
+        return str((shown.get("properties") or {}).get("status"))
 
     def _cancel(self, job: str, log: Callable[[str], None]) -> None:
         try:
@@ -285,7 +275,7 @@ def _answer(line: str) -> dict[str, Any]:
     try:
         if not line.startswith("{"):
             (line,) = next(csv.reader([line]))
-        found = json.loads(line)
-        return {"filename": str(found["filename"]), **found}
+        answer = json.loads(line)
+        return {"filename": str(answer["filename"]), **answer}
     except (ValueError, KeyError, TypeError) as error:
         raise BatchFailed(f"an answer of the batch cannot be read ({error}): {line[:200]!r}") from error

@@ -22,6 +22,7 @@ from al_resources.azure_ml import (
     checked_name,
     code_snapshot,
     environment_of,
+    lookup,
     status_text,
 )
 from al_resources.azure_ml_settings import AzureMLSettings
@@ -78,17 +79,10 @@ class AzureMLOnlineEndpoint:
 
     def state(self) -> EndpointState:
         """How the endpoint stands now; empty before the first deployment."""
-        from azure.core.exceptions import ResourceNotFoundError
-
-        def look() -> tuple[dict[str, int], dict[str, int]]:
-            try:
-                endpoint = self._client.online_endpoints.get(self._endpoint)
-            except ResourceNotFoundError:
-                return {}, {}
-            found = self._client.online_deployments.list(self._endpoint)
-            return endpoint.traffic or {}, {each.name: _version_of(each.model) for each in found}
-
-        shares, deployments = self._done("looking at the endpoint", look)
+        what = "looking at the endpoint"
+        endpoint = self._done(what, lambda: lookup(what, lambda: self._client.online_endpoints.get(self._endpoint)))
+        deployments = {} if endpoint is None else {each.name: _version_of(each.model) for each in self._deployments()}
+        shares = {} if endpoint is None else endpoint.traffic or {}
         return EndpointState(
             model_name=self._model_name,
             deployments=deployments,
@@ -249,17 +243,21 @@ class AzureMLOnlineEndpoint:
 
     def _provisioning(self, deployment: str | None = None) -> str:
         """How the endpoint, or one of its deployments, stands in Azure."""
-        from azure.core.exceptions import ResourceNotFoundError
 
-        def look() -> str:
-            try:
-                if deployment is None:
-                    return status_text(self._client.online_endpoints.get(self._endpoint).provisioning_state)
-                return status_text(self._client.online_deployments.get(deployment, self._endpoint).provisioning_state)
-            except ResourceNotFoundError:
-                return NOT_THERE
+        def look() -> Any:
+            if deployment is None:
+                return self._client.online_endpoints.get(self._endpoint)
+            return self._client.online_deployments.get(deployment, self._endpoint)
 
-        return self._done(f"looking at {deployment or f'endpoint {self._endpoint}'}", look)
+        what = f"looking at {deployment or f'endpoint {self._endpoint}'}"
+        there = self._done(what, lambda: lookup(what, look))
+        return NOT_THERE if there is None else status_text(there.provisioning_state)
+
+    def _deployments(self) -> list[Any]:
+        return self._done(
+            f"looking at the deployments of endpoint {self._endpoint}",
+            lambda: list(self._client.online_deployments.list(self._endpoint)),
+        )
 
     def _wait_until_idle(self) -> None:
         """Until Azure is done with what somebody asked of the endpoint before."""
@@ -273,10 +271,7 @@ class AzureMLOnlineEndpoint:
         """What is being done to the endpoint, empty where nothing is."""
         states = {"the endpoint": self._provisioning()}
         if states["the endpoint"] != NOT_THERE:
-            found = self._done(
-                "looking at the deployments", lambda: list(self._client.online_deployments.list(self._endpoint))
-            )
-            states |= {each.name: status_text(each.provisioning_state) for each in found}
+            states |= {each.name: status_text(each.provisioning_state) for each in self._deployments()}
         return ", ".join(f"{name} is {state}" for name, state in states.items() if state in IN_TRANSITION)
 
     def _change(self, what: str, begin: Callable[[], LROPoller[Any]]) -> None:
@@ -304,7 +299,7 @@ class AzureMLOnlineEndpoint:
 
 def _version_of(model: str) -> int:
     """The version at the end of a model's id, short or long."""
-    found = re.search(r"(?::|/versions/)(\d+)$", model)
-    if found is None:
+    number = re.search(r"(?::|/versions/)(\d+)$", model)
+    if number is None:
         raise DeploymentFailed(f"a deployment serves {model!r}, which is no numbered version of a model")
-    return int(found.group(1))
+    return int(number.group(1))

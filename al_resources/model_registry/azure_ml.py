@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from al_core.records import ModelManifest
-from al_resources.azure_ml import asked, checked_name, datastore_uri
+from al_resources.azure_ml import asked, checked_name, datastore_uri, lookup
 from al_resources.azure_ml_settings import AzureMLSettings
 from al_resources.model_registry.directory import DirectoryModelRegistry
 
@@ -50,18 +50,9 @@ class AzureMLModelRegistry(DirectoryModelRegistry):
         """Register in the workspace what is not there yet."""
         from azure.ai.ml.constants import AssetTypes
         from azure.ai.ml.entities import Model
-        from azure.core.exceptions import ResourceNotFoundError
 
         version = str(manifest.version)
-
-        def is_there() -> bool:
-            try:
-                self._client.models.get(self._name, version)
-            except ResourceNotFoundError:
-                return False
-            return True
-
-        if asked(f"looking for model {self._name} v{version}", is_there):
+        if lookup(f"looking for model {self._name} v{version}", lambda: self._client.models.get(self._name, version)):
             return
         entry = Model(
             name=self._name,
