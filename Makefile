@@ -45,5 +45,5 @@ constraints: $(READY)  ## write the versions of this environment to constraints.
 	@mv constraints.new constraints.txt
 
 clean:  ## everything a target made, demo included
-	rm -rf $(VENV) $(DEMO_HOME) .al build dist tests/emulators/node_modules tests/emulators/.venv-inference *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO_HOME) .al build dist tests/emulators/node_modules tests/emulators/.venv-inference tests/emulators/.rest-models *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

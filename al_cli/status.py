@@ -60,10 +60,11 @@ def _print(facts: dict[str, Any], spool: Path) -> None:
             f"{facts['segments_set_aside']} for a person, in {spool}"
         )
     if "rounds" in facts:
-        _print_progress(facts)
+        print_progress(facts)
 
 
-def _print_progress(facts: dict[str, Any]) -> None:
+def print_progress(facts: dict[str, Any]) -> None:
+    """The facts of `progress`, for people."""
     champion = "none yet" if facts["champion"] is None else f"v{facts['champion']}"
     console.print(f"[bold]champion[/] {champion}   traffic {facts['traffic'] or 'none'}")
     console.print(

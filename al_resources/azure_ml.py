@@ -50,12 +50,14 @@ LEFT_TO_RUNTIME: dict[Purpose, dict[str, str]] = {
     "scoring": {"pydantic": "pydantic>=2.10"},
     "batch": {},
 }
+ASSET_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}", "1 to 255 letters, digits, - and _, the first a letter or digit"
+ENDPOINT_NAME = r"[a-z][a-z0-9-]{1,30}[a-z0-9]", "3 to 32 lower-case letters, digits and -; first a letter, last no -"
 NAME_RULES = {
-    "model": r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}",
-    "data": r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}",
-    "job": r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}",
-    "endpoint": r"[a-z][a-z0-9-]{1,30}[a-z0-9]",
-    "deployment": r"[a-z][a-z0-9-]{1,30}[a-z0-9]",
+    "model": ASSET_NAME,
+    "data asset": ASSET_NAME,
+    "job": ASSET_NAME,
+    "endpoint": ENDPOINT_NAME,
+    "deployment": ENDPOINT_NAME,
 }
 DATA_SCIENTIST = "AzureML Data Scientist"  # of the roles Azure brings, the one most calls need
 
@@ -104,7 +106,8 @@ class Arm:
 
         self._manager = settings.resource_manager.rstrip("/")
         self._workspace = workspace_path(settings)
-        policy = BearerTokenCredentialPolicy(credential_of(settings), self._manager + "/.default")
+        self._credential = credential_of(settings)
+        policy = BearerTokenCredentialPolicy(self._credential, self._manager + "/.default")
         configuration: Configuration[Any, Any] = Configuration()
         configuration.retry_policy = RetryPolicy()  # by itself a client has none
         self._client: PipelineClient[Any, Any] = PipelineClient(
@@ -135,6 +138,10 @@ class Arm:
             time.sleep(float(answer.headers.get("retry-after", "1")))
             answer = self._send("GET", answer.headers["location"], what, role)
         return answer.json() if answer.content else {}
+
+    def token(self, audience: str) -> str:
+        """A token of this identity for another service than the resource manager."""
+        return self._credential.get_token(audience.rstrip("/") + "/.default").token
 
     def begin(
         self,
@@ -176,6 +183,11 @@ class Arm:
         return answer
 
 
+def status_text(status: Any) -> str:
+    """A status as Azure words it: the SDK gives an enumeration where it knows it, else text."""
+    return str(getattr(status, "value", status))
+
+
 def _in_progress(answer: Any) -> bool:
     return answer.status_code == 202 and "location" in answer.headers
 
@@ -208,8 +220,9 @@ def path_in_datastore(uri: str) -> tuple[str, str]:
 
 def checked_name(kind: str, name: str) -> str:
     """`name`, if Azure ML takes it for that kind of thing. Raises `ValueError` with the rule."""
-    if not re.fullmatch(NAME_RULES[kind], name):
-        raise ValueError(f"{name!r} is no name for a {kind} in Azure ML: expected {NAME_RULES[kind]}")
+    pattern, words = NAME_RULES[kind]
+    if not re.fullmatch(pattern, name):
+        raise ValueError(f"{name!r} is no name of a {kind} in Azure ML: expected {words}")
     return name
 
 
@@ -223,6 +236,18 @@ def asked(what: str, action: Callable[[], T], role: str = DATA_SCIENTIST) -> T:
         raise explained(error, what, role) from error
     except AzureError as error:  # no connection, no token, or refused by the SDK itself
         raise WorkspaceError(f"{what}: {error}") from error
+
+
+def lookup(what: str, get: Callable[[], T]) -> T | None:
+    """What `get` asks for, None where it is not there; otherwise as `asked`."""
+    from azure.core.exceptions import ResourceNotFoundError
+
+    try:
+        return asked(what, get)
+    except WorkspaceError as error:
+        if isinstance(error.__cause__, ResourceNotFoundError):
+            return None
+        raise
 
 
 def explained(error: HttpResponseError, what: str, role: str = DATA_SCIENTIST) -> WorkspaceError:
@@ -271,7 +296,7 @@ def environment_of(settings: AzureMLSettings, purpose: Purpose) -> str | Environ
 def _cloud(settings: AzureMLSettings) -> dict[str, Any]:
     """What MLClient has to know of a cloud that is not the public one."""
     defaults = AzureMLSettings.model_fields
-    names = ("resource_manager", "authority", "storage_suffix")
+    names = ("resource_manager", "authority", "storage_suffix", "audience")
     if all(getattr(settings, name) == defaults[name].default for name in names):
         return {}
     manager = settings.resource_manager.rstrip("/") + "/"
@@ -281,7 +306,7 @@ def _cloud(settings: AzureMLSettings) -> dict[str, Any]:
             "azure_portal": manager,
             "resource_manager": manager,
             "active_directory": settings.authority,
-            "aml_resource_id": manager,
+            "aml_resource_id": settings.audience,
             "storage_endpoint": settings.storage_suffix,
             "registry_discovery_endpoint": manager,
         },

@@ -58,7 +58,7 @@ class AzureMLDatasetStore(DatasetStore):
         super().__init__(blobs)
         self._arm = arm
         self._settings = settings
-        self._names = {split: checked_name("data", f"{model_name}-{split}") for split in TABLES}
+        self._names = {split: checked_name("data asset", f"{model_name}-{split}") for split in TABLES}
         self._entered: set[str] = set()
 
     def publish(self, dataset: Dataset) -> None:

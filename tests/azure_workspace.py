@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +42,13 @@ class Workspace:
         """An endpoint that knows its callers by a key."""
         return self.endpoint_with("keyed", auth="key")
 
-    def endpoint_with(self, endpoint: str = "classifier", **settings: Any) -> AzureMLOnlineEndpoint:
+    def endpoint_with(
+        self, endpoint: str = "classifier", sleep: Callable[[float], None] = time.sleep, **settings: Any
+    ) -> AzureMLOnlineEndpoint:
         """An endpoint under other settings."""
         changed = self.settings.model_copy(update=settings)
         name = self.platform.settings.model.name
-        return AzureMLOnlineEndpoint(self.client, self.arm, changed, model_name=name, endpoint=endpoint)
+        return AzureMLOnlineEndpoint(self.client, self.arm, changed, model_name=name, endpoint=endpoint, sleep=sleep)
 
     @classmethod
     def new(cls, emulator: AzureML, folder: Path) -> Workspace:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,8 +22,8 @@ from al_serving.app import server_of
 CLASSES = tuple("0123456789")
 
 
-def register_model(platform: Platform, seed: int = 0, *, poison: bool = False) -> int:
-    """A small untrained network as the next version; a poisoned one answers NaN."""
+def register_model(platform: Platform, seed: int = 0, *, poison: bool = False, **facts: Any) -> int:
+    """A small untrained network as the next version; a poisoned one answers NaN. `facts` go into its manifest."""
     torch.manual_seed(seed)
     network = build_network("small_cnn", classes=len(CLASSES), size=16, channels=1)
     if poison:
@@ -43,7 +44,7 @@ def register_model(platform: Platform, seed: int = 0, *, poison: bool = False) -
             created_at=utc_now(),
             weights_sha256=sha256_of(weights),
         )
-        return platform.registry.register(weights, manifest).version
+        return platform.registry.register(weights, manifest.model_copy(update=facts)).version
 
 
 @contextlib.contextmanager

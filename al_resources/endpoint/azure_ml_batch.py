@@ -28,6 +28,7 @@ from al_resources.azure_ml import (
     code_snapshot,
     datastore_uri,
     environment_of,
+    lookup,
 )
 from al_resources.azure_ml_settings import AzureMLSettings
 
@@ -42,7 +43,7 @@ JOBS_API = {"api-version": "2024-01-01-preview"}
 FILES_AT_ONCE = 64  # of a mini-batch, the unit that is tried again
 TRIES, MINI_BATCH_SECONDS = 3, 600
 KEPT_DEPLOYMENTS = 3  # an endpoint holds twenty
-WELL, BADLY = ("Completed", "Finished"), ("Failed", "Canceled", "NotResponding")
+WELL, BADLY, SILENT = ("Completed", "Finished"), ("Failed", "Canceled"), "NotResponding"
 
 
 class BatchFailed(Exception):
@@ -112,18 +113,11 @@ class AzureMLBatchEndpoint:
 
     def _deployed(self, model_version: int, log: Callable[[str], None]) -> str:
         """The name of the version's deployment, which is there afterwards."""
-        from azure.core.exceptions import ResourceNotFoundError
-
         name = f"version-{model_version}"
-
-        def is_there() -> bool:
-            try:
-                found = self._client.batch_deployments.get(name, self._endpoint)
-            except ResourceNotFoundError:
-                return False
-            return found.provisioning_state == "Succeeded"
-
-        if asked(f"looking at batch deployment {name}", is_there):
+        there = lookup(
+            f"looking at batch deployment {name}", lambda: self._client.batch_deployments.get(name, self._endpoint)
+        )
+        if there is not None and there.provisioning_state == "Succeeded":
             return name
         self._create_endpoint()
         log(f"creating batch deployment {name}")
@@ -139,15 +133,11 @@ class AzureMLBatchEndpoint:
 
     def _create_endpoint(self) -> None:
         from azure.ai.ml.entities import BatchEndpoint
-        from azure.core.exceptions import ResourceNotFoundError
 
-        def create() -> None:
-            try:
-                self._client.batch_endpoints.get(self._endpoint)
-            except ResourceNotFoundError:
-                self._client.batch_endpoints.begin_create_or_update(BatchEndpoint(name=self._endpoint)).result()
-
-        asked(f"creating batch endpoint {self._endpoint}", create)
+        what = f"creating batch endpoint {self._endpoint}"
+        if lookup(what, lambda: self._client.batch_endpoints.get(self._endpoint)) is None:
+            wanted = BatchEndpoint(name=self._endpoint)
+            asked(what, lambda: self._client.batch_endpoints.begin_create_or_update(wanted).result())
 
     def _deployment(self, name: str, model_version: int, folder: Path) -> ModelBatchDeployment:
         from azure.ai.ml.constants import BatchDeploymentOutputAction
@@ -193,8 +183,8 @@ class AzureMLBatchEndpoint:
         """They cost nothing, but an endpoint holds only so many."""
 
         def version_of(name: str) -> int:
-            found = re.fullmatch(r"version-(\d+)", name)
-            return int(found[1]) if found else -1
+            number = re.fullmatch(r"version-(\d+)", name)
+            return int(number[1]) if number else -1
 
         def remove() -> None:
             names = [each.name for each in self._client.batch_deployments.list(self._endpoint)]
@@ -241,8 +231,11 @@ class AzureMLBatchEndpoint:
             while (status := self._status(job.name)) not in WELL:
                 if status in BADLY:
                     raise BatchFailed(f"job {job.name} is {status}; its log is in the studio, under {self._endpoint}")
+                if status == SILENT:
+                    self._cancel(job.name, log)
+                    raise BatchFailed(f"job {job.name} was cancelled: it is {status}, its machines are out of reach")
                 if time.monotonic() > deadline:
-                    self._cancel(job.name)
+                    self._cancel(job.name, log)
                     limit = f"azure_ml.batch_minutes = {self._settings.batch_minutes:.0f}"
                     raise BatchFailed(f"job {job.name} was cancelled: {status} after {limit}")
                 if status != before:
@@ -255,16 +248,19 @@ class AzureMLBatchEndpoint:
             self._forget(key)
             raise
         except BaseException:  # the run was cancelled: what nobody waits for must not go on costing
-            self._cancel(job.name)
+            self._cancel(job.name, log)
             self._forget(key)
             raise
 
     def _status(self, job: str) -> str:
-        found = self._arm.call("GET", f"jobs/{job}", what=f"looking at job {job}", params=JOBS_API)
-        return str((found.get("properties") or {}).get("status"))
+        shown = self._arm.call("GET", f"jobs/{job}", what=f"looking at job {job}", params=JOBS_API)
+        return str((shown.get("properties") or {}).get("status"))
 
-    def _cancel(self, job: str) -> None:
-        self._arm.call("POST", f"jobs/{job}/cancel", what=f"cancelling job {job}", params=JOBS_API)
+    def _cancel(self, job: str, log: Callable[[str], None]) -> None:
+        try:
+            self._arm.call("POST", f"jobs/{job}/cancel", what=f"cancelling job {job}", params=JOBS_API)
+        except WorkspaceError as error:  # what brought us here is the error to raise
+            log(f"{error}; look after it in the workspace")
 
     def _answers(self, job: _Job) -> list[dict[str, Any]]:
         """The lines that the mini-batches left: JSON as the script gave it, or quoted once more as a CSV has it."""
@@ -279,7 +275,7 @@ def _answer(line: str) -> dict[str, Any]:
     try:
         if not line.startswith("{"):
             (line,) = next(csv.reader([line]))
-        found = json.loads(line)
-        return {"filename": str(found["filename"]), **found}
+        answer = json.loads(line)
+        return {"filename": str(answer["filename"]), **answer}
     except (ValueError, KeyError, TypeError) as error:
         raise BatchFailed(f"an answer of the batch cannot be read ({error}): {line[:200]!r}") from error

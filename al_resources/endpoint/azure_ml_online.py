@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import httpx
-
 from al_core.records import utc_now
 from al_resources.azure_ml import (
+    DATA_SCIENTIST,
     SCORING_SCRIPT,
     Arm,
     WorkspaceError,
@@ -21,31 +22,38 @@ from al_resources.azure_ml import (
     checked_name,
     code_snapshot,
     environment_of,
+    lookup,
+    status_text,
 )
 from al_resources.azure_ml_settings import AzureMLSettings
-from al_resources.endpoint import (
-    DEPLOYMENT_HEADER,
-    DeploymentFailed,
-    EndpointState,
-    check_traffic,
-    refuse_with_traffic,
-)
+from al_resources.endpoint import DeploymentFailed, EndpointState, check_traffic, refuse_with_traffic
+from al_resources.endpoint.asking import NotAdmitted, ask
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from azure.ai.ml.entities import ManagedOnlineDeployment
+    from azure.core.polling import LROPoller
 
 ANSWER_SECONDS = 60.0
 LOG_LINES = 50
 METRICS_API = "2018-01-01"
 METRIC = "RequestsPerMinute"  # of online endpoints, by deployment and class of status code
 RECENT = timedelta(minutes=10)  # of a deployment that another process created
+IN_TRANSITION = {"Creating", "Updating", "Scaling", "Deleting"}
+NOT_THERE = "not there"
+NOT_USABLE = {NOT_THERE, "Failed", "Canceled"}
+BUSY_SECONDS = 3600.0  # the longest an endpoint may take for what is being done to it
+PROBE_SECONDS = 10
 
 T = TypeVar("T")
 
 
 class AzureMLOnlineEndpoint:
     """`Endpoint` in a workspace. Every method raises `DeploymentFailed` where Azure refuses or fails.
+
+    While Azure does something to an endpoint it refuses everything else (409), and it goes on when nobody waits for it
+    any more. So a change first waits for what an earlier process has begun, and one that is interrupted is waited for
+    before the interruption is raised: only then can the rollout go back.
 
     Health is what Azure Monitor counted as failed by the server; its numbers are minutes old, so a step of a
     rollout should be watched for some minutes here.
@@ -59,27 +67,22 @@ class AzureMLOnlineEndpoint:
         *,
         model_name: str,
         endpoint: str,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._client = client
         self._arm = arm
         self._settings = settings
         self._model_name = checked_name("model", model_name)
         self._endpoint = checked_name("endpoint", endpoint)
+        self._sleep = sleep
         self._created: dict[str, datetime] = {}
 
     def state(self) -> EndpointState:
         """How the endpoint stands now; empty before the first deployment."""
-        from azure.core.exceptions import ResourceNotFoundError
-
-        def look() -> tuple[dict[str, int], dict[str, int]]:
-            try:
-                endpoint = self._client.online_endpoints.get(self._endpoint)
-            except ResourceNotFoundError:
-                return {}, {}
-            found = self._client.online_deployments.list(self._endpoint)
-            return endpoint.traffic or {}, {each.name: _version_of(each.model) for each in found}
-
-        shares, deployments = self._done("looking at the endpoint", look)
+        what = "looking at the endpoint"
+        endpoint = self._done(what, lambda: lookup(what, lambda: self._client.online_endpoints.get(self._endpoint)))
+        deployments = {} if endpoint is None else {each.name: _version_of(each.model) for each in self._deployments()}
+        shares = {} if endpoint is None else endpoint.traffic or {}
         return EndpointState(
             model_name=self._model_name,
             deployments=deployments,
@@ -94,43 +97,32 @@ class AzureMLOnlineEndpoint:
         began = utc_now()
         with tempfile.TemporaryDirectory(prefix="al-code-") as folder:
             wanted = self._deployment(checked_name("deployment", deployment), model_version, Path(folder))
-            try:
-                self._done(
-                    f"creating {deployment} with version {model_version}",
-                    lambda: self._client.online_deployments.begin_create_or_update(wanted).result(),
-                )
-            except DeploymentFailed as error:
-                tail = "\n".join(self.logs(deployment)[-LOG_LINES:])
-                raise DeploymentFailed(f"{error}\n{tail}".strip()) from error
+            self._change(
+                f"creating {deployment} with version {model_version}",
+                lambda: self._client.online_deployments.begin_create_or_update(wanted),
+            )
         self._created[deployment] = began
 
     def score(self, deployment: str, image: bytes) -> dict[str, Any]:
         """Send one image to that deployment, whatever its traffic."""
         address, key = self.address_and_key()
+        headers = {"authorization": f"Bearer {key}"}
         try:
-            answer = httpx.post(
-                address,
-                content=image,
-                headers={
-                    DEPLOYMENT_HEADER: deployment,
-                    "authorization": f"Bearer {key}",
-                    "content-type": "application/octet-stream",
-                },
-                timeout=ANSWER_SECONDS,
-            )
-        except httpx.HTTPError as error:
-            raise DeploymentFailed(f"{deployment} did not answer: {error}") from error
-        if answer.status_code != httpx.codes.OK:
-            raise DeploymentFailed(f"{deployment} answered {answer.status_code}: {answer.text[:500]}")
-        return answer.json()[0]
+            return ask(address, deployment, image, seconds=ANSWER_SECONDS, headers=headers)
+        except NotAdmitted as error:
+            raise DeploymentFailed(
+                f"{error}; this identity needs the role {DATA_SCIENTIST!r}, or azure_ml.auth has to be 'key'"
+            ) from error
 
     def address_and_key(self) -> tuple[str, str]:
         """Where images are posted to, and what `authorization: Bearer` takes: a key, or a token for some hours."""
 
         def look() -> tuple[str, str]:
+            endpoint = self._client.online_endpoints.get(self._endpoint)
+            if endpoint.auth_mode == "aad_token":  # the SDK would ask for one of the public cloud
+                return endpoint.scoring_uri, self._arm.token(self._settings.audience)
             keys = self._client.online_endpoints.get_keys(self._endpoint)
-            address = self._client.online_endpoints.get(self._endpoint).scoring_uri
-            return address, getattr(keys, "primary_key", None) or keys.access_token
+            return endpoint.scoring_uri, getattr(keys, "primary_key", None) or keys.access_token
 
         return self._done("asking for the endpoint's address and key", look)
 
@@ -142,24 +134,22 @@ class AzureMLOnlineEndpoint:
         """
         check_traffic(traffic, self.state())
 
-        def change() -> None:
+        def begin() -> LROPoller[Any]:
             endpoint = self._client.online_endpoints.get(self._endpoint)
             endpoint.traffic = traffic
-            self._client.online_endpoints.begin_create_or_update(endpoint).result()
+            return self._client.online_endpoints.begin_create_or_update(endpoint)
 
-        self._done(f"shifting the traffic to {traffic}", change)
+        self._change(f"shifting the traffic to {traffic}", begin)
 
     def health(self, deployment: str) -> list[str]:
-        """What is wrong with it: not provisioned, or requests that failed since it came up."""
-        from azure.core.exceptions import ResourceNotFoundError
+        """What is wrong with it: not provisioned, or requests that failed since it came up.
 
-        def look() -> str:
-            try:
-                return self._client.online_deployments.get(deployment, self._endpoint).provisioning_state
-            except ResourceNotFoundError:
-                return "not there"
-
-        provisioning = self._done(f"looking at {deployment}", look)
+        One that is still coming up is waited for: a process that was killed may have left it so.
+        """
+        provisioning = self._provisioning(deployment)
+        if provisioning in IN_TRANSITION:
+            self._wait_until_idle()
+            provisioning = self._provisioning(deployment)
         if provisioning != "Succeeded":
             return [f"{deployment} is {provisioning}"]
         failed = self._done(f"watching {deployment}", lambda: self._failed_requests(deployment))
@@ -170,33 +160,30 @@ class AzureMLOnlineEndpoint:
         state = self.state()
         refuse_with_traffic(state, deployment)
         if deployment in state.deployments:
-            self._done(
+            self._change(
                 f"removing {deployment}",
-                lambda: self._client.online_deployments.begin_delete(deployment, self._endpoint).result(),
+                lambda: self._client.online_deployments.begin_delete(deployment, self._endpoint),
             )
 
     def logs(self, deployment: str) -> Sequence[str]:
         """The tail of its container's log; empty where there is none to be had."""
-        from azure.core.exceptions import HttpResponseError
+        from azure.core.exceptions import AzureError
 
         try:
             text = self._client.online_deployments.get_logs(deployment, self._endpoint, LOG_LINES)
-        except HttpResponseError:
+        except AzureError:
             return []  # a deployment that never got a container has no log
         return text.splitlines()
 
     def _create_endpoint(self) -> None:
         from azure.ai.ml.entities import ManagedOnlineEndpoint
-        from azure.core.exceptions import ResourceNotFoundError
 
-        def create() -> None:
-            try:
-                self._client.online_endpoints.get(self._endpoint)
-            except ResourceNotFoundError:
-                wanted = ManagedOnlineEndpoint(name=self._endpoint, auth_mode=self._settings.auth)
-                self._client.online_endpoints.begin_create_or_update(wanted).result()
-
-        self._done(f"creating endpoint {self._endpoint}", create)
+        if self._provisioning() in NOT_USABLE:
+            wanted = ManagedOnlineEndpoint(name=self._endpoint, auth_mode=self._settings.auth)
+            self._change(
+                f"creating endpoint {self._endpoint}",
+                lambda: self._client.online_endpoints.begin_create_or_update(wanted),
+            )
 
     def _deployment(self, name: str, model_version: int, folder: Path) -> ManagedOnlineDeployment:
         from azure.ai.ml.entities import (
@@ -206,8 +193,14 @@ class AzureMLOnlineEndpoint:
             ProbeSettings,
         )
 
-        # a model is loaded before the first probe counts; after that a hung container is restarted
-        patient = ProbeSettings(initial_delay=30, period=10, timeout=5, failure_threshold=30, success_threshold=1)
+        # a container that is not ready after so long has failed, and one that hangs for so long is restarted
+        patient = ProbeSettings(
+            initial_delay=PROBE_SECONDS,
+            period=PROBE_SECONDS,
+            timeout=5,
+            failure_threshold=math.ceil(self._settings.ready_seconds / PROBE_SECONDS),
+            success_threshold=1,
+        )
         return ManagedOnlineDeployment(
             name=name,
             endpoint_name=self._endpoint,
@@ -248,6 +241,54 @@ class AzureMLOnlineEndpoint:
         )
         return math.ceil(sum(points))
 
+    def _provisioning(self, deployment: str | None = None) -> str:
+        """How the endpoint, or one of its deployments, stands in Azure."""
+
+        def look() -> Any:
+            if deployment is None:
+                return self._client.online_endpoints.get(self._endpoint)
+            return self._client.online_deployments.get(deployment, self._endpoint)
+
+        what = f"looking at {deployment or f'endpoint {self._endpoint}'}"
+        there = self._done(what, lambda: lookup(what, look))
+        return NOT_THERE if there is None else status_text(there.provisioning_state)
+
+    def _deployments(self) -> list[Any]:
+        return self._done(
+            f"looking at the deployments of endpoint {self._endpoint}",
+            lambda: list(self._client.online_deployments.list(self._endpoint)),
+        )
+
+    def _wait_until_idle(self) -> None:
+        """Until Azure is done with what somebody asked of the endpoint before."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while busy := self._in_transition():
+            if time.monotonic() > deadline:
+                raise DeploymentFailed(f"endpoint {self._endpoint} is busy: {busy} after {BUSY_SECONDS / 60:.0f} min")
+            self._sleep(self._settings.poll_seconds)
+
+    def _in_transition(self) -> str:
+        """What is being done to the endpoint, empty where nothing is."""
+        states = {"the endpoint": self._provisioning()}
+        if states["the endpoint"] != NOT_THERE:
+            states |= {each.name: status_text(each.provisioning_state) for each in self._deployments()}
+        return ", ".join(f"{name} is {state}" for name, state in states.items() if state in IN_TRANSITION)
+
+    def _change(self, what: str, begin: Callable[[], LROPoller[Any]]) -> None:
+        """Have Azure do what takes minutes, and wait for it, interrupted or not; see the class."""
+        from azure.core.exceptions import AzureError
+
+        self._wait_until_idle()
+        operation = self._done(what, begin)
+        try:
+            self._done(what, operation.result)
+        except DeploymentFailed:
+            raise
+        except BaseException:
+            with contextlib.suppress(AzureError):
+                operation.wait()
+            raise
+
     def _done(self, what: str, action: Callable[[], T]) -> T:
         """The result of `action`; whatever Azure answers instead becomes `DeploymentFailed` with a sentence."""
         try:
@@ -258,7 +299,7 @@ class AzureMLOnlineEndpoint:
 
 def _version_of(model: str) -> int:
     """The version at the end of a model's id, short or long."""
-    found = re.search(r"(?::|/versions/)(\d+)$", model)
-    if found is None:
+    number = re.search(r"(?::|/versions/)(\d+)$", model)
+    if number is None:
         raise DeploymentFailed(f"a deployment serves {model!r}, which is no numbered version of a model")
-    return int(found.group(1))
+    return int(number.group(1))

@@ -16,13 +16,8 @@ from pydantic import ValidationError
 
 from al_core.images import BadImage, decode_image
 from al_resources.blob_store import BlobStore
-from al_resources.endpoint import (
-    DEPLOYMENT_HEADER,
-    DeploymentFailed,
-    EndpointState,
-    check_traffic,
-    refuse_with_traffic,
-)
+from al_resources.endpoint import DeploymentFailed, EndpointState, check_traffic, refuse_with_traffic
+from al_resources.endpoint.asking import ask
 from al_resources.model_registry import ModelRegistry, TamperedModel
 
 if TYPE_CHECKING:
@@ -99,18 +94,7 @@ class LocalEndpoint:
         """Send one image to that deployment, whatever its traffic. Raises `DeploymentFailed`."""
         if self._service() is None:
             return self._score_here(deployment, image)
-        try:
-            answer = httpx.post(
-                f"{self._url}/score",
-                content=image,
-                headers={DEPLOYMENT_HEADER: deployment, "content-type": "application/octet-stream"},
-                timeout=ANSWER_SECONDS,
-            )
-        except httpx.HTTPError as error:
-            raise DeploymentFailed(f"{deployment} did not answer: {error}") from error
-        if answer.status_code != httpx.codes.OK:
-            raise DeploymentFailed(f"{deployment} answered {answer.status_code}: {answer.text[:500]}")
-        return answer.json()[0]
+        return ask(f"{self._url}/score", deployment, image, seconds=ANSWER_SECONDS)
 
     def set_traffic(self, traffic: dict[str, int]) -> None:
         """Split the traffic (percent, sum 100; empty: none); returns when the service applied it.

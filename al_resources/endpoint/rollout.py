@@ -20,7 +20,7 @@ from typing import Any, Literal
 from al_resources.endpoint import DeploymentFailed, Endpoint, EndpointState
 
 COLOURS = ("blue", "green")
-LOG_TAIL = 5  # lines that go into the reason
+LOG_TAIL = 10  # lines that go into the reason
 NEAR = 0.02  # probabilities that differ by less may trade places between two machines
 LOOKS_PER_STEP = 4  # how often the health is read while a step is watched
 
@@ -97,7 +97,7 @@ def roll_out(
         note(f"rolled back: {reason}")
         return result("rolled_back", reason, challenger)
     except BaseException as interruption:  # the run was cancelled: leave nothing half-way, then go
-        _give_back(endpoint, champion, challenger, interruption)
+        note(f"interrupted: {_give_back(endpoint, champion, challenger, interruption)}")
         raise
     before = f"version {previous} stays up as {champion}" if champion else "it is the first deployment"
     return result("promoted", f"version {model_version} serves as {challenger}; {before}", challenger)
@@ -134,7 +134,7 @@ def _bring_up(
     """The challenger stands without traffic; what an earlier rollout left under its name goes first."""
     if challenger in state.deployments and champion is not None:
         _give_all_traffic(endpoint, champion)
-    if state.deployments.get(challenger) == model_version:
+    if state.deployments.get(challenger) == model_version and not endpoint.health(challenger):
         note(f"{challenger} holds version {model_version} already: an earlier rollout left it")
         return
     if challenger in state.deployments:
@@ -178,16 +178,16 @@ def _watch(endpoint: Endpoint, deployment: str, seconds: float, sleep: Callable[
 def _give_back(endpoint: Endpoint, champion: str | None, challenger: str, trouble: BaseException) -> str:
     """All traffic to the champion, the challenger gone; returns the reason with the tail of its log."""
     reason = str(trouble) or type(trouble).__name__
-    try:
-        if tail := list(endpoint.logs(challenger))[-LOG_TAIL:]:
-            reason += "\n" + "\n".join(tail)
-    except DeploymentFailed as error:
-        reason += f" (and its log cannot be read: {error})"
     state = endpoint.state()
     if champion is not None:
         _give_all_traffic(endpoint, champion)
     elif state.traffic.get(challenger):
         endpoint.set_traffic({})
+    try:
+        if tail := list(endpoint.logs(challenger))[-LOG_TAIL:]:
+            reason += "\n" + "\n".join(tail)
+    except DeploymentFailed as error:
+        reason += f" (and its log cannot be read: {error})"
     if challenger in state.deployments:
         try:
             endpoint.remove(challenger)

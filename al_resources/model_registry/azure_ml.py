@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from al_core.records import ModelManifest
-from al_resources.azure_ml import checked_name, datastore_uri, explained
+from al_resources.azure_ml import asked, checked_name, datastore_uri, lookup
 from al_resources.azure_ml_settings import AzureMLSettings
 from al_resources.model_registry.directory import DirectoryModelRegistry
 
@@ -50,16 +50,10 @@ class AzureMLModelRegistry(DirectoryModelRegistry):
         """Register in the workspace what is not there yet."""
         from azure.ai.ml.constants import AssetTypes
         from azure.ai.ml.entities import Model
-        from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
         version = str(manifest.version)
-        try:
-            self._client.models.get(self._name, version)
+        if lookup(f"looking for model {self._name} v{version}", lambda: self._client.models.get(self._name, version)):
             return
-        except ResourceNotFoundError:
-            pass
-        except HttpResponseError as error:
-            raise explained(error, f"looking for model {self._name} v{version}") from error
         entry = Model(
             name=self._name,
             version=version,
@@ -67,10 +61,7 @@ class AzureMLModelRegistry(DirectoryModelRegistry):
             path=datastore_uri(self._settings, f"models/{self._name}/{version}"),
             tags=tags_of(manifest),
         )
-        try:
-            self._client.models.create_or_update(entry)
-        except HttpResponseError as error:
-            raise explained(error, f"registering model {self._name} v{version}") from error
+        asked(f"registering model {self._name} v{version}", lambda: self._client.models.create_or_update(entry))
 
 
 def tags_of(manifest: ModelManifest) -> dict[str, str]:

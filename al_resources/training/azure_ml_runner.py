@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from al_resources.azure_ml import WorkspaceError, checked_name, explained
+from al_resources.azure_ml import WorkspaceError, checked_name, explained, status_text
 from al_resources.azure_ml_settings import AzureMLSettings
 
 if TYPE_CHECKING:
@@ -160,10 +160,9 @@ class JobRunner:
         from azure.core.exceptions import ResourceNotFoundError
 
         try:
-            status = self._client.jobs.get(name).status
+            return status_text(self._client.jobs.get(name).status)
         except ResourceNotFoundError:
             return None
-        return str(getattr(status, "value", status))  # an enumeration where the SDK knows it, else text
 
     def _where(self, name: str) -> str:
         """Where to read on."""

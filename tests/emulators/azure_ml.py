@@ -4,9 +4,8 @@ It speaks to the real SDK under Azure's real host names (see `tls_proxy`). What 
 Azure's published interface describes, in an order that works, and that we understand the answers, slow, failing
 and repeated ones included. What it cannot prove: Azure's own validation, permissions, quotas and timing.
 
-Bodies are checked against `SCHEMAS`, written after the REST API's published definitions (azure-rest-api-specs,
-specification/machinelearningservices, api-versions 2023-04-01-preview to 2025-01-01-preview): required and
-read-only properties, types, enumerations and patterns; whatever a schema does not name is refused.
+Every body is checked against the published schema of its type in its api-version (`azure_ml_schemas`); whatever
+that schema does not name is refused.
 """
 
 from __future__ import annotations
@@ -28,18 +27,19 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape
 
 import httpx
-import jsonschema
 import uvicorn
 from emulators.azure_ml_batch import Batch
 from emulators.azure_ml_labeling import Labeling
 from emulators.azure_ml_mount import ContainerMount
+from emulators.azure_ml_schemas import TYPES, fetch, problems_of
 from emulators.tls_proxy import proxy_to, write_certificates
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -51,12 +51,26 @@ from al_resources.azure_data_settings import AzureDataSettings
 TENANT = "00000000-0000-0000-0000-000000000001"
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000002"
 GROUP, WORKSPACE, ACCOUNT, CONTAINER = "rg", "ws", "alstore", "platform"
-HOSTS = [
-    "management.azure.com",
-    "login.microsoftonline.com",
-    "*.blob.core.windows.net",
-    "*.here.inference.ml.azure.com",
-]
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """The host names of one of Azure's clouds."""
+
+    manager: str = "management.azure.com"
+    login: str = "login.microsoftonline.com"
+    storage: str = "core.windows.net"
+    ml: str = "ml.azure.com"
+
+    @property
+    def hosts(self) -> list[str]:
+        return [self.manager, self.login, f"*.blob.{self.storage}", f"*.here.inference.{self.ml}"]
+
+
+PUBLIC = Cloud()
+US_GOVERNMENT = Cloud(
+    "management.usgovcloudapi.net", "login.microsoftonline.us", "core.usgovcloudapi.net", "ml.azure.us"
+)
 ROOT = (
     f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}"
     f"/providers/Microsoft.MachineLearningServices/workspaces/{WORKSPACE}"
@@ -70,128 +84,8 @@ SYSTEM_DATA = {
     "lastModifiedAt": "2026-01-01T00:00:00.000000Z",
 }
 SOON = {"retry-after-ms": "10"}
+BATCH_JOBS_API = "2020-09-01-dataplanepreview"  # which the address of a batch endpoint does not say
 POLLS = 2  # how often a long-running operation says "in progress"
-
-
-def text(**more: Any) -> dict[str, Any]:
-    return {"type": "string", **more}
-
-
-def record(required: list[str] | None = None, **properties: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": required or [],
-        "additionalProperties": False,
-    }
-
-
-TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
-COMMON = {"description": text(), "tags": TEXTS, "properties": TEXTS}
-ASSET = {**COMMON, "isAnonymous": {"type": "boolean"}, "isArchived": {"type": "boolean"}}
-ARM_ID = text(pattern=r"^(azureml:)?/subscriptions/.+")
-DURATION = text(pattern=r"^P(T?\d+(\.\d+)?[YMWDHS])+(T(\d+(\.\d+)?[HMS])+)?$")
-URI = text(pattern=r"^(azureml|https)://.+")
-PROBE = record(
-    failureThreshold={"type": "integer"},
-    successThreshold={"type": "integer"},
-    initialDelay=DURATION,
-    period=DURATION,
-    timeout=DURATION,
-)
-CODE = record(["scoringScript"], codeId=ARM_ID, scoringScript=text(minLength=1, pattern=r"[a-zA-Z0-9_]"))
-# the kind of a resource -> what its `properties` may hold
-SCHEMAS: dict[str, dict[str, Any]] = {
-    "models/versions": record(
-        **ASSET,
-        flavors={"type": "object"},
-        jobName=text(),
-        modelType={"enum": ["custom_model", "mlflow_model", "triton_model"]},
-        modelUri=URI,
-        stage=text(),
-    ),
-    "environments/versions": record(
-        **ASSET,
-        autoRebuild=text(),
-        build={"type": "object"},
-        condaFile=text(),
-        image=text(),
-        inferenceConfig={"type": "object"},
-        osType={"enum": ["Linux", "Windows"]},
-        stage=text(),
-    ),
-    "data/versions": record(
-        ["dataType", "dataUri"],
-        **ASSET,
-        dataType={"enum": ["uri_file", "uri_folder", "mltable"]},
-        dataUri=URI,
-        referencedUris={"type": "array"},
-    ),
-    # the SDK sends a number among these properties, and Azure takes it
-    "codes/versions": record(**{**ASSET, "properties": {"type": "object"}}, codeUri=text(pattern="^https://.+")),
-    "onlineEndpoints": record(
-        ["authMode"],
-        description=text(),
-        properties=TEXTS,
-        authMode={"enum": ["AMLToken", "Key", "AADToken"]},
-        compute=text(),
-        mirrorTraffic={
-            "type": "object",
-            "additionalProperties": {"type": "integer", "minimum": 0, "maximum": 50},
-        },
-        publicNetworkAccess={"enum": ["Enabled", "Disabled"]},
-        traffic={"type": "object", "additionalProperties": {"type": "integer", "minimum": 0, "maximum": 100}},
-        keys={"type": "object"},
-    ),
-    "onlineEndpoints/deployments": record(
-        ["endpointComputeType", "instanceType", "model"],
-        description=text(),
-        properties=TEXTS,
-        endpointComputeType={"const": "Managed"},
-        codeConfiguration=CODE,
-        environmentId=ARM_ID,
-        environmentVariables=TEXTS,
-        appInsightsEnabled={"type": "boolean"},
-        egressPublicNetworkAccess={"enum": ["Enabled", "Disabled"]},
-        instanceType=text(minLength=1),
-        model=ARM_ID,
-        modelMountPath=text(),
-        livenessProbe=PROBE,
-        readinessProbe=PROBE,
-        requestSettings=record(
-            maxConcurrentRequestsPerInstance={"type": "integer", "minimum": 1},
-            maxQueueWait=DURATION,
-            requestTimeout=DURATION,
-        ),
-        scaleSettings={"type": "object"},
-    ),
-    "batchEndpoints": record(
-        ["authMode"],
-        description=text(),
-        properties=TEXTS,
-        authMode=text(pattern="^(?i:AADToken)$"),  # the SDK writes aadToken, and Azure takes it
-        defaults={"type": "object"},
-        keys={"type": "object"},
-    ),
-    "batchEndpoints/deployments": record(
-        description=text(),
-        properties=TEXTS,
-        codeConfiguration=CODE,
-        environmentId=ARM_ID,
-        environmentVariables=TEXTS,
-        compute=ARM_ID,
-        errorThreshold={"type": "integer"},
-        loggingLevel={"enum": ["Info", "Warning", "Debug"]},
-        maxConcurrencyPerInstance={"type": "integer", "minimum": 1},
-        miniBatchSize={"type": "integer", "minimum": 1},
-        model={"type": "object"},
-        outputAction={"enum": ["AppendRow", "SummaryOnly"]},
-        outputFileName=text(),
-        resources={"type": "object"},
-        retrySettings=record(maxRetries={"type": "integer"}, timeout=DURATION),
-        deploymentConfiguration={"type": "object"},
-    ),
-}
 
 
 @dataclass
@@ -244,7 +138,11 @@ class AzureML:
         self.requests: list[tuple[str, str, str, Any]] = []  # method, path, api-version, body
         self.faults: list[Fault] = []
         self.failing_deployments: dict[str, str] = {}  # name -> why its provisioning fails
+        self.cloud = PUBLIC
+        self.scopes: set[str] = set()  # what tokens were asked for
+        self.held: set[str] = set()  # names of what is not done with as long as they are in here
         self.job_status: dict[str, str] = {}  # name -> a status to show whatever the job does
+        self.admits_nobody = False  # whoever asks an endpoint lacks the role
         self.unhealthy: dict[str, int] = {}  # deployment -> so many of its next requests fail
         self.resources: dict[str, dict[str, Any]] = code
         self.blob_metadata: dict[str, dict[str, str]] = {}
@@ -273,7 +171,7 @@ class AzureML:
         self.mount = ContainerMount(settings, self.container)
 
     def app(self) -> Starlette:
-        methods = ["GET", "PUT", "POST", "PATCH", "DELETE", "HEAD"]
+        methods = ["GET", "PUT", "POST", "DELETE", "HEAD"]
         return Starlette(routes=[Route("/{path:path}", self._answer, methods=methods)])
 
     def close(self) -> None:
@@ -293,8 +191,10 @@ class AzureML:
 
     def _route(self, request: Request, body: bytes) -> Response:
         host = request.headers["host"].split(":")[0]
-        if host.startswith("login."):
-            return self._login(request)
+        if not any(fnmatch(host, pattern) for pattern in self.cloud.hosts):
+            return _error(404, "NoSuchHost", f"{host} is of another cloud")
+        if host == self.cloud.login:
+            return self._login(request, parse_qs(body.decode()))
         if ".blob." in host:
             return self._storage(request, body)
         if ".inference." in host:
@@ -318,8 +218,9 @@ class AzureML:
 
     # ------------------------------------------------------------------ logins
 
-    def _login(self, request: Request) -> Response:
-        base = f"https://login.microsoftonline.com/{TENANT}"
+    def _login(self, request: Request, form: dict[str, list[str]]) -> Response:
+        base = f"https://{self.cloud.login}/{TENANT}"
+        self.scopes.update(form.get("scope", []))
         if request.url.path.endswith("openid-configuration"):
             return JSONResponse(
                 {
@@ -329,7 +230,7 @@ class AzureML:
                 }
             )
         claims = {
-            "aud": "https://management.azure.com",
+            "aud": f"https://{self.cloud.manager}",
             "tid": TENANT,
             "oid": "o",
             "exp": int(time.time()) + 3600,
@@ -393,6 +294,7 @@ class AzureML:
         if not path.lower().startswith(ROOT.lower() + "/"):
             raise ArmError(404, "ResourceNotFound", f"{path} is not emulated")
         parts = below.split("/")
+        _check_body(request, parts, content)
         if parts[0] == "jobs" and parts[-1] != "jobs" and parts[1] in self.batch.jobs:
             return self.batch.answer(request.method, parts)
         if parts[0] == "labelingJobs":
@@ -400,15 +302,16 @@ class AzureML:
         if parts[0] == "datastores":
             return self._datastore(parts, request.method)
         if parts[-1] == "startPendingUpload":
-            return JSONResponse(_pending_upload(parts))
+            return JSONResponse(_pending_upload(parts, self.cloud.storage))
         if request.method == "POST":
             return self._act(parts, content)
-        if request.method in ("PUT", "PATCH"):
-            return self._put(path, parts, content, request.method)
+        if request.method == "PUT":
+            return self._put(path, parts, content)
         if request.method == "DELETE":
             return self._delete(path, parts)
         if parts[-1] == "metrics":
             return JSONResponse(self._failed_requests(request.query_params["$filter"]))
+        self._go_on(path)
         if len(parts) % 2 == 0:
             return JSONResponse(self._shown(parts, self._existing(below)))
         return self._list(path, request)
@@ -435,14 +338,10 @@ class AzureML:
             rows = [row for row in rows if row["properties"].get("properties", {}).get("hash_sha256") == wanted]
         return JSONResponse({"value": rows})
 
-    def _put(self, path: str, parts: list[str], content: Any, method: str) -> Response:
+    def _put(self, path: str, parts: list[str], content: Any) -> Response:
         kind = "/".join(parts[::2])
         name = parts[-1]
-        properties = content.get("properties", {})
-        if method == "PUT":
-            if kind not in SCHEMAS:
-                raise ArmError(404, "ResourceNotFound", f"{kind} is not emulated")
-            _check(kind, properties)
+        properties = content["properties"]
         key = path.lower()
         created = key not in self.resources
         resource = {
@@ -472,14 +371,15 @@ class AzureML:
     def _put_endpoint(self, kind: str, parts: list[str], resource: dict[str, Any], created: bool) -> Response:
         properties = resource["properties"]
         endpoint = parts[1]
+        self._refuse_while_busy(parts)
         if kind == "onlineEndpoints":
             traffic = properties.setdefault("traffic", {})
             there_are = set(self._deployments_of(endpoint))
             if set(traffic) - there_are or sum(traffic.values()) not in (0, 100):
                 raise ArmError(400, "BadArgument", f"traffic {traffic} over {sorted(there_are)}")
-            properties["scoringUri"] = f"https://{endpoint}.here.inference.ml.azure.com/score"
+            properties["scoringUri"] = f"https://{endpoint}.here.inference.{self.cloud.ml}/score"
         elif kind == "batchEndpoints":
-            properties["scoringUri"] = f"https://{endpoint}.here.inference.ml.azure.com/jobs"
+            properties["scoringUri"] = f"https://{endpoint}.here.inference.{self.cloud.ml}/jobs"
         else:
             self._existing("/".join(parts[:2]))
             if kind == "onlineEndpoints/deployments":
@@ -498,11 +398,20 @@ class AzureML:
             self._logs[f"{endpoint}/{parts[-1]}"] = [f"line {number}" for number in range(30)] + [problem]
         return self._begin(resource, 201 if created else 200, finish, problem)
 
+    def _refuse_while_busy(self, parts: list[str]) -> None:
+        """As documented (online endpoints, common errors, 409): one operation on an endpoint at a time."""
+        place = f"{ROOT}/{parts[0]}/{parts[1]}".lower()
+        for key, resource in self.resources.items():
+            state = resource["properties"].get("provisioningState")
+            if (key == place or key.startswith(place + "/")) and state in ("Creating", "Updating", "Deleting"):
+                raise ArmError(409, "Conflict", f"{resource['name']} is {state}: an operation is in progress")
+
     def _delete(self, path: str, parts: list[str]) -> Response:
         below = "/".join(parts)
         resource = self.get(below)
         if resource is None:
             return Response(status_code=204)
+        self._refuse_while_busy(parts)
         if parts[0] == "onlineEndpoints" and len(parts) == 4:
             endpoint = self._existing("/".join(parts[:2]))
             if endpoint["properties"]["traffic"].get(parts[3]):
@@ -513,7 +422,7 @@ class AzureML:
                 del self.resources[key]
 
         resource["properties"]["provisioningState"] = "Deleting"
-        return self._begin(None, 202, finish)
+        return self._begin(None, 202, finish, of=resource["id"])
 
     def _begin(
         self,
@@ -522,14 +431,16 @@ class AzureML:
         finish: Callable[[], None] | None = None,
         problem: str | None = None,
         result: dict[str, Any] | None = None,
+        of: str = "",
     ) -> Response:
-        """Accept something that takes a while."""
+        """Accept something that takes a while, done to the resource `of`."""
         name = str(uuid.uuid4())
-        self._operations[name] = {"polls": POLLS, "finish": finish, "problem": problem, "result": result}
+        of = (resource["id"] if resource else of).lower()
+        self._operations[name] = {"of": of, "polls": POLLS, "finish": finish, "problem": problem, "result": result}
         version = "api-version=2023-04-01"
         headers = {
-            "azure-asyncoperation": f"https://management.azure.com{OPERATIONS}/{name}?{version}",
-            "location": f"https://management.azure.com{RESULTS}/{name}?{version}",
+            "azure-asyncoperation": f"https://{self.cloud.manager}{OPERATIONS}/{name}?{version}",
+            "location": f"https://{self.cloud.manager}{RESULTS}/{name}?{version}",
             **SOON,
         }
         return (
@@ -538,18 +449,32 @@ class AzureML:
             else Response(status_code=status, headers=headers)
         )
 
+    def _advance(self, operation: dict[str, Any]) -> bool:
+        """Bring it on a bit; whether it is done."""
+        if operation["of"].rsplit("/", 1)[-1] in self.held:
+            return False
+        if operation["polls"] > 0:
+            operation["polls"] -= 1
+            return False
+        if operation["finish"] is not None:
+            operation["finish"]()
+            operation["finish"] = None
+        return True
+
+    def _go_on(self, path: str) -> None:
+        """Azure goes on with what it was told whether anybody asks how it stands or not; here, at any look at it."""
+        for operation in list(self._operations.values()):
+            if operation["finish"] is not None and operation["of"].startswith(path.lower()):
+                self._advance(operation)
+
     def _operation(self, path: str) -> Response:
         """How a long-running operation stands; asked for its result, 202 until there is one."""
         operation = self._operations[path.rsplit("/", maxsplit=1)[-1]]
         for_result = path.startswith(RESULTS)
-        if operation["polls"] > 0:
-            operation["polls"] -= 1
+        if not self._advance(operation):
             if for_result:
-                return Response(status_code=202, headers={"location": f"https://management.azure.com{path}", **SOON})
+                return Response(status_code=202, headers={"location": f"https://{self.cloud.manager}{path}", **SOON})
             return JSONResponse({"id": path, "status": "InProgress"}, headers=SOON)
-        if operation["finish"] is not None:
-            operation["finish"]()
-            operation["finish"] = None
         if operation["problem"]:
             error = {"code": "ResourceNotReady", "message": operation["problem"]}
             return JSONResponse({"id": path, "status": "Failed", "error": error}, 409 if for_result else 200)
@@ -566,7 +491,7 @@ class AzureML:
             "datastoreType": "AzureBlob",
             "accountName": ACCOUNT,
             "containerName": CONTAINER,
-            "endpoint": "core.windows.net",
+            "endpoint": self.cloud.storage,
             "protocol": "https",
             "credentials": {"credentialsType": "Sas"},
             "isDefault": True,
@@ -652,10 +577,16 @@ class AzureML:
         sent = request.headers.get("authorization", "").removeprefix("Bearer ")
         if sent != self.key and sent.count(".") != 2:  # neither the key nor a token
             return JSONResponse({"message": "wrong key"}, 401)
+        if self.admits_nobody:
+            return JSONResponse({"message": "the action onlineEndpoints/score/action is not permitted"}, 403)
         if request.url.path == "/jobs":
-            self.requests.append(("POST", f"/batchEndpoints/{endpoint}/jobs", "", json.loads(body)))
-            deployment = request.headers.get("azureml-model-deployment")
-            return self.batch.invoke(endpoint, deployment, json.loads(body))
+            content = json.loads(body)
+            self.requests.append(("POST", f"/batchEndpoints/{endpoint}/jobs", "", content))
+            try:
+                _check("batch job", BATCH_JOBS_API, content)
+            except ArmError as error:
+                return _error(error.status, error.code, error.message)
+            return self.batch.invoke(endpoint, request.headers.get("azureml-model-deployment"), content)
         with self._lock:
             traffic = self._existing(f"onlineEndpoints/{endpoint}")["properties"]["traffic"]
             live = {name: share for name, share in traffic.items() if share}
@@ -679,11 +610,17 @@ class AzureML:
         return JSONResponse(answer, status, {"azureml-model-deployment": deployment})
 
 
-def _check(kind: str, properties: dict[str, Any]) -> None:
-    sent = {name: value for name, value in properties.items() if value is not None}
-    validator = jsonschema.Draft202012Validator(SCHEMAS[kind])
-    problems = [f"{'/'.join(map(str, error.path))}: {error.message}" for error in validator.iter_errors(sent)]
-    if problems:
+def _check_body(request: Request, parts: list[str], content: Any) -> None:
+    if content is not None:
+        kind = "/".join(parts[::2]) if request.method == "PUT" else parts[-1]
+        _check(kind, request.query_params.get("api-version", ""), content)
+
+
+def _check(kind: str, api_version: str, content: Any) -> None:
+    """Refuse what Azure's published interface would refuse."""
+    if kind not in TYPES:
+        raise ArmError(404, "ResourceNotFound", f"{kind} is not emulated")
+    if problems := problems_of(kind, api_version, content):
         raise ArmError(400, "ValidationError", f"{kind}: " + "; ".join(problems))
 
 
@@ -702,8 +639,8 @@ def _workspace() -> dict[str, Any]:
     }
 
 
-def _pending_upload(parts: list[str]) -> dict[str, Any]:
-    container = f"https://{ACCOUNT}.blob.core.windows.net/upload-{parts[1]}"
+def _pending_upload(parts: list[str], storage: str) -> dict[str, Any]:
+    container = f"https://{ACCOUNT}.blob.{storage}/upload-{parts[1]}"
     return {
         "blobReferenceForConsumption": {
             "blobUri": container,
@@ -752,7 +689,8 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 @contextlib.contextmanager
 def azure_ml(folder: Path) -> Iterator[tuple[AzureML, dict[str, str]]]:
     """A running emulator, and the environment variables that lead a process's clients to it."""
-    authority, server_certificate = write_certificates(folder, HOSTS)
+    fetch()  # now: the environment that leads to the emulator leads pip there as well
+    authority, server_certificate = write_certificates(folder, [*PUBLIC.hosts, *US_GOVERNMENT.hosts])
     emulator = AzureML()
     with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
         config = uvicorn.Config(

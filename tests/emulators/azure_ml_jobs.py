@@ -20,102 +20,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from emulators.azure_ml import (
-    ARM_ID,
-    COMMON,
-    DURATION,
-    ROOT,
-    SCHEMAS,
-    TEXTS,
-    URI,
-    ArmError,
-    AzureML,
-    record,
-    text,
-)
+from emulators.azure_ml import ROOT, ArmError, AzureML
 from starlette.responses import JSONResponse, Response
 
 OVER = ("Completed", "Failed", "Canceled")
-
-# specification/machinelearningservices: JobBase, CommandJob, JobInput and JobOutput with their kinds
-SOURCE = {"anyOf": [URI, ARM_ID]}
-MODES = ["ReadOnlyMount", "ReadWriteMount", "Download", "Direct", "EvalMount", "EvalDownload"]
-JOB_INPUT = {
-    "oneOf": [
-        record(
-            ["jobInputType", "uri"],
-            jobInputType={"enum": ["uri_file", "uri_folder", "mltable", "custom_model", "mlflow_model"]},
-            uri=SOURCE,
-            mode={"enum": MODES},
-            description=text(),
-        ),
-        record(["jobInputType", "value"], jobInputType={"const": "literal"}, value=text(), description=text()),
-    ]
-}
-JOB_OUTPUT = record(
-    ["jobOutputType"],
-    jobOutputType={"enum": ["uri_file", "uri_folder", "mltable", "custom_model"]},
-    uri=URI,
-    mode={"enum": ["ReadWriteMount", "Upload", "Direct"]},
-    description=text(),
-    assetName=text(),
-    assetVersion=text(),
-)
-ANY_JOB = {
-    **COMMON,
-    "componentId": ARM_ID,
-    "computeId": ARM_ID,
-    "displayName": text(),
-    "experimentName": text(),
-    "identity": {"type": "object"},
-    "isArchived": {"type": "boolean"},
-    "notificationSetting": {"type": "object"},
-    "services": {"type": "object"},
-    "environmentVariables": TEXTS,
-    "outputs": {"type": "object", "additionalProperties": JOB_OUTPUT},
-    "queueSettings": {"type": "object"},
-    "resources": {"type": "object"},
-}
-COMMAND_JOB = record(
-    ["jobType", "command", "environmentId"],
-    **ANY_JOB,
-    jobType={"const": "Command"},
-    command=text(minLength=1, pattern=r"[a-zA-Z0-9_]"),
-    environmentId=ARM_ID,
-    codeId=ARM_ID,
-    inputs={"type": "object", "additionalProperties": JOB_INPUT},
-    limits=record(["jobLimitsType"], jobLimitsType={"const": "Command"}, timeout=DURATION),
-    distribution={"type": "object"},
-)
-TABLE = record(["jobInputType", "uri"], jobInputType={"const": "mltable"}, uri=SOURCE, mode={"enum": MODES})
-AUTOML_JOB = record(
-    ["jobType", "taskDetails"],
-    **ANY_JOB,
-    jobType={"const": "AutoML"},
-    environmentId=ARM_ID,
-    taskDetails=record(
-        ["taskType", "trainingData", "limitSettings", "targetColumnName"],
-        taskType={"const": "ImageClassification"},
-        trainingData=TABLE,
-        validationData=TABLE,
-        validationDataSize={"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
-        targetColumnName=text(minLength=1),
-        primaryMetric={"enum": ["AUCWeighted", "Accuracy", "NormMacroRecall", "AveragePrecisionScoreWeighted"]},
-        logVerbosity=text(),
-        limitSettings=record(maxConcurrentTrials={"type": "integer"}, maxTrials={"type": "integer"}, timeout=DURATION),
-        modelSettings={"type": "object"},
-        searchSpace={"type": "array"},
-        sweepSettings={"type": "object"},
-    ),
-)
-SCHEMAS["jobs"] = {
-    "type": "object",
-    "properties": {"jobType": {"enum": ["Command", "AutoML"]}},
-    "required": ["jobType"],
-    "if": {"properties": {"jobType": {"const": "AutoML"}}},
-    "then": AUTOML_JOB,
-    "else": COMMAND_JOB,
-}
 
 
 class Jobs:

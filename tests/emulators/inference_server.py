@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import httpx
-from emulators.node_packages import NotInstalled
+from emulators.node_packages import INSTALL_SECONDS, run_installer
 from filelock import FileLock
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -27,7 +27,7 @@ from al_resources.azure_ml import INFERENCE_SERVER, SCORING_PACKAGES, SCORING_SC
 
 HERE = Path(__file__).parent
 ENVIRONMENT = HERE / ".venv-inference"
-INSTALL_SECONDS, START_SECONDS = 600, 120
+START_SECONDS = 120
 
 
 @contextlib.contextmanager
@@ -77,8 +77,9 @@ def installed() -> Path:
     wanted = "\n".join([INFERENCE_SERVER, *azure])
     with FileLock(HERE / ".node_modules.lock", timeout=INSTALL_SECONDS):
         if not ready.is_file() or ready.read_text() != wanted:
-            _run(sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT))
-            _run(_executable("python"), "-m", "pip", "install", "--quiet", *wanted.splitlines())
+            what = f"{INFERENCE_SERVER}, in {ENVIRONMENT},"
+            run_installer(what, sys.executable, "-m", "venv", "--clear", ENVIRONMENT)
+            run_installer(what, _executable("python"), "-m", "pip", "install", "--quiet", *wanted.splitlines())
             (packages,) = ENVIRONMENT.glob("lib/python*/site-packages")
             (packages / "project.pth").write_text(f"{_linked_packages()}\n")
             ready.write_text(wanted)
@@ -109,16 +110,6 @@ def _linked_packages() -> Path:
 
 def _executable(name: str) -> Path:
     return ENVIRONMENT / "bin" / name
-
-
-def _run(*command: str | Path) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise NotInstalled(f"{INFERENCE_SERVER} could not be installed within {INSTALL_SECONDS} s") from error
-    if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-        raise NotInstalled(f"{INFERENCE_SERVER} cannot be installed into {ENVIRONMENT} ({last})")
 
 
 def _answers(address: str) -> bool:

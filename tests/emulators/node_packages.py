@@ -20,6 +20,20 @@ class NotInstalled(Exception):
     """What the packages need is not there; the message says how to get it."""
 
 
+def run_installer(what: str, *command: str | Path, cwd: Path | None = None, path: str | None = None) -> None:
+    """Run a command that installs `what`. Raises `NotInstalled` with the last line it said."""
+    environment = os.environ | ({} if path is None else {"PATH": path})
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NotInstalled(f"{what} could not be installed within {INSTALL_SECONDS} s") from error
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+        raise NotInstalled(f"{what} cannot be installed ({last})")
+
+
 def node_modules() -> Path:
     """The folder with the packages of package.json. Raises `NotInstalled`, at once where it did so before."""
     found = _installed()
@@ -54,21 +68,7 @@ def _install() -> None:
     # No lock file: it would name the registry of whoever wrote it. The versions in package.json are exact.
     options = ["--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"]
     path = f"{Path(node).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # packages have scripts that look for node
-    try:
-        done = subprocess.run(
-            [*npm, "install", *options],
-            cwd=HERE,
-            env=os.environ | {"PATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=INSTALL_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise NotInstalled(f"npm took longer than {INSTALL_SECONDS} s; run `npm install` in {HERE}") from error
-    if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-        raise NotInstalled(f"npm cannot install the emulators ({last}); run `npm install` in {HERE} where it can")
+    run_installer(f"the emulators, by `npm install` in {HERE},", *npm, "install", *options, cwd=HERE, path=path)
 
 
 def _commands() -> tuple[str, list[str]]:

@@ -6,12 +6,16 @@ The contracts themselves are in test_model_registry_contract.py and test_endpoin
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from typing import Any
 
 import dagster as dg
 import pytest
 from azure_workspace import Workspace
-from emulators.azure_ml import ROOT, Fault
+from emulators.azure_ml import ROOT, US_GOVERNMENT, Fault
 from emulators.inference_server import installed
 from small_models import register_model
 from test_endpoint_contract import IMAGE
@@ -32,11 +36,12 @@ from al_resources.azure_ml import (
     workspace_client,
 )
 from al_resources.azure_ml_settings import AzureMLSettings
-from al_resources.endpoint import DeploymentFailed
+from al_resources.endpoint import DeploymentFailed, azure_ml_online
+from al_resources.endpoint.azure_ml_online import AzureMLOnlineEndpoint
 from al_resources.endpoint.rollout import roll_out
-from al_resources.model_registry.azure_ml import tags_of
+from al_resources.model_registry.azure_ml import AzureMLModelRegistry
 from al_resources.platform import Platform
-from al_resources.settings import load_settings
+from al_resources.settings import SettingsError, load_settings
 
 
 def sent(workspace: Workspace, method: str) -> list[str]:
@@ -46,6 +51,18 @@ def sent(workspace: Workspace, method: str) -> list[str]:
         for verb, path, _, _ in workspace.emulator.requests
         if verb == method and "/codes/" not in path
     ]
+
+
+def comes_to(workspace: Workspace, deployment: str | None, state: str) -> bool:
+    """Whether the endpoint, or one of its deployments, gets into that provisioning state; looks without a request."""
+    path = "onlineEndpoints/classifier" + (f"/deployments/{deployment}" if deployment else "")
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        found = workspace.emulator.get(path)
+        if found is not None and found["properties"]["provisioningState"] == state:
+            return True
+        time.sleep(0.005)
+    return False
 
 
 # ---------------------------------------------------------------- the workspace
@@ -63,6 +80,37 @@ def test_the_doctor_asks_the_workspace_and_names_the_missing_role(
     assert "the role 'AzureML Data Scientist' on the workspace" in found.detail
 
 
+def test_in_another_cloud_everything_is_asked_of_its_own_addresses(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The emulator answers under the host names of that cloud alone."""
+    monkeypatch.setenv(
+        "AZUREML_CURRENT_CLOUD", "AzureCloud"
+    )  # the SDK sets it for the whole process; undone afterwards
+    cloud = workspace.emulator.cloud = US_GOVERNMENT
+    there = workspace.settings.model_copy(
+        update={
+            "resource_manager": f"https://{cloud.manager}/",
+            "authority": f"https://{cloud.login}/",
+            "storage_suffix": cloud.storage,
+            "audience": f"https://{cloud.ml}",
+        }
+    )
+    client, arm = workspace_client(there), Arm(there)
+    blobs, cache = workspace.platform.blobs, workspace.platform.settings.home / "cache"
+    platform = workspace.platform
+    platform.__dict__.update(
+        registry=AzureMLModelRegistry(blobs, "classifier", cache, client, there),
+        endpoint=AzureMLOnlineEndpoint(client, arm, there, model_name="classifier", endpoint="classifier"),
+    )
+    register_model(platform)
+    assert roll_out(platform.endpoint, 1, smoke_images=[(IMAGE, None)], watch_seconds=0).outcome == "promoted"
+    assert {scope.split("/.")[0].rstrip("/") for scope in workspace.emulator.scopes} == {
+        "https://management.usgovcloudapi.net",
+        "https://ml.azure.us",
+    }
+
+
 def test_settings_without_a_workspace_say_which_are_missing() -> None:
     with pytest.raises(WorkspaceError, match=r"azure_ml\.resource_group, azure_ml\.workspace: not set"):
         workspace_client(AzureMLSettings(subscription="x"))
@@ -72,16 +120,42 @@ def test_settings_without_a_workspace_say_which_are_missing() -> None:
     ("kind", "name"),
     [
         ("endpoint", "A"),
-        ("endpoint", "x" * 40),
+        ("endpoint", "x" * 33),
+        ("endpoint", "ends-in-"),
         ("deployment", "-blue"),
         ("model", "a/b"),
-        ("job", "x" * 300),
-        ("data", "labels of today"),
+        ("job", "x" * 256),
+        ("data asset", "labels of today"),
     ],
 )
 def test_names_that_azure_refuses_are_refused_before_the_call(kind: str, name: str) -> None:
-    with pytest.raises(ValueError, match="is no name for"):
+    with pytest.raises(ValueError, match=rf"is no name of a {kind} in Azure ML: expected [13] to (255|32) "):
         checked_name(kind, name)
+
+
+def test_adapters_refuse_such_names_when_they_are_opened(workspace: Workspace) -> None:
+    with pytest.raises(ValueError, match="'My_Endpoint' is no name of a endpoint"):
+        workspace.endpoint_with("My_Endpoint")
+    with pytest.raises(ValueError, match=r"'a\.b' is no name of a model"):
+        workspace.registry_of("a.b")
+    assert workspace.emulator.requests == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"compute": "gpu_cluster"},
+        {"batch_compute": "x" * 25},
+        {"environment": "without-a-version"},
+        {"batch_environment": "azureml:x:1"},
+        {"labeling_job": "birds/../x"},
+        {"datastore": "a b"},
+        {"experiment": ""},
+    ],
+)
+def test_settings_with_such_names_are_named(wrong: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match=rf"azure_ml\.{next(iter(wrong))}"):
+        load_settings(azure_ml=wrong)
 
 
 def test_a_missing_permission_names_the_role_that_helps(workspace: Workspace) -> None:
@@ -138,31 +212,40 @@ def test_what_runs_remotely_is_what_runs_here_without_dagster(workspace: Workspa
 
 
 def test_a_version_carries_what_people_search_by(workspace: Workspace) -> None:
-    register_model(workspace.platform)
-    manifest = workspace.registry.manifest(1).model_copy(
-        update={
-            "parent_version": 7,
-            "run_id": "run",
-            "metrics": {"accuracy": Interval(value=0.9, low=0.8, high=0.95)},
-            "gate": GateVerdict(
-                passed=True,
-                reason="better " * 100,
-                champion_version=7,
-                difference=None,
-                tolerance=0.0,
-                images=10,
-                holdout="h",
-            ),
-        }
+    """As the workspace has it: where it comes from, how good it is, what the gate said, and which run made it."""
+    register_model(
+        workspace.platform,
+        parent_version=7,
+        dataset_version="d" * 32,
+        round=3,
+        labels=120,
+        run_id="5f1e",
+        metrics={"accuracy": Interval(value=0.9, low=0.8, high=0.95)},
+        gate=GateVerdict(
+            passed=True,
+            reason="better " * 100,
+            champion_version=7,
+            difference=None,
+            tolerance=0.0,
+            images=10,
+            holdout="h",
+        ),
     )
-    tags = tags_of(manifest)
-    assert (tags["parent"], tags["dagster_run"], tags["gate"]) == ("7", "run", "passed")
-    assert tags["holdout_accuracy"] == "0.900 [0.800, 0.950]"
-    assert len(tags["gate_reason"]) == 256
     entry = workspace.emulator.get("models/classifier/versions/1")
     assert entry is not None
     assert entry["properties"]["modelUri"].endswith("/paths/models/classifier/1")
-    assert entry["properties"]["tags"]["architecture"] == "small_cnn"
+    assert entry["properties"]["tags"] == {
+        "parent": "7",
+        "dataset": "d" * 32,
+        "round": "3",
+        "labels": "120",
+        "architecture": "small_cnn",
+        "training_key": "0 False",
+        "dagster_run": "5f1e",
+        "gate": "passed",
+        "gate_reason": ("better " * 100)[:256],
+        "holdout_accuracy": "0.900 [0.800, 0.950]",
+    }
 
 
 def test_a_version_that_azure_did_not_get_to_know_is_entered_by_the_next_look_up(
@@ -212,14 +295,21 @@ def test_a_rollout_is_these_requests_and_no_others(workspace: Workspace) -> None
 
 def test_a_deployment_asks_for_the_machines_probes_and_script_of_the_settings(workspace: Workspace) -> None:
     register_model(workspace.platform)
-    workspace.endpoint.create("blue", 1)
+    chosen = {"instance_type": "Standard_NC4as_T4_v3", "instance_count": 3, "ready_seconds": 95}
+    workspace.endpoint_with(**chosen).create("blue", 1)
     deployment = workspace.emulator.get("onlineEndpoints/classifier/deployments/blue")
     assert deployment is not None
     properties = deployment["properties"]
     assert properties["codeConfiguration"]["scoringScript"] == "al_serving/score.py"
-    assert properties["instanceType"] == "Standard_DS3_v2"
-    assert deployment["sku"]["capacity"] == 1
-    assert properties["readinessProbe"]["failureThreshold"] == 30
+    assert (properties["instanceType"], deployment["sku"]["capacity"]) == ("Standard_NC4as_T4_v3", 3)
+    probe = {
+        "failureThreshold": 10,
+        "initialDelay": "PT10S",
+        "period": "PT10S",
+        "successThreshold": 1,
+        "timeout": "PT5S",
+    }
+    assert properties["readinessProbe"] == properties["livenessProbe"] == probe
     environment = workspace.emulator.get("/".join(properties["environmentId"].split("/")[-4:]))
     assert environment is not None
     assert "torch==" in environment["properties"]["condaFile"]
@@ -237,7 +327,9 @@ def test_a_deployment_that_fails_in_provisioning_leaves_the_traffic_and_says_why
     result = roll_out(workspace.endpoint, 2, **options)  # type: ignore[arg-type]
     assert result.outcome == "rolled_back"
     assert "creating green" in result.reason
-    assert "No module named 'torch'" in result.reason
+    assert result.reason.splitlines()[-2:] == ["line 29", "ModuleNotFoundError: No module named 'torch'"], (
+        "the log's tail"
+    )
     state = workspace.endpoint.state()
     assert (state.deployments, state.traffic) == ({"blue": 1}, {"blue": 100})
 
@@ -278,13 +370,14 @@ def test_a_version_is_promoted_behind_the_server_that_azure_runs(workspace: Work
 
 
 def test_the_asset_fails_with_the_reason_and_the_tail_of_the_containers_log(workspace: Workspace) -> None:
-    """A seed round up to its deployment, which does not come up."""
+    """A seed round up to its deployment, which does not come up; the next run finishes it with the same version."""
     truth = workspace.platform.settings.home / "truth.json"
     settings = load_settings(
         home=workspace.platform.settings.home,
         labeling={"project": "oracle", "oracle_labels": str(truth), "classes": list("0123456789")},
         selection={"initial_budget": 60},
         training={"architecture": "small_cnn", "image_size": 16, "channels": 1, "epochs": 1},
+        deployment={"watch_seconds": 0, "smoke_images": 1},
     )
     platform = Platform(settings)
     platform.__dict__.update(registry=workspace.registry, endpoint=workspace.endpoint)
@@ -295,13 +388,19 @@ def test_the_asset_fails_with_the_reason_and_the_tail_of_the_containers_log(work
         jobs = build_definitions(platform)
         jobs.resolve_job_def("selection").execute_in_process(partition_key="0000", instance=instance)
         platform.labeling.answer(0)  # type: ignore[attr-defined]
+        train_and_deploy = jobs.resolve_job_def("training_deployment")
         with pytest.raises(dg.Failure) as failure:
-            jobs.resolve_job_def("training_deployment").execute_in_process(partition_key="0000", instance=instance)
+            train_and_deploy.execute_in_process(partition_key="0000", instance=instance)
+        left = workspace.endpoint.state().deployments
+        workspace.emulator.failing_deployments.clear()
+        assert train_and_deploy.execute_in_process(partition_key="0000", instance=instance).success
     reason = failure.value.description
     assert reason is not None
     assert "v1 was rolled back: creating blue with version 1" in reason
     assert "ModuleNotFoundError: No module named 'torch'" in reason.splitlines()
-    assert workspace.endpoint.state().deployments == {}
+    assert left == {}
+    assert workspace.registry.versions() == [1], "registered before the deployment failed, and not trained again"
+    assert workspace.endpoint.state().serving_version == 1
 
 
 def test_killed_between_registered_and_deployed_the_next_rollout_finishes_the_same_version(
@@ -314,6 +413,83 @@ def test_killed_between_registered_and_deployed_the_next_rollout_finishes_the_sa
     assert sent(workspace, "PUT") == ["onlineEndpoints/classifier"]  # the traffic, nothing else
 
 
+def test_killed_while_azure_provisions_the_next_rollout_waits_and_goes_on_with_it(workspace: Workspace) -> None:
+    """Azure does not notice that nobody waits any more, and refuses all else until it is done."""
+    register_model(workspace.platform)
+    workspace.emulator.held.add("blue")
+    threading.Thread(target=workspace.endpoint.create, args=("blue", 1), daemon=True).start()  # what was killed
+    assert comes_to(workspace, "blue", "Creating")
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        workspace.emulator.held.discard("blue")
+
+    again = workspace.endpoint_with(sleep=sleep)
+    assert roll_out(again, 1, smoke_images=[(IMAGE, None)], watch_seconds=0).outcome == "promoted"
+    assert looks
+    assert [path for path in sent(workspace, "PUT") if "/deployments/" in path] == [
+        "onlineEndpoints/classifier/deployments/blue"
+    ]
+
+
+def test_what_a_killed_rollout_left_broken_is_made_anew(workspace: Workspace) -> None:
+    register_model(workspace.platform)
+    workspace.emulator.failing_deployments["blue"] = "no quota"
+    with pytest.raises(DeploymentFailed, match="no quota"):
+        workspace.endpoint.create("blue", 1)
+    workspace.emulator.failing_deployments.clear()
+    assert roll_out(workspace.endpoint, 1, smoke_images=[(IMAGE, None)], watch_seconds=0).outcome == "promoted"
+    assert sent(workspace, "DELETE") == ["onlineEndpoints/classifier/deployments/blue"]
+
+
+@pytest.mark.parametrize("busy", ["green", "classifier"], ids=["provisioning", "a shift of the traffic"])
+def test_a_run_that_is_cancelled_meanwhile_ends_with_the_champion_alone(workspace: Workspace, busy: str) -> None:
+    register_model(workspace.platform, seed=1)
+    register_model(workspace.platform, seed=2)
+    options: Any = {"smoke_images": [(IMAGE, None)], "watch_seconds": 0.0}
+    roll_out(workspace.endpoint, 1, **options)
+    said: list[str] = []
+
+    def cancel() -> None:
+        if comes_to(workspace, "green", "Succeeded" if busy == "classifier" else "Creating"):
+            workspace.emulator.held.add("classifier")
+        if busy == "green" or comes_to(workspace, None, "Updating"):
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        workspace.emulator.held.clear()
+
+    workspace.emulator.held.add(busy)
+    if busy == "classifier":
+        workspace.emulator.held.clear()
+    threading.Thread(target=cancel, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        roll_out(workspace.endpoint, 2, log=said.append, **options)
+    state = workspace.endpoint.state()
+    assert (state.deployments, state.traffic) == ({"blue": 1}, {"blue": 100})
+    assert said[-1].startswith("interrupted: KeyboardInterrupt")
+
+
+def test_an_endpoint_that_stays_busy_is_given_up_with_what_it_is_at(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_model(workspace.platform)
+    workspace.endpoint.create("blue", 1)
+    deployment = workspace.emulator.get("onlineEndpoints/classifier/deployments/blue")
+    assert deployment is not None
+    deployment["properties"]["provisioningState"] = "Updating"
+    monkeypatch.setattr(azure_ml_online, "BUSY_SECONDS", 0.1)
+    with pytest.raises(DeploymentFailed, match="endpoint classifier is busy: blue is Updating after"):
+        workspace.endpoint.set_traffic({"blue": 100})
+
+
+def test_a_conflict_with_somebody_else_is_told_as_azure_words_it(workspace: Workspace) -> None:
+    register_model(workspace.platform)
+    workspace.emulator.faults.append(Fault("PUT", "/deployments/", 409, code="Conflict", message="quota is reserved"))
+    with pytest.raises(DeploymentFailed, match=r"creating blue with version 1: 409 \(Conflict\) quota is reserved"):
+        workspace.endpoint.create("blue", 1)
+
+
 def test_an_endpoint_with_keys_is_called_with_its_key(workspace: Workspace) -> None:
     register_model(workspace.platform)
     endpoint = workspace.keyed_endpoint()
@@ -322,6 +498,14 @@ def test_an_endpoint_with_keys_is_called_with_its_key(workspace: Workspace) -> N
     workspace.emulator.faults.append(Fault("POST", "/listKeys", 403, times=9))
     with pytest.raises(DeploymentFailed, match="not permitted"):
         endpoint.score("blue", IMAGE)
+
+
+def test_a_caller_whom_the_endpoint_does_not_admit_is_told_the_role(workspace: Workspace) -> None:
+    register_model(workspace.platform)
+    workspace.endpoint.create("blue", 1)
+    workspace.emulator.admits_nobody = True
+    with pytest.raises(DeploymentFailed, match=r"blue answered 403: .*needs the role 'AzureML Data Scientist', or"):
+        workspace.endpoint.score("blue", IMAGE)
 
 
 def test_no_connection_to_azure_is_a_failed_deployment_not_a_crash(

@@ -149,6 +149,35 @@ def test_a_job_that_takes_too_long_is_cancelled(workspace: Workspace) -> None:
     assert list(workspace.emulator.batch.jobs.values()) == ["Canceled"]
 
 
+def test_a_job_that_falls_silent_is_cancelled(workspace: Workspace) -> None:
+    register_model(workspace.platform)
+    workspace.platform.blobs.write("incoming/a.png", png(1))
+    jobs = workspace.emulator.batch.jobs
+    workspace.emulator.batch.held = True
+
+    def silent(_: float) -> None:
+        jobs.update(dict.fromkeys(jobs, "NotResponding"))
+
+    with pytest.raises(BatchFailed, match="was cancelled: it is NotResponding"):
+        batch_of(workspace, silent).score("incoming", 1, "run", quiet)
+    assert list(jobs.values()) == ["Canceled"]
+
+
+def test_where_the_cancellation_fails_too_it_is_the_interruption_that_is_raised(workspace: Workspace) -> None:
+    register_model(workspace.platform)
+    workspace.platform.blobs.write("incoming/a.png", png(1))
+    workspace.emulator.batch.held = True
+    said: list[str] = []
+
+    def interrupted(_: float) -> None:
+        workspace.emulator.faults.append(Fault("POST", "/cancel", 403, times=9))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        batch_of(workspace, interrupted).score("incoming", 1, "run", said.append)
+    assert said[-1].endswith("needs the role 'AzureML Data Scientist'; look after it in the workspace")
+
+
 def test_a_job_that_fails_says_where_its_log_is(workspace: Workspace) -> None:
     register_model(workspace.platform)
     workspace.platform.blobs.write("incoming/a.png", png(1))

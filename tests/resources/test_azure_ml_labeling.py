@@ -14,6 +14,9 @@ from emulators.azure_ml_labeling import Project
 from resource_adapters import coco
 from test_image_store import picture as png
 
+from al_assets.views import labeling_progress
+from al_cli.console import console
+from al_cli.status import print_progress
 from al_core.records import SELECTIONS, table_of, utc_now
 from al_resources.azure_ml import path_in_datastore
 from al_resources.labeling import LabelingError
@@ -85,7 +88,12 @@ def test_a_staged_round_is_seen_and_its_progress_is_the_projects(workspace: Work
     status = labeling.status(0)
     assert (status.total, status.labeled, status.skipped, status.project) == (3, 1, 1, "birds")
     assert str(status.refreshed_at) == "2026-01-01 10:00:00+00:00"
-    assert progress(workspace.platform)["labeling"]["skipped"] == 1
+    facts = progress(workspace.platform)
+    assert facts["labeling"]["skipped"] == 1
+    assert labeling_progress(workspace.platform)["labeling project"].value["labeled"] == 1, "the assets' metadata"
+    with console.capture() as printed:
+        print_progress(facts)
+    assert "1 of 3 images in project birds are labeled, 1 skipped" in printed.get().replace("\n", " ")
 
 
 def test_the_manifest_beside_the_images_is_no_image_to_label(workspace: Workspace) -> None:

@@ -180,8 +180,10 @@ def test_a_first_deployment_that_fails_leaves_nothing_behind() -> None:
 
 def test_a_cancelled_rollout_gives_the_traffic_back_and_ends_as_cancelled() -> None:
     endpoint = MemoryEndpoint("cancelled at 50", blue=(1, 100))
+    said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        rolled_out(endpoint, 2)
+        rolled_out(endpoint, 2, log=said.append)
+    assert said[-1].startswith("interrupted: KeyboardInterrupt")
     assert endpoint.traffic == {"blue": 100}
     assert endpoint.deployments == {"blue": 1}
 
@@ -192,6 +194,12 @@ def test_a_challenger_that_cannot_be_removed_is_reported_and_has_no_traffic() ->
     assert result.outcome == "rolled_back"
     assert "it is locked" in result.reason
     assert endpoint.traffic == {"blue": 100, "green": 0}
+
+
+def test_what_a_killed_rollout_left_unhealthy_is_made_anew() -> None:
+    endpoint = MemoryEndpoint("unhealthy at 0", blue=(1, 100), green=(2, 0))
+    assert rolled_out(endpoint, 2).outcome == "promoted"
+    assert endpoint.calls == ["remove green", "create green v2"]
 
 
 @pytest.mark.parametrize("share", [0, 10, 50])
