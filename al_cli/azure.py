@@ -70,7 +70,7 @@ def events_command(settings: AzureDataSettings) -> str:
     """How to deploy the event subscription, dead-lettering included."""
     from al_resources.azure_storage import account_name
 
-    queue = settings.events_queue_url.rstrip("/").rsplit("/", 1)[-1]
+    queue = settings.events_queue_url.rsplit("/", 1)[-1]
     return (
         f"az deployment group create --resource-group <group of the storage account> --template-file {EVENTS_TEMPLATE} "
         f"--parameters storageAccountName={account_name(settings.blob_account_url)} "

@@ -77,7 +77,7 @@ def _print_progress(facts: dict[str, Any]) -> None:
     for failure in facts["failed_ingestions"]:
         console.print(f"[red]failed ingestion[/] {escape(failure)}; `al query failures --send-again` when it is mended")
     for export in facts["quarantined"]:
-        console.print(f"[red]quarantined[/] {export['path']}: {export['reason']}")
+        console.print(f"[red]quarantined[/] {escape(export['path'])}: {escape(export['reason'])}")
     if facts["events"]:
         console.print("{waiting} events wait in the queue".format(**facts["events"]))
         if facts["events"]["poison"]:

@@ -66,7 +66,7 @@ def _questions(settings: Settings) -> Iterator[_Question]:
 
     azure_, workspace = settings.azure, settings.azure_ml
     container = container_client(azure_, hurried=True)
-    address = f"{azure_.blob_account_url.rstrip('/')}/{azure_.container}"
+    address = f"{azure_.blob_account_url}/{azure_.container}"
     may = SECRETS.get(azure_.storage_credential)
     yield _Question(
         "azure.blob_account_url",

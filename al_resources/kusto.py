@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 import polars as pl
 import pyarrow as pa
 
 from al_core.records import LEDGERS, PREDICTIONS, UTC_MICROSECONDS
+from al_resources.azure_data_settings import is_loopback
 
 if TYPE_CHECKING:
     from azure.kusto.data import KustoClient, KustoConnectionStringBuilder
@@ -296,12 +296,6 @@ def azure_credential(settings: AzureDataSettings) -> Any:
     if settings.credential == "managed_identity":
         return ManagedIdentityCredential(client_id=settings.client_id or None)
     return AzureCliCredential() if settings.credential == "cli" else DefaultAzureCredential()
-
-
-def is_loopback(uri: str) -> bool:
-    """Whether an address is plain http on this very machine: an emulator, which knows no authentication."""
-    parts = urlsplit(uri)
-    return parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
 
 
 # ---------------------------------------------------------------------- set-up

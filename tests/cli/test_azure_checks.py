@@ -33,6 +33,9 @@ pytest.importorskip("duckdb_kql", reason="the emulated Data Explorer: pip instal
 from emulators.kusto import Fault, KustoEmulator
 
 
+BROKEN = "[/x] 'q\"; predictions | count.json"  # neither markup nor KQL to anybody
+
+
 @dataclass
 class Azure:
     """Emulated services, set up, and the settings that lead to them."""
@@ -179,14 +182,19 @@ def test_all_that_waits_for_a_person_is_in_the_status(azure: Azure, monkeypatch:
     azure.kusto.tables["predictions"].mappings.pop(MAPPING)
     platform.predictions.append(one_prediction())
     send(platform.settings.azure.events_queue_url, "no event")
-    hear_of(platform, "broken.json", b'{"images": [')
+    hear_of(platform, BROKEN, b'{"images": "[/y]"}')
     until(lambda: bool(platform.predictions.failures()))
     code, facts, text = status()
     assert (code, facts["unavailable"], facts["spooled_segments"]) == (0, [], 1)
     assert facts["events"]["poison"] == 1
     assert "mapping 'columns_by_name' was not found" in facts["failed_ingestions"][0]
-    assert [found["path"] for found in facts["quarantined"]] == ["labeling/exports/broken.json"]
-    for line in ("spool 1 segments", "failed ingestion predictions", "1 messages in the poison queue", "quarantined"):
+    assert [found["path"] for found in facts["quarantined"]] == [f"labeling/exports/{BROKEN}"]
+    for line in (
+        "spool 1 segments",
+        "failed ingestion predictions",
+        "1 messages in the poison queue",
+        f"quarantined labeling/exports/{BROKEN}",
+    ):
         assert line in text
 
 
