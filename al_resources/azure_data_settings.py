@@ -8,6 +8,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
+RETENTION_DAYS = 730
+
+
 def is_loopback(uri: str) -> bool:
     """Whether an address is plain http on this very machine: an emulator, which knows no authentication."""
     parts = urlsplit(uri)
@@ -61,6 +64,9 @@ class AzureDataSettings(BaseModel):
     )
     kusto_ingestion: Literal["managed", "streaming", "queued"] = Field(
         "managed", description="managed: streaming, but queued for batches and where streaming does not work"
+    )
+    kusto_retention_days: int = Field(
+        RETENTION_DAYS, ge=1, le=36_500, description="predictions older than this are forgotten; the ledgers never are"
     )
     blob_account_url: Service = Field("", description="https://<account>.blob.core.windows.net")
     container: str = Field(

@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 
 from al_core.records import LEDGERS, PREDICTIONS, UTC_MICROSECONDS
-from al_resources.azure_data_settings import is_loopback
+from al_resources.azure_data_settings import RETENTION_DAYS, is_loopback
 
 if TYPE_CHECKING:
     from azure.kusto.data import KustoClient, KustoConnectionStringBuilder
@@ -42,6 +42,7 @@ TABLES: dict[str, pa.Schema] = {
     "predictions": PREDICTIONS,
     **{name: pa.schema([*schema, *LEDGER_PLACE]) for name, schema in LEDGERS.items()},
 }
+FOR_EVER_DAYS = 36_500  # Data Explorer's own word for it
 MAPPING = "columns_by_name"  # ingestion mapping of every table: JSON, each column by its name
 STREAM_BYTES = 3_000_000  # streaming takes 4 MB a request
 GIVE_UP_SECONDS = 60
@@ -299,16 +300,22 @@ def azure_credential(settings: AzureDataSettings) -> Any:
 
 
 # ---------------------------------------------------------------------- set-up
-def setup_commands(*, retention_days: int = 730) -> list[str]:
-    """The commands that make an empty database ready, or an older one up to date; all can be repeated."""
+def setup_commands(retention_days: int = RETENTION_DAYS) -> list[str]:
+    """The commands that make an empty database ready, or an older one up to date; all can be repeated.
+
+    `retention_days`: how long predictions are kept; ledgers are kept for ever.
+    """
     commands = []
     for table, schema in TABLES.items():
+        days = retention_days if table == "predictions" else FOR_EVER_DAYS
         columns = ", ".join(f"['{one.name}']:{kql_type(one.type)}" for one in schema)
         mapping = [{"column": one.name, "Properties": {"path": f"$.{one.name}"}} for one in schema]
         commands += [
             f".create-merge table {table} ({columns})",
             f".create-or-alter table {table} ingestion json mapping '{MAPPING}' '{json.dumps(mapping)}'",
             f".alter table {table} policy streamingingestion enable",
+            # Else the database decides, and one made in the portal forgets after a year: labels, too.
+            f".alter-merge table {table} policy retention softdelete = {days}d",
         ]
     batching = {
         "MaximumBatchingTimeSpan": "00:00:30",
@@ -317,7 +324,6 @@ def setup_commands(*, retention_days: int = 730) -> list[str]:
     }
     return [
         *commands,
-        f".alter-merge table predictions policy retention softdelete = {retention_days}d",
         f".alter table predictions policy ingestionbatching '{json.dumps(batching)}'",
         ".alter table predictions policy roworder (model_version desc, margin asc)",
     ]

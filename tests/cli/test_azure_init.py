@@ -13,7 +13,7 @@ from emulators.azurite import Azurite, shared_azurite
 
 from al_cli.azure import EVENTS_TEMPLATE
 from al_cli.main import cli
-from al_core.records import REJECTED_IMAGES, table_of, utc_now
+from al_core.records import LEDGERS, REJECTED_IMAGES, table_of, utc_now
 from al_resources.kusto import setup_commands
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
@@ -66,6 +66,17 @@ def test_a_dry_run_prints_everything_and_does_nothing(container: str, kusto: Kus
         Platform().blobs.exists("a")
 
 
+def test_labels_are_kept_for_ever_and_predictions_as_long_as_the_settings_say(
+    container: str, kusto: KustoEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AL_AZURE__KUSTO_RETENTION_DAYS", "90")
+    run()
+    kept = {name: table.policies["retention"] for name, table in kusto.tables.items()}
+    assert kept.pop("predictions") == "softdelete = 90d"
+    assert set(kept) == set(LEDGERS)
+    assert set(kept.values()) == {"softdelete = 36500d"}
+
+
 def test_what_was_set_up_works_and_doing_it_again_changes_nothing(container: str) -> None:
     first = run()
     assert f"create container {container}" in first.split("\n\n")[0], "printed before it is done"
@@ -91,7 +102,7 @@ def test_what_azure_refuses_is_one_sentence_with_the_step_and_the_way_out(
     kusto.faults.append(Fault("/v1/rest/mgmt", 403, "predictions", permanent=True))
     done = CliRunner().invoke(cli, ["azure", "init"])
     assert done.exit_code == 1
-    assert "Error: .create-merge table predictions" in done.output
+    assert "Error: .create-merge table predictions: " in done.output
     assert "docs/azure.md names the roles" in done.output
 
 
