@@ -95,9 +95,10 @@ def _done(step: Step) -> str:
     try:
         return step.do()
     except (AzureError, KustoError) as error:
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise click.ClickException(
-            f"{step.name}: {next(iter(str(error).strip().splitlines()), type(error).__name__)}\nWhat was done before stays; docs/azure.md names the "
-            "roles this identity needs. Then run `al azure init` again."
+            f"{step.name}: {said}\nWhat was done before stays; docs/azure.md names the roles this identity needs. "
+            "Then run `al azure init` again."
         ) from error
 
 

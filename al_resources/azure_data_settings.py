@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-
 RETENTION_DAYS = 730
 
 
@@ -32,7 +31,7 @@ def _address(address: str) -> str:
 
 def _service(address: str) -> str:
     if not is_loopback(address) and urlsplit(address).path:
-        raise ValueError("expected an address that ends with the host: database and container are settings of their own")
+        raise ValueError("expected nothing behind the host: database and container are settings of their own")
     return address
 
 

@@ -55,10 +55,10 @@ PEEKED_FAILURES = 32  # messages a queue shows at once
 
 @dataclass(frozen=True)
 class Query:
-    """KQL, the columns it answers with, and its parameters: name -> (KQL type, value)."""
+    """KQL, what it answers with, and its parameters: name -> (KQL type, value)."""
 
     text: str
-    columns: tuple[str, ...]
+    answer: pa.Schema
     parameters: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
 
     @property
@@ -108,8 +108,8 @@ class KustoDatabase:
         self._credential = credential
         self._give_up_seconds = give_up_seconds
 
-    def query(self, query: Query, schema: pa.Schema) -> pl.DataFrame:
-        """The answer, its columns of the types that `schema` gives them.
+    def query(self, query: Query) -> pl.DataFrame:
+        """The answer, its columns named and typed as `query.answer` says.
 
         Raises:
             KustoServiceError: the service refused the query, gave up half-way, or was busy or out of reach for a
@@ -126,7 +126,7 @@ class KustoDatabase:
         )
         if answer.errors_count:
             raise KustoServiceError("; ".join(answer.get_exceptions()))
-        return _frame(answer.primary_results[0].raw_rows, query.columns, schema)
+        return _frame(answer.primary_results[0].raw_rows, query.answer)
 
     def command(self, text: str) -> list[dict[str, Any]]:
         """Run a management command; its rows."""
@@ -350,12 +350,11 @@ def _literal(kind: str, value: Any) -> Any:
     return value
 
 
-def _frame(rows: list[list[Any]], columns: tuple[str, ...], schema: pa.Schema) -> pl.DataFrame:
+def _frame(rows: list[list[Any]], schema: pa.Schema) -> pl.DataFrame:
     """Rows of an answer as a frame; an empty string is how Data Explorer says that there is none."""
-    series = []
-    for position, name in enumerate(columns):
+    types, series = pl.DataFrame(schema.empty_table()).schema, []
+    for position, (name, kind) in enumerate(zip(schema.names, schema.types, strict=True)):
         values = [row[position] for row in rows]
-        kind = schema.field(name).type
         if pa.types.is_list(kind):
             values = [json.loads(value) if isinstance(value, str) and value else value or None for value in values]
         if pa.types.is_string(kind):
@@ -364,8 +363,7 @@ def _frame(rows: list[list[Any]], columns: tuple[str, ...], schema: pa.Schema) -
             stamps = pl.Series(name, values, pl.String).str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us")
             series.append(stamps.dt.replace_time_zone("UTC"))
         else:
-            empty = pl.DataFrame(pa.schema([schema.field(name)]).empty_table())
-            series.append(pl.Series(name, values, empty.schema[name], strict=False))
+            series.append(pl.Series(name, values, types[name], strict=False))
     return pl.DataFrame(series)
 
 

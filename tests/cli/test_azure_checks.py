@@ -32,7 +32,6 @@ from al_resources.settings import load_settings
 pytest.importorskip("duckdb_kql", reason="the emulated Data Explorer: pip install 'duckdb-kql[all]'")
 from emulators.kusto import Fault, KustoEmulator
 
-
 BROKEN = "[/x] 'q\"; predictions | count.json"  # neither markup nor KQL to anybody
 
 

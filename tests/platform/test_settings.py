@@ -104,7 +104,8 @@ def test_an_address_that_leads_nowhere_is_named_with_what_was_expected_and_witho
 
 
 @pytest.mark.parametrize(
-    "address", ["http://127.0.0.1:10000/devstoreaccount1/", "http://localhost:8080", "https://x.kusto.usgovcloudapi.net/"]
+    "address",
+    ["http://127.0.0.1:10000/devstoreaccount1/", "http://localhost:8080", "https://x.kusto.usgovcloudapi.net/"],
 )
 def test_emulators_other_clouds_and_a_slash_at_the_end_are_addresses(al_toml: Path, address: str) -> None:
     al_toml.write_text(f'[azure]\nkusto_uri = "{address}"\n')
