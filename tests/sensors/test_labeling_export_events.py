@@ -195,6 +195,28 @@ def test_an_event_for_a_blob_that_is_gone_is_said_and_forgotten(
     assert reason(first) == "labeling/exports/a.json is gone"
     assert reason(tick(platform, instance, first.cursor)) == "no new exports"
     assert platform.events.counts()["waiting"] == 0
+    hear(platform, f"{INBOX}/a.json", times=2)
+    assert reason(tick(platform, instance)) == "no new exports"
+    assert platform.ledgers.read("exports").select("path", "status").rows() == [(f"{INBOX}/a.json", "gone")]
+
+
+def test_an_export_that_was_merged_may_be_deleted(
+    platform: Platform, instance: dg.DagsterInstance, export: Callable[..., str]
+) -> None:
+    path = export("a.json")
+    merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    platform.blobs.delete(path)
+    assert reason(tick(platform, instance)) == "no new exports"
+    assert platform.ledgers.read("exports")["status"].to_list() == ["merged"]
+
+
+def test_an_export_that_was_gone_and_comes_back_is_merged(
+    platform: Platform, instance: dg.DagsterInstance, export: Callable[..., str]
+) -> None:
+    platform.blobs.delete(export("a.json"))
+    tick(platform, instance)
+    export("a.json")
+    assert len(keys(tick(platform, instance))) == 1
 
 
 def test_what_an_event_says_of_a_blob_that_was_replaced_meanwhile_does_not_count(
