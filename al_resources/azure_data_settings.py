@@ -10,10 +10,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 RETENTION_DAYS = 730
 
 
-def is_loopback(uri: str) -> bool:
+def is_loopback(address: str) -> bool:
     """Whether an address is plain http on this very machine: an emulator, which knows no authentication."""
-    parts = urlsplit(uri)
-    return parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
+    return urlsplit(address).scheme == "http" and _is_here(address)
+
+
+def _is_here(address: str) -> bool:
+    return urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def _address(address: str) -> str:
@@ -30,14 +33,14 @@ def _address(address: str) -> str:
 
 
 def _service(address: str) -> str:
-    if not is_loopback(address) and urlsplit(address).path:
+    if urlsplit(address).path and not _is_here(address):  # an emulator's account is part of the path
         raise ValueError("expected nothing behind the host: database and container are settings of their own")
     return address
 
 
 def _queue(address: str) -> str:
     named = [part for part in urlsplit(address).path.split("/") if part]
-    if address and len(named) != (2 if is_loopback(address) else 1):  # an emulator's account is part of the path
+    if address and len(named) != (2 if _is_here(address) else 1):
         raise ValueError("expected the queue's name at its end: https://<account>.queue.core.windows.net/<queue>")
     return address
 
