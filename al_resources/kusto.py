@@ -42,7 +42,7 @@ TABLES: dict[str, pa.Schema] = {
     "predictions": PREDICTIONS,
     **{name: pa.schema([*schema, *LEDGER_PLACE]) for name, schema in LEDGERS.items()},
 }
-FOR_EVER_DAYS = 36_500  # Data Explorer's own word for it
+FOR_EVER_DAYS = 36_500  # a hundred years
 MAPPING = "columns_by_name"  # ingestion mapping of every table: JSON, each column by its name
 STREAM_BYTES = 3_000_000  # streaming takes 4 MB a request
 GIVE_UP_SECONDS = 60
