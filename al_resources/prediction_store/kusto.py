@@ -198,11 +198,17 @@ def rows_query(image_ids: list[str], columns: Sequence[str]) -> Query:
 def page_query(columns: Sequence[str], after: datetime, seen: Sequence[str]) -> Query:
     """One page of the log by time, from a moment on, without what was already read of that moment."""
     asked = tuple(dict.fromkeys([*columns, "logged_at", "prediction_id"]))
-    text = f"""predictions
+    # First which rows, by two narrow columns; the wide ones are read of these alone.
+    text = f"""let page = predictions
 | where logged_at >= _after and prediction_id !in (_seen)
+| distinct logged_at, prediction_id
+| order by logged_at asc, prediction_id asc
+| take {PAGE};
+predictions
+| where logged_at >= _after
+| join kind=leftsemi page on prediction_id
 | summarize arg_max(logged_at, *) by prediction_id
 | order by logged_at asc, prediction_id asc
-| take {PAGE}
 | project {", ".join(asked)}"""
     return Query(text, _records(asked), {"_after": ("datetime", after), "_seen": ("dynamic", list(seen))})
 
