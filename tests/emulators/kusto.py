@@ -26,7 +26,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 from emulators.kql_analyser import Analysis, shared_analyser
-from emulators.node_packages import NotInstalled, node_modules
+from emulators.node_packages import NotInstalled
 
 from al_resources.azure_storage import DEVELOPMENT_ACCOUNT
 
@@ -89,9 +89,9 @@ def _analysed(text: str, schema: str) -> Analysis:
 
 
 def _can_analyse() -> bool:
-    """Whether the analyser is there; installs it when it is first asked for."""
+    """Whether the analyser is there; installs and loads it now, for clients do not wait for that."""
     try:
-        node_modules()
+        shared_analyser().analyse([], {})
     except NotInstalled:
         return False
     return True
@@ -195,10 +195,12 @@ class KustoEmulator:
     def _create_merge(self, name: str, columns: dict[str, str]) -> list[dict[str, str]]:
         with self._lock:
             table = self.tables.setdefault(name, Table())
+            added = [f'"{one}" {DUCKDB_TYPES[kind]}' for one, kind in columns.items() if one not in table.columns]
             if not table.columns:
-                listed = ", ".join(f'"{column}" {DUCKDB_TYPES[kind]}' for column, kind in columns.items())
-                self._duckdb.execute(f'create table "{name}" ({listed})')
-                table.columns = dict(columns)
+                self._duckdb.execute(f'create table "{name}" ({", ".join(added)})')
+            else:
+                for column in added:
+                    self._duckdb.execute(f'alter table "{name}" add column {column}')
             for column, kind in columns.items():
                 if table.columns.setdefault(column, kind) != kind:
                     raise Refused(f"column {column} of {name} is {table.columns[column]}, not {kind}")
