@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from al_core.evaluation import Evaluation
     from al_resources.platform import Platform
 
+ALL_TIMES = datetime(1970, 1, 1, tzinfo=timezone.utc), datetime(9999, 12, 31, tzinfo=timezone.utc)
 SHEET_IMAGES = 60  # the inline sheet stays under the UI's comfort of 200 KB; the stored one has them all
 
 
@@ -24,7 +26,10 @@ def optional_int(value: int | None) -> dg.MetadataValue:
 
 def table(frame: pl.DataFrame) -> dg.MetadataValue:
     """A small frame as a table in the UI."""
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in frame.to_dicts()])
+    schema = None  # Dagster's own reading of the rows, where there are some
+    if frame.is_empty():
+        schema = dg.TableSchema([dg.TableColumn(name) for name in frame.columns])
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in frame.to_dicts()], schema)
 
 
 def picture(png: bytes, caption: str) -> dg.MetadataValue:
@@ -81,21 +86,26 @@ def score_summary(chosen: pl.DataFrame) -> pl.DataFrame:
 
 
 def log_summary(platform: Platform, version: int) -> dict[str, dg.MetadataValue]:
-    """Class mix and confidence of the serving version, from narrow columns, batch by batch."""
+    """Class mix and confidence of the serving version, summed up where the log lies."""
     import numpy as np
     import polars as pl
 
-    classes: dict[str, int] = {}
-    histogram = np.zeros(20, np.int64)
-    for batch in platform.predictions.scan(["predicted_label", "confidence", "model_version"]):
-        rows = pl.DataFrame(batch).filter(model_version=version)
-        for label, count in rows["predicted_label"].value_counts().iter_rows():
-            classes[label] = classes.get(label, 0) + count
-        histogram += np.histogram(rows["confidence"].to_numpy(), bins=20, range=(0, 1))[0]
-    mix = pl.DataFrame({"predicted": list(classes), "images": list(classes.values())}).sort("predicted")
+    from al_resources.analytics import BINS, Window, ask
+
+    of_all_times = Window(platform.settings.model.name, *ALL_TIMES, model_version=version)
+    mix = (
+        ask(platform.predictions, "classes", of_all_times)
+        .group_by(pl.col("predicted_label").alias("predicted"))
+        .agg(pl.col("predictions").sum().alias("images"))
+        .sort("predicted")
+    )
+    bins = ask(platform.predictions, "drift", of_all_times).filter(score="confidence")
+    places = (bins["low"] * BINS).round().cast(pl.Int64).clip(upper_bound=BINS - 1)  # 1.0 is the last bin's end
+    histogram = np.bincount(places, weights=bins["predictions"], minlength=BINS)
+    names = [f"{edge / BINS:.2f}" for edge in range(BINS)]
     return {
         "class mix": table(mix),
-        "confidence": picture(_bars([f"{edge / 20:.2f}" for edge in range(20)], histogram, "confidence"), "confidence"),
+        "confidence": picture(_bars(names, histogram, "confidence"), "confidence"),
     }
 
 

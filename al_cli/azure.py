@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +15,9 @@ from al_cli.console import console
 from al_resources.azure_data_settings import AzureDataSettings
 from al_resources.platform import NEEDED_ON_AZURE
 from al_resources.settings import load_settings
+
+if TYPE_CHECKING:
+    from al_resources.kusto import KustoDatabase
 
 EVENTS_TEMPLATE = Path("deploy/azure/events.bicep")
 
@@ -22,6 +28,11 @@ class Step:
 
     text: str
     do: Callable[[], str]
+
+    @property
+    def name(self) -> str:
+        """The text without what it lists."""
+        return re.split(r" [('{]", self.text)[0]
 
 
 @click.group()
@@ -47,7 +58,7 @@ def init(dry_run: bool) -> None:
     if dry_run:
         return
     for step in planned:
-        console.print(f"{_first_line(step.text)}: {_done(step)}", markup=False, soft_wrap=True)
+        console.print(f"{step.name}: {_done(step)}", markup=False, soft_wrap=True)
 
 
 def steps(settings: AzureDataSettings) -> Iterator[Step]:
@@ -55,22 +66,21 @@ def steps(settings: AzureDataSettings) -> Iterator[Step]:
     from al_resources.event_queue import poison_url
     from al_resources.kusto import KustoDatabase, setup_commands
 
-    yield Step(
-        f"create container {settings.container} in {settings.blob_account_url}", lambda: _create_container(settings)
-    )
+    container = f"create container {settings.container} in {settings.blob_account_url}"
+    yield Step(container, partial(_create_container, settings))
     if settings.events_queue_url:
         for address in (settings.events_queue_url, poison_url(settings.events_queue_url)):
-            yield Step(f"create queue {address}", lambda address=address: _create_queue(settings, address))  # type: ignore[misc]
+            yield Step(f"create queue {address}", partial(_create_queue, settings, address))
     database = KustoDatabase(settings)
-    for command in setup_commands():
-        yield Step(command, lambda command=command: f"{len(database.command(command))} rows")  # type: ignore[misc]
+    for command in setup_commands(settings.kusto_retention_days):
+        yield Step(command, partial(_command, database, command))
 
 
 def events_command(settings: AzureDataSettings) -> str:
     """How to deploy the event subscription, dead-lettering included."""
     from al_resources.azure_storage import account_name
 
-    queue = settings.events_queue_url.rstrip("/").rsplit("/", 1)[-1]
+    queue = settings.events_queue_url.rsplit("/", 1)[-1]
     return (
         f"az deployment group create --resource-group <group of the storage account> --template-file {EVENTS_TEMPLATE} "
         f"--parameters storageAccountName={account_name(settings.blob_account_url)} "
@@ -85,9 +95,10 @@ def _done(step: Step) -> str:
     try:
         return step.do()
     except (AzureError, KustoError) as error:
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise click.ClickException(
-            f"{_first_line(step.text)}: {_first_line(str(error))}\nWhat was done before stays; docs/azure.md names the "
-            "roles this identity needs. Then run `al azure init` again."
+            f"{step.name}: {said}\nWhat was done before stays; docs/azure.md names the roles this identity needs. "
+            "Then run `al azure init` again."
         ) from error
 
 
@@ -115,5 +126,6 @@ def _create_queue(settings: AzureDataSettings, address: str) -> str:
     return "is there"
 
 
-def _first_line(text: str) -> str:
-    return next(iter(text.strip().splitlines()), text)
+def _command(database: KustoDatabase, command: str) -> str:
+    database.command(command)
+    return "done"

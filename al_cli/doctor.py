@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from al_cli.console import console, json_option, print_json
@@ -113,10 +114,11 @@ def _oracle(settings: Settings) -> dict[str, Any]:
 
 def _print(checks: list[dict[str, Any]], rows: list[tuple[str, Any, str]]) -> None:
     for check in checks:
-        console.print(f"{'[green]ok[/]  ' if check['ok'] else '[red]no[/]  '}{check['name']:22} {check['detail']}")
+        outcome = "[green]ok[/]" if check["ok"] else "[red]no[/]"
+        console.print(f"{outcome}  {check['name']:22} {escape(check['detail'])}", soft_wrap=True)
     table = Table(header_style="bold")
     for column in ("setting", "value", "source"):
         table.add_column(column)
     for key, value, source in rows:
-        table.add_row(key, str(value), source if source == "default" else f"[bold]{source}[/]")
+        table.add_row(key, escape(str(value)), source if source == "default" else f"[bold]{escape(source)}[/]")
     console.print(table)

@@ -84,7 +84,9 @@ def main() -> None:
     except Exception as error:
         if not type(error).__module__.startswith("azure."):
             raise
-        click.echo(f"Error: {type(error).__name__}: {error}", err=True)
+        click.echo(
+            f"Error: {type(error).__name__}: {error}\n`al doctor` asks every address and names what helps", err=True
+        )
         sys.exit(1)
 
 

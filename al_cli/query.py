@@ -75,8 +75,12 @@ def _command(question: Question, text: str) -> click.Command:
         answer = ask(platform.predictions, question, window)
         if as_json:
             print_json([row | {"at": row["at"].isoformat()} for row in answer.to_dicts()])
+        elif answer.is_empty():
+            console.print(
+                f"no predictions of {window.model_name} from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M}"
+            )
         else:
-            console.print(_table(answer))
+            console.print(_table(answer, every))
 
     return command
 
@@ -105,16 +109,27 @@ def failures(send_again: bool, as_json: bool) -> None:
     console.print(f"{len(found)} failed ingestions" + (f", {sent} sent again" if send_again else ""))
 
 
-def _table(answer: pl.DataFrame) -> Table:
-    table = Table(box=SIMPLE, padding=(0, 1), pad_edge=False, header_style="bold")
-    for name in answer.columns:
-        table.add_column(name, justify="right" if answer[name].dtype.is_numeric() else "left", no_wrap=True)
+def _table(answer: pl.DataFrame, every: str) -> Table:
+    """For 80 columns: headings wrap and long names are cut, figures never."""
+    import polars as pl
+
+    moment = "%Y-%m-%d" if every == "1d" else "%m-%d %H:%M"
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for column in answer:
+        cells, words = [_cell(value, moment) for value in column], column.name.split("_")
+        name_like = column.dtype == pl.String
+        table.add_column(
+            " ".join(words),
+            justify="right" if column.dtype.is_numeric() else "left",
+            width=None if name_like else max(map(len, cells + words)),
+            overflow="ellipsis",
+        )
     for row in answer.iter_rows():
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(escape(_cell(value, moment)) for value in row))
     return table
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, moment: str) -> str:
     if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M}"
-    return f"{value:.3f}" if isinstance(value, float) else escape(str(value))
+        return f"{value:{moment}}"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

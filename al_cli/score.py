@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+from rich.markup import escape
 from rich.progress import Progress
 
 from al_cli.console import console, json_option, open_platform, print_json
@@ -56,4 +57,4 @@ def score(folder: Path | None, prefix: str | None, as_json: bool) -> None:
         f"pictures, {len(summary.refused)} refused"
     )
     for name, reason in summary.refused.items():
-        console.print(f"[yellow]{name}[/]: {reason}")
+        console.print(f"[yellow]{escape(name)}[/]: {escape(reason)}")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from al_resources.azure_checks import Finding
 
 NEEDED = ("azure.kusto_uri", "azure.blob_account_url")  # without these two there is nothing to tell
+SHOWN = 3  # names, of what there may be many
 
 
 @click.command()
@@ -77,13 +78,24 @@ def print_progress(facts: dict[str, Any]) -> None:
         console.print(f"{facts['rejected_images']} files were rejected: they are no readable images")
     for failure in facts["failed_ingestions"]:
         console.print(f"[red]failed ingestion[/] {escape(failure)}; `al query failures --send-again` when it is mended")
+    if facts["exports"]:
+        counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in facts["exports"].items())
+        console.print(f"[bold]exports[/] {counts}")
+    if waiting := facts["unmerged_exports"]:
+        console.print(f"[yellow]in the inbox[/] {len(waiting)} exports wait: {_some(waiting)}", soft_wrap=True)
+    if gone := facts["gone_exports"]:
+        console.print(f"[red]gone[/] {len(gone)} exports, deleted before they were read: {_some(gone)}", soft_wrap=True)
     for export in facts["quarantined"]:
-        console.print(f"[red]quarantined[/] {export['path']}: {export['reason']}")
+        console.print(f"[red]quarantined[/] {escape(export['path'])}: {escape(export['reason'])}")
     if facts["events"]:
         console.print("{waiting} events wait in the queue".format(**facts["events"]))
         if facts["events"]["poison"]:
             console.print("[red]{poison} messages in the poison queue[/]: no blob events".format(**facts["events"]))
     console.print(rounds_table(facts["rounds"]))
+
+
+def _some(paths: list[str]) -> str:
+    return escape(", ".join(paths[:SHOWN])) + (" ..." if len(paths) > SHOWN else "")
 
 
 def _labeling(found: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ def trace(reference: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        console.print(_tree(Tree(f"[bold]{reference}[/]"), found))
+        console.print(_tree(Tree(f"[bold]{escape(reference)}[/]"), found))
 
 
 def _tree(tree: Tree, value: Any) -> Tree:
@@ -51,9 +51,9 @@ def _branch(tree: Tree, name: str, value: Any) -> None:
     if value in (None, [], {}):
         return
     if _is_flat(value):
-        tree.add(f"{name}: [cyan]{escape(_in_a_line(value))}[/]")
+        tree.add(f"{escape(name)}: [cyan]{escape(_in_a_line(value))}[/]")
     else:
-        _tree(tree.add(f"[bold]{name}[/]"), value)
+        _tree(tree.add(f"[bold]{escape(name)}[/]"), value)
 
 
 def _is_flat(value: Any) -> bool:

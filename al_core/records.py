@@ -78,7 +78,7 @@ EXPORTS = pa.schema(
         ("export_id", pa.string()),  # hash of the labels in it: the same labels under another name are the same export
         ("path", pa.string()),
         ("etag", pa.string()),
-        ("status", pa.string()),  # merged | nothing_new | quarantined
+        ("status", pa.string()),  # merged | nothing_new | quarantined | gone: before it was read
         ("reason", pa.string()),
         ("round", pa.int64()),
         ("labels", pa.int64()),  # labels read

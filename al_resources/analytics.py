@@ -76,13 +76,18 @@ def ask(store: PredictionStore, question: Question, window: Window) -> pl.DataFr
 
     schema = ANSWERS[question]
     if isinstance(store, KustoPredictionStore):
-        return store.database.query(kql(question, window), schema)
+        return store.database.query(kql(question, window))
     if not isinstance(store, DeltaPredictionStore):
         raise TypeError(f"{type(store).__name__} takes no questions; expected a Delta or Kusto prediction store")
     rows = store.rows_between(window.model_name, window.model_version, window.since, window.until)
     answer = _POLARS[question](rows.with_columns(at=pl.col("logged_at").dt.truncate(window.every)))
     keys = list(takewhile(lambda name: name not in ("predictions", "answers"), schema.names))
-    return answer.sort(keys).select(schema.names).cast(pl.DataFrame(schema.empty_table()).schema).collect()
+    return (
+        answer.sort(keys)
+        .select(schema.names)
+        .cast(pl.DataFrame(schema.empty_table()).schema)
+        .collect(engine="streaming")
+    )
 
 
 # ---------------------------------------------------------------------- KQL
@@ -103,7 +108,7 @@ def kql(question: Question, window: Window) -> Query:
 | summarize arg_max(logged_at, {_LOGGED[question]}) by prediction_id
 | extend at = bin(logged_at, {window.every}));
 {_KQL[question]}"""
-    return Query(text, tuple(ANSWERS[question].names), parameters)
+    return Query(text, ANSWERS[question], parameters)
 
 
 # the columns each question needs

@@ -37,7 +37,7 @@ class AzureBlobStore:
     def __init__(self, settings: AzureDataSettings) -> None:
         """Raises `SettingsError` where the key or SAS asked for is not in the environment."""
         self._settings = settings
-        self._address = f"{settings.blob_account_url.rstrip('/')}/{settings.container}"
+        self._address = f"{settings.blob_account_url}/{settings.container}"
         self._container = container_client(settings)
 
     def read(self, path: str) -> bytes:

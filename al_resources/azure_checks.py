@@ -11,10 +11,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from time import monotonic
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from al_core.records import utc_now
 
 if TYPE_CHECKING:
+    from azure.core.pipeline import PipelineResponse
+
     from al_resources.settings import Settings
 
 LIMIT_SECONDS = 5.0  # for all of them together
@@ -23,7 +29,9 @@ DATASTORES_API = {"api-version": "2024-04-01"}
 PASSING = 500  # from this HTTP status on, and with 429, it is not our doing
 SECRETS = {"key": "the right AZURE_STORAGE_ACCOUNT_KEY", "sas": "an AZURE_STORAGE_SAS_TOKEN that allows it"}
 
-Outcome = Literal["ok", "refused", "out of reach"]
+CLOCK_SECONDS = 300  # off by more than this, a clock is wrong
+
+Outcome = Literal["ok", "wrong", "refused", "out of reach"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,31 @@ class Finding:
     name: str
     outcome: Outcome
     detail: str
+
+
+@dataclass
+class _Clock:
+    """How far this machine's clock is ahead of Azure's, which every answer tells, refusals among them."""
+
+    ahead: timedelta | None = None
+
+    def look(self, response: PipelineResponse[Any, Any]) -> None:
+        """For clients of azure-core to call with each answer."""
+        if told := response.http_response.headers.get("Date"):
+            self.ahead = utc_now() - parsedate_to_datetime(told)
+
+    def findings(self) -> list[Finding]:
+        """None where nobody told the time."""
+        if self.ahead is None:
+            return []
+        seconds = round(self.ahead.total_seconds())
+        much = f"{abs(seconds)} s" if abs(seconds) <= CLOCK_SECONDS else f"{round(abs(seconds) / 60)} min"
+        said = f"this machine's clock is {much} {'behind' if seconds < 0 else 'ahead of'} Azure's"
+        if abs(seconds) <= CLOCK_SECONDS:
+            return [Finding("clock", "ok", said)]
+        return [
+            Finding("clock", "wrong", f"{said}; set it by NTP: times in the log are wrong, and logins may be refused")
+        ]
 
 
 @dataclass(frozen=True)
@@ -50,12 +83,14 @@ def check_azure(settings: Settings) -> list[Finding]:
         SettingsError: the key or SAS that the settings ask for is not in the environment.
     """
     logging.getLogger("azure.identity").setLevel(logging.ERROR)  # what it warns of is in the findings
-    asked = [(question, _begin(question)) for question in list(_questions(settings))]
+    clock = _Clock()
+    asked = [(question, _begin(question)) for question in list(_questions(settings, clock))]
     deadline = monotonic() + LIMIT_SECONDS
-    return [_within(deadline, question, finding) for question, finding in asked]
+    findings = [_within(deadline, question, finding) for question, finding in asked]
+    return findings + clock.findings()
 
 
-def _questions(settings: Settings) -> Iterator[_Question]:
+def _questions(settings: Settings, clock: _Clock) -> Iterator[_Question]:
     import azure.kusto.data
     import azure.kusto.ingest  # noqa: F401  these imports take a second, which is not the services' doing
 
@@ -66,13 +101,13 @@ def _questions(settings: Settings) -> Iterator[_Question]:
 
     azure_, workspace = settings.azure, settings.azure_ml
     container = container_client(azure_, hurried=True)
-    address = f"{azure_.blob_account_url.rstrip('/')}/{azure_.container}"
+    address = f"{azure_.blob_account_url}/{azure_.container}"
     may = SECRETS.get(azure_.storage_credential)
     yield _Question(
         "azure.blob_account_url",
         address,
         may or "the role 'Storage Blob Data Contributor'",
-        lambda: next(container.list_blobs(results_per_page=1).by_page(), None),
+        lambda: next(container.list_blobs(results_per_page=1, raw_response_hook=clock.look).by_page(), None),
     )
     if events := azure_.events_queue_url:
         for address in (events, poison_url(events)):

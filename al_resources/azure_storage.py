@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from al_resources.kusto import azure_credential, is_loopback
+from al_resources.azure_data_settings import is_loopback
+from al_resources.kusto import azure_credential
 from al_resources.settings import SettingsError
 
 if TYPE_CHECKING:

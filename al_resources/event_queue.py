@@ -113,4 +113,4 @@ class EventQueue:
 
 def poison_url(queue_url: str) -> str:
     """The address of the poison queue beside a queue."""
-    return queue_url.rstrip("/") + POISON_SUFFIX
+    return queue_url + POISON_SUFFIX

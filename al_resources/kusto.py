@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 import polars as pl
 import pyarrow as pa
 
 from al_core.records import LEDGERS, PREDICTIONS, UTC_MICROSECONDS
+from al_resources.azure_data_settings import RETENTION_DAYS, is_loopback
 
 if TYPE_CHECKING:
     from azure.kusto.data import KustoClient, KustoConnectionStringBuilder
@@ -42,6 +42,7 @@ TABLES: dict[str, pa.Schema] = {
     "predictions": PREDICTIONS,
     **{name: pa.schema([*schema, *LEDGER_PLACE]) for name, schema in LEDGERS.items()},
 }
+FOR_EVER_DAYS = 36_500  # a hundred years
 MAPPING = "columns_by_name"  # ingestion mapping of every table: JSON, each column by its name
 STREAM_BYTES = 3_000_000  # streaming takes 4 MB a request
 GIVE_UP_SECONDS = 60
@@ -54,10 +55,10 @@ PEEKED_FAILURES = 32  # messages a queue shows at once
 
 @dataclass(frozen=True)
 class Query:
-    """KQL, the columns it answers with, and its parameters: name -> (KQL type, value)."""
+    """KQL, what it answers with, and its parameters: name -> (KQL type, value)."""
 
     text: str
-    columns: tuple[str, ...]
+    answer: pa.Schema
     parameters: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
 
     @property
@@ -107,8 +108,8 @@ class KustoDatabase:
         self._credential = credential
         self._give_up_seconds = give_up_seconds
 
-    def query(self, query: Query, schema: pa.Schema) -> pl.DataFrame:
-        """The answer, its columns of the types that `schema` gives them.
+    def query(self, query: Query) -> pl.DataFrame:
+        """The answer, its columns named and typed as `query.answer` says.
 
         Raises:
             KustoServiceError: the service refused the query, gave up half-way, or was busy or out of reach for a
@@ -125,7 +126,7 @@ class KustoDatabase:
         )
         if answer.errors_count:
             raise KustoServiceError("; ".join(answer.get_exceptions()))
-        return _frame(answer.primary_results[0].raw_rows, query.columns, schema)
+        return _frame(answer.primary_results[0].raw_rows, query.answer)
 
     def command(self, text: str) -> list[dict[str, Any]]:
         """Run a management command; its rows."""
@@ -298,23 +299,23 @@ def azure_credential(settings: AzureDataSettings) -> Any:
     return AzureCliCredential() if settings.credential == "cli" else DefaultAzureCredential()
 
 
-def is_loopback(uri: str) -> bool:
-    """Whether an address is plain http on this very machine: an emulator, which knows no authentication."""
-    parts = urlsplit(uri)
-    return parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
-
-
 # ---------------------------------------------------------------------- set-up
-def setup_commands(*, retention_days: int = 730) -> list[str]:
-    """The commands that make an empty database ready, or an older one up to date; all can be repeated."""
+def setup_commands(retention_days: int = RETENTION_DAYS) -> list[str]:
+    """The commands that make an empty database ready, or an older one up to date; all can be repeated.
+
+    `retention_days`: how long predictions are kept; ledgers are kept for ever.
+    """
     commands = []
     for table, schema in TABLES.items():
+        days = retention_days if table == "predictions" else FOR_EVER_DAYS
         columns = ", ".join(f"['{one.name}']:{kql_type(one.type)}" for one in schema)
         mapping = [{"column": one.name, "Properties": {"path": f"$.{one.name}"}} for one in schema]
         commands += [
             f".create-merge table {table} ({columns})",
             f".create-or-alter table {table} ingestion json mapping '{MAPPING}' '{json.dumps(mapping)}'",
             f".alter table {table} policy streamingingestion enable",
+            # Else the database decides, and one made in the portal forgets after a year: labels, too.
+            f".alter-merge table {table} policy retention softdelete = {days}d",
         ]
     batching = {
         "MaximumBatchingTimeSpan": "00:00:30",
@@ -323,7 +324,6 @@ def setup_commands(*, retention_days: int = 730) -> list[str]:
     }
     return [
         *commands,
-        f".alter-merge table predictions policy retention softdelete = {retention_days}d",
         f".alter table predictions policy ingestionbatching '{json.dumps(batching)}'",
         ".alter table predictions policy roworder (model_version desc, margin asc)",
     ]
@@ -350,12 +350,11 @@ def _literal(kind: str, value: Any) -> Any:
     return value
 
 
-def _frame(rows: list[list[Any]], columns: tuple[str, ...], schema: pa.Schema) -> pl.DataFrame:
+def _frame(rows: list[list[Any]], schema: pa.Schema) -> pl.DataFrame:
     """Rows of an answer as a frame; an empty string is how Data Explorer says that there is none."""
-    series = []
-    for position, name in enumerate(columns):
+    types, series = pl.DataFrame(schema.empty_table()).schema, []
+    for position, (name, kind) in enumerate(zip(schema.names, schema.types, strict=True)):
         values = [row[position] for row in rows]
-        kind = schema.field(name).type
         if pa.types.is_list(kind):
             values = [json.loads(value) if isinstance(value, str) and value else value or None for value in values]
         if pa.types.is_string(kind):
@@ -364,8 +363,7 @@ def _frame(rows: list[list[Any]], columns: tuple[str, ...], schema: pa.Schema) -
             stamps = pl.Series(name, values, pl.String).str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us")
             series.append(stamps.dt.replace_time_zone("UTC"))
         else:
-            empty = pl.DataFrame(pa.schema([schema.field(name)]).empty_table())
-            series.append(pl.Series(name, values, empty.schema[name], strict=False))
+            series.append(pl.Series(name, values, types[name], strict=False))
     return pl.DataFrame(series)
 
 

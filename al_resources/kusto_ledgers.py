@@ -38,7 +38,9 @@ class KustoLedgers:
         wanted = checked_ledger_rows(name, rows, on)
         if wanted.is_empty():
             return 0
-        found = [self._ask(name, known_query(name, on, page)) for page in _paged(wanted, _most_telling(wanted, on))]
+        telling = _most_telling(wanted, on)
+        pages = _paged(wanted[telling].unique())
+        found = [self._database.query(known_query(name, on, telling, page)) for page in pages]
         new = wanted.join(pl.concat(found), on=list(on), how="anti", nulls_equal=True, maintain_order="left")
         if new.is_empty():
             return 0
@@ -51,19 +53,13 @@ class KustoLedgers:
         )
         # Streamed, because the next reader has to see it.
         self._database.ingest(name, placed.to_arrow().cast(TABLES[name]), "streaming")
-        keys = placed["_key"].to_list()
-        winners = [
-            self._ask(name, winners_query(name, keys[start : start + PAGE])) for start in range(0, len(keys), PAGE)
-        ]
+        winners = [self._database.query(winners_query(name, page)) for page in _paged(placed["_key"])]
         return int((pl.concat(winners)["_writer"] == writer).sum())
 
     def read(self, name: str, **equals: object) -> pl.DataFrame:
         """The ledger in the order of insertion, filtered by equality (None finds nulls)."""
         check_ledger_columns(name, equals)
-        return self._ask(name, read_query(name, equals)).select(LEDGERS[name].names)
-
-    def _ask(self, name: str, query: Query) -> pl.DataFrame:
-        return self._database.query(query, TABLES[name])
+        return self._database.query(read_query(name, equals)).select(LEDGERS[name].names)
 
 
 # ---------------------------------------------------------------------- the queries
@@ -82,27 +78,30 @@ def read_query(name: str, equals: dict[str, object]) -> Query:
             parameters[f"_p{number}"] = (kind, value)
     columns = [*LEDGERS[name].names, "_at", "_row"]
     text += f"{_EARLIEST}\n| order by _at asc, _row asc\n| project {_listed(columns)}"
-    return Query(text, tuple(columns), parameters)
+    return Query(text, _rows(name, columns), parameters)
 
 
-def known_query(name: str, on: Sequence[str], values: tuple[str, list[Any]]) -> Query:
-    """What the `on` columns hold in the rows where one of them is among some values."""
-    column, wanted = values
+def known_query(name: str, on: Sequence[str], column: str, values: list[Any]) -> Query:
+    """What the `on` columns hold in the rows where `column` is among some values, or empty."""
     kind = kql_type(LEDGERS[name].field(column).type)
     missing = f"{'isempty' if kind == 'string' else 'isnull'}(['{column}'])"
     text = f"{name}\n| where ['{column}'] in (_values) or {missing}\n| distinct {_listed(on)}"
-    return Query(text, tuple(on), {"_values": ("dynamic", [one for one in wanted if one is not None])})
+    return Query(text, _rows(name, on), {"_values": ("dynamic", [one for one in values if one is not None])})
 
 
 def winners_query(name: str, keys: list[str]) -> Query:
     """Whose row counts, of those with the same key."""
     text = f"{name}\n| where _key in (_keys){_EARLIEST}\n| project _key, _writer"
-    return Query(text, ("_key", "_writer"), {"_keys": ("dynamic", keys)})
+    return Query(text, _rows(name, ["_key", "_writer"]), {"_keys": ("dynamic", keys)})
 
 
 _EARLIEST = """
 | summarize arg_min(_writer, *) by _key, _at
 | summarize arg_min(_at, *) by _key"""
+
+
+def _rows(name: str, columns: Sequence[str]) -> pa.Schema:
+    return pa.schema([TABLES[name].field(column) for column in columns])
 
 
 def _listed(columns: Sequence[str]) -> str:
@@ -120,7 +119,5 @@ def _most_telling(rows: pl.DataFrame, on: Sequence[str]) -> str:
     return max(usable, key=lambda column: rows[column].n_unique())
 
 
-def _paged(rows: pl.DataFrame, column: str) -> Iterator[tuple[str, list[Any]]]:
-    values = rows[column].unique(maintain_order=True).to_list()
-    for start in range(0, len(values), PAGE):
-        yield column, values[start : start + PAGE]
+def _paged(values: pl.Series) -> Iterator[list[Any]]:
+    return (values[start : start + PAGE].to_list() for start in range(0, len(values), PAGE))

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 def progress(platform: Platform) -> dict[str, Any]:
     """Everything `al status` shows, as plain JSON values."""
+    from al_resources.labeling.merge import unmerged_exports
+
     state = platform.endpoint.state()
     watermark = platform.predictions.watermark()
     exports = platform.ledgers.read("exports")
@@ -32,6 +34,8 @@ def progress(platform: Platform) -> dict[str, Any]:
         "waiting_for_labels": platform.unlabeled_candidates(),
         "exports": dict(exports["status"].value_counts().sort("status").iter_rows()),
         "events": platform.events.counts() if platform.settings.hears_events else None,
+        "unmerged_exports": unmerged_exports(platform.blobs, platform.ledgers),
+        "gone_exports": exports.filter(pl.col("path").is_unique(), status="gone")["path"].to_list(),
         "quarantined": exports.filter(status="quarantined").select("path", "reason").to_dicts(),
         "champion": version,
         "deployments": state.deployments,

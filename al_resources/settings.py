@@ -276,7 +276,12 @@ def _explain(problem: ErrorDetails) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"{key} is no setting{_nearest(key, _known_names())}"
-    return f"{key} = {problem['input']!r}: {problem['msg']}"
+    return f"{key} = {_without_secret(problem['input'])!r}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _without_secret(value: Any) -> Any:
+    """What follows the `?` of an address may open the storage: it is not for screens and logs."""
+    return f"{value.partition('?')[0]}?..." if isinstance(value, str) and "://" in value and "?" in value else value
 
 
 def _nearest(key: str, valid: list[str], show: Callable[[str], str] = str) -> str:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from al_resources.blob_store import BlobInfo
 from al_resources.labeling.inbox import Look, consider
-from al_resources.labeling.merge import INBOX, is_export, unmerged_exports
+from al_resources.labeling.merge import INBOX, is_export, note_gone, unmerged_exports
 from al_resources.settings import LabelingSettings
 
 if TYPE_CHECKING:
@@ -112,7 +112,10 @@ def listen(
     there, gone = _as_they_lie(blobs, chosen)
     recorded = {(path, etag) for path in chosen for etag in ledgers.read("exports", path=path)["etag"]}
     heard.found = consider(blobs, ledgers, images, settings, there, recorded, cursor.waiting, now)
-    heard.found.gone += gone
+    for path in gone:
+        if path not in dict(recorded):  # else it was read, and may be deleted
+            note_gone(ledgers, path)
+            heard.found.gone.append(path)
     later = cursor.waiting.keys() & set(heard.cursor.backlog)
     heard.cursor.waiting = heard.found.cursor.waiting | {path: cursor.waiting[path] for path in later}
     return heard

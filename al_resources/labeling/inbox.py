@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from al_resources.blob_store import BlobInfo
 from al_resources.labeling.exports import BrokenExport
-from al_resources.labeling.merge import INBOX, Merge, Plan, carry_out, is_export, plan_merge, refuse_export
+from al_resources.labeling.merge import INBOX, Merge, Plan, carry_out, is_export, note_gone, plan_merge, refuse_export
 from al_resources.settings import LabelingSettings
 
 if TYPE_CHECKING:
@@ -104,8 +104,9 @@ def consider(
             continue
         try:
             _sort(blobs, ledgers, plan_merge(blobs, ledgers, images, settings, blob), found)
-        except FileNotFoundError:
-            found.gone.append(blob.path)  # deleted between listing and reading
+        except FileNotFoundError:  # deleted between listing and reading
+            note_gone(ledgers, blob.path)
+            found.gone.append(blob.path)
         except BrokenExport as error:
             if error.incomplete and not _is_settled(blob, waiting, settings, now):
                 found.waiting.append(blob.path)

@@ -44,7 +44,7 @@ class Merge:
 
     path: str
     export_id: str | None
-    status: Literal["merged", "nothing_new", "quarantined"]
+    status: Literal["merged", "nothing_new", "quarantined", "gone"]
     reason: str = ""
     round: int | None = None
     labels: int = 0
@@ -143,6 +143,11 @@ def refuse_export(blobs: BlobStore, ledgers: Ledgers, export: BlobInfo, why: Bro
     return merge
 
 
+def note_gone(ledgers: Ledgers, path: str) -> None:
+    """Put on record that an export was deleted before it could be read."""
+    _record(ledgers, Merge(path=path, export_id=None, status="gone", reason="deleted before it was read"), etag=None)
+
+
 def _label_rows(export: BlobInfo, parsed: ParsedExport, chosen: dict[str, int]) -> pl.DataFrame:
     """Rows of `LABELS`; where the tool reports no time, the export's own counts.
 
@@ -166,7 +171,7 @@ def _label_rows(export: BlobInfo, parsed: ParsedExport, chosen: dict[str, int]) 
     return frame
 
 
-def _record(ledgers: Ledgers, merge: Merge, etag: str) -> None:
+def _record(ledgers: Ledgers, merge: Merge, etag: str | None) -> None:
     row = {
         "export_id": merge.export_id,
         "path": merge.path,

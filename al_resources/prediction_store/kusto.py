@@ -46,7 +46,7 @@ class KustoPredictionStore:
 
     def watermark(self, model_name: str | None = None, model_version: int | None = None) -> Watermark:
         """How many different predictions there are, and the newest moment."""
-        found = self._ask(watermark_query(model_name, model_version), _WATERMARK)
+        found = self.database.query(watermark_query(model_name, model_version))
         rows, newest = found.row(0) if len(found) else (0, None)
         return Watermark(rows, newest, f"{rows}:{newest.isoformat()}") if rows else Watermark(0, None, "empty")
 
@@ -65,23 +65,22 @@ class KustoPredictionStore:
             raise ValueError(f"limit {limit} is negative")
         narrow = [name for name in wanted if name not in WIDE]
         asked = list(dict.fromkeys([*narrow, "prediction_id"]))
-        found = self._ask(eligible_query(model_name, model_version, order, limit, asked, exclude))
+        found = self.database.query(eligible_query(model_name, model_version, order, limit, asked, exclude))
         if (wide := [name for name in wanted if name in WIDE]) and len(found):
-            arrays = [
-                self._ask(arrays_query(page["prediction_id"].to_list(), wide)) for page in found.iter_slices(PAGE)
-            ]
+            pages = _paged(found["prediction_id"].to_list(), PAGE)
+            arrays = [self.database.query(arrays_query(page, wide)) for page in pages]
             found = found.join(pl.concat(arrays), on="prediction_id", how="left", maintain_order="left")
         return as_records(found, wanted)
 
     def count_eligible(self, model_name: str, model_version: int) -> int:
         """How many distinct images `eligible` could return; exact."""
-        return int(self._ask(count_query(model_name, model_version), _COUNT).item())
+        return int(self.database.query(count_query(model_name, model_version)).item())
 
     def rows_of(self, image_ids: Collection[str], columns: Sequence[str] | None = None) -> pa.Table:
         """Every prediction of these images, of all models, newest first."""
         wanted = list(dict.fromkeys(columns)) if columns is not None else PREDICTIONS.names
         check_columns(wanted)
-        pages = [self._ask(rows_query(page, wanted)) for page in _paged(list(image_ids), PAGE // 10)]
+        pages = [self.database.query(rows_query(page, wanted)) for page in _paged(list(image_ids), PAGE // 10)]
         if not pages:
             return as_records(pl.DataFrame(), wanted)
         rows = pl.concat(pages).sort("logged_at", "prediction_id", descending=True)
@@ -93,7 +92,7 @@ class KustoPredictionStore:
         check_columns(wanted)
         after, seen = since or _BEGINNING, list[str]()
         while True:
-            page = self._ask(page_query(wanted, after, seen))
+            page = self.database.query(page_query(wanted, after, seen))
             if len(page):
                 yield from as_records(page, wanted).to_batches()
             if len(page) < PAGE:
@@ -124,9 +123,6 @@ class KustoPredictionStore:
         """Nobody waits for a batch's rows, and the queue is cheaper for the cluster."""
         return "queued" if self.database.settings.kusto_ingestion == "managed" else None
 
-    def _ask(self, query: Query, schema: pa.Schema = PREDICTIONS) -> pl.DataFrame:
-        return self.database.query(query, schema)
-
 
 _WATERMARK = pa.schema([("count_", pa.int64()), ("newest", PREDICTIONS.field("logged_at").type)])
 _COUNT = pa.schema([("Count", pa.int64())])
@@ -144,7 +140,7 @@ def watermark_query(model_name: str | None, model_version: int | None) -> Query:
 | summarize newest = max(logged_at) by prediction_id
 | summarize count_ = count(), newest = max(newest)
 | project count_, newest"""
-    return Query(text, ("count_", "newest"), parameters)
+    return Query(text, _WATERMARK, parameters)
 
 
 def eligible_query(
@@ -165,7 +161,7 @@ def eligible_query(
     else:
         by = f"{order.column} {'desc' if order.descending else 'asc'}"
     text += f"\n| order by {by}, image_id asc\n| take {int(limit)}\n| project {', '.join(columns)}"
-    return Query(text, tuple(columns), parameters)
+    return Query(text, _records(columns), parameters)
 
 
 def count_query(model_name: str, model_version: int) -> Query:
@@ -176,7 +172,7 @@ predictions{filters}
 | distinct image_id
 | join kind=leftanti taken on image_id
 | count"""
-    return Query(text, ("Count",), parameters)
+    return Query(text, _COUNT, parameters)
 
 
 def arrays_query(prediction_ids: list[str], columns: Sequence[str]) -> Query:
@@ -186,7 +182,7 @@ def arrays_query(prediction_ids: list[str], columns: Sequence[str]) -> Query:
 | where prediction_id in (_ids)
 | summarize arg_max(logged_at, {listed}) by prediction_id
 | project prediction_id, {listed}"""
-    return Query(text, ("prediction_id", *columns), {"_ids": ("dynamic", prediction_ids)})
+    return Query(text, _records(["prediction_id", *columns]), {"_ids": ("dynamic", prediction_ids)})
 
 
 def rows_query(image_ids: list[str], columns: Sequence[str]) -> Query:
@@ -196,19 +192,25 @@ def rows_query(image_ids: list[str], columns: Sequence[str]) -> Query:
 | where image_id in (_ids)
 | summarize arg_max(logged_at, *) by prediction_id
 | project {", ".join(asked)}"""
-    return Query(text, asked, {"_ids": ("dynamic", image_ids)})
+    return Query(text, _records(asked), {"_ids": ("dynamic", image_ids)})
 
 
 def page_query(columns: Sequence[str], after: datetime, seen: Sequence[str]) -> Query:
     """One page of the log by time, from a moment on, without what was already read of that moment."""
     asked = tuple(dict.fromkeys([*columns, "logged_at", "prediction_id"]))
-    text = f"""predictions
+    # First which rows, by two narrow columns; the wide ones are read of these alone.
+    text = f"""let page = predictions
 | where logged_at >= _after and prediction_id !in (_seen)
+| distinct logged_at, prediction_id
+| order by logged_at asc, prediction_id asc
+| take {PAGE};
+predictions
+| where logged_at >= _after
+| join kind=leftsemi page on prediction_id
 | summarize arg_max(logged_at, *) by prediction_id
 | order by logged_at asc, prediction_id asc
-| take {PAGE}
 | project {", ".join(asked)}"""
-    return Query(text, asked, {"_after": ("datetime", after), "_seen": ("dynamic", list(seen))})
+    return Query(text, _records(asked), {"_after": ("datetime", after), "_seen": ("dynamic", list(seen))})
 
 
 def _free(
@@ -225,6 +227,10 @@ predictions{filters}
 | summarize arg_max(logged_at, prediction_id{more}) by image_id
 | join kind=leftanti taken on image_id"""
     return text, parameters
+
+
+def _records(columns: Sequence[str]) -> pa.Schema:
+    return pa.schema([PREDICTIONS.field(name) for name in columns])
 
 
 def _of_model(model_name: str | None, model_version: int | None) -> tuple[str, dict[str, tuple[str, Any]]]:

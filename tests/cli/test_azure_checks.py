@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,14 @@ from al_resources import azure_checks
 from al_resources.kusto import MAPPING
 from al_resources.labeling import events
 from al_resources.labeling.events import EventCursor, listen
+from al_resources.labeling.merge import INBOX
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
 
 pytest.importorskip("duckdb_kql", reason="the emulated Data Explorer: pip install 'duckdb-kql[all]'")
 from emulators.kusto import Fault, KustoEmulator
+
+BROKEN = "[/x] 'q\"; predictions | count.json"  # neither markup nor KQL to anybody
 
 
 @dataclass
@@ -179,24 +183,45 @@ def test_all_that_waits_for_a_person_is_in_the_status(azure: Azure, monkeypatch:
     azure.kusto.tables["predictions"].mappings.pop(MAPPING)
     platform.predictions.append(one_prediction())
     send(platform.settings.azure.events_queue_url, "no event")
-    hear_of(platform, "broken.json", b'{"images": [')
+    hear_of(platform, BROKEN, b'{"images": "[/y]"}')
+    announce(platform.settings.azure.events_queue_url, platform.settings.azure.container, f"{INBOX}/vanished.json")
+    hear_of(platform, "half.json", b'{"images": [', ticks=1)
     until(lambda: bool(platform.predictions.failures()))
     code, facts, text = status()
     assert (code, facts["unavailable"], facts["spooled_segments"]) == (0, [], 1)
     assert facts["events"]["poison"] == 1
     assert "mapping 'columns_by_name' was not found" in facts["failed_ingestions"][0]
-    assert [found["path"] for found in facts["quarantined"]] == ["labeling/exports/broken.json"]
-    for line in ("spool 1 segments", "failed ingestion predictions", "1 messages in the poison queue", "quarantined"):
+    assert [found["path"] for found in facts["quarantined"]] == [f"labeling/exports/{BROKEN}"]
+    for line in (
+        "spool 1 segments",
+        "failed ingestion predictions",
+        "1 messages in the poison queue",
+        f"quarantined labeling/exports/{BROKEN}",
+        "exports 1 gone, 1 quarantined",
+        "in the inbox 1 exports wait: labeling/exports/half.json",
+        "gone 1 exports, deleted before they were read: labeling/exports/vanished.json",
+    ):
         assert line in text
 
 
-def hear_of(platform: Platform, name: str, content: bytes) -> None:
-    """An export comes, and two ticks hear of it."""
-    azure, path = platform.settings.azure, f"labeling/exports/{name}"
+@pytest.mark.parametrize(("hours", "said"), [(3, "180 min ahead of Azure's"), (-3, "180 min behind Azure's")])
+def test_a_clock_that_is_off_is_in_the_status_and_stops_nothing(
+    azure: Azure, monkeypatch: pytest.MonkeyPatch, hours: int, said: str
+) -> None:
+    monkeypatch.setattr(azure_checks, "utc_now", lambda: utc_now() + timedelta(hours=hours))
+    code, facts, text = status()
+    assert (code, [found["name"] for found in facts["unavailable"]]) == (0, ["clock"])
+    assert facts["rounds"] == []
+    assert f"wrong this machine's clock is {said}; set it by NTP" in text
+
+
+def hear_of(platform: Platform, name: str, content: bytes, ticks: int = 2) -> None:
+    """An export comes, and ticks hear of it."""
+    azure, path = platform.settings.azure, f"{INBOX}/{name}"
     platform.blobs.write(path, content)
     announce(azure.events_queue_url, azure.container, path)
     cursor = EventCursor(reconciled_at=utc_now())
-    for _ in range(2):
+    for _ in range(ticks):
         cursor = listen(
             platform.events, platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, cursor,
             container=azure.container, limit=20, now=utc_now(),

@@ -7,13 +7,15 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from emulators.azurite import Azurite, shared_azurite
 
 from al_cli.azure import EVENTS_TEMPLATE
 from al_cli.main import cli
-from al_core.records import REJECTED_IMAGES, table_of, utc_now
+from al_core.records import LEDGERS, REJECTED_IMAGES, prediction_table, table_of, utc_now
 from al_resources.kusto import setup_commands
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
@@ -66,6 +68,17 @@ def test_a_dry_run_prints_everything_and_does_nothing(container: str, kusto: Kus
         Platform().blobs.exists("a")
 
 
+def test_labels_are_kept_for_ever_and_predictions_as_long_as_the_settings_say(
+    container: str, kusto: KustoEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AL_AZURE__KUSTO_RETENTION_DAYS", "90")
+    run()
+    kept = {name: table.policies["retention"] for name, table in kusto.tables.items()}
+    assert kept.pop("predictions") == "softdelete = 90d"
+    assert set(kept) == set(LEDGERS)
+    assert set(kept.values()) == {"softdelete = 36500d"}
+
+
 def test_what_was_set_up_works_and_doing_it_again_changes_nothing(container: str) -> None:
     first = run()
     assert f"create container {container}" in first.split("\n\n")[0], "printed before it is done"
@@ -83,6 +96,25 @@ def test_what_was_set_up_works_and_doing_it_again_changes_nothing(container: str
     assert platform.events.counts() == {"waiting": 0, "poison": 0}
 
 
+def test_a_database_of_an_older_version_is_brought_up_to_date_and_keeps_its_rows(
+    container: str, kusto: KustoEmulator
+) -> None:
+    """It had no `latency_ms` then; in the cloud, too, rows of before have none."""
+    kusto.command(".create-merge table predictions (['prediction_id']:string, ['logged_at']:datetime)")
+    old = {"prediction_id": ["old"], "logged_at": ["2026-01-01T00:00:00"]}
+    kusto.load("predictions", pa.table(old))
+    run()
+    log = Platform(load_settings()).predictions
+    log.append(
+        prediction_table(
+            image_ids=["0" * 32], image_uris=[""], image_hashes=[None], model_name="classifier", model_version=1,
+            classes=("cat", "dog"), probs=np.array([[0.75, 0.25]]), source="online", latency_ms=[2.5],
+        )
+    )  # fmt: skip
+    assert log.watermark().rows == 2
+    assert log.rows_of(["0" * 32], ["latency_ms"])["latency_ms"].to_pylist() == [2.5]
+
+
 def test_what_azure_refuses_is_one_sentence_with_the_step_and_the_way_out(
     container: str, kusto: KustoEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +123,7 @@ def test_what_azure_refuses_is_one_sentence_with_the_step_and_the_way_out(
     kusto.faults.append(Fault("/v1/rest/mgmt", 403, "predictions", permanent=True))
     done = CliRunner().invoke(cli, ["azure", "init"])
     assert done.exit_code == 1
-    assert "Error: .create-merge table predictions" in done.output
+    assert "Error: .create-merge table predictions: " in done.output
     assert "docs/azure.md names the roles" in done.output
 
 

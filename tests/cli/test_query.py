@@ -55,6 +55,18 @@ def test_a_question_is_answered_as_a_table(al: Al, config: Path) -> None:
     assert "1.000" in done.stdout
 
 
+@pytest.mark.parametrize("question", ["confidence", "classes"])
+def test_a_figure_is_never_cut(al: Al, config: Path, question: str) -> None:
+    shown = al("query", question, "--every", "5m", config=config).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+
+
+def test_where_there_is_nothing_that_is_said(al: Al, config: Path) -> None:
+    shown = al("query", "volume", "--since", "2020-01-01", "--until", "2020-01-02", config=config).stdout
+    assert shown == "no predictions of classifier from 2020-01-01 00:00 to 2020-01-02 00:00\n"
+
+
 def test_a_question_is_answered_as_json(al: Al, config: Path) -> None:
     (row,) = json.loads(al("query", "latency", "--since", "2d", "--json", config=config).stdout)
     assert (row["answers"], row["median_ms"], row["longest_ms"]) == (2, 2.0, 4.0)

@@ -1,5 +1,5 @@
-// Microsoft's KQL parser and semantic analyser over texts on standard input.
-// in:  {"schema": [".create-merge table ..."-like "name (col: type, ...)"], "texts": ["..."]}
+// Microsoft's KQL parser and semantic analyser: a line of JSON on standard input, a line of JSON back.
+// in:  {"schema": {"table": "(col: type, ...)"}, "texts": ["..."]}
 // out: [{"diagnostics": ["..."], "columns": ["name:type", ...]}, ...]
 const path = require("path");
 const folder = process.argv[2];
@@ -8,17 +8,21 @@ load("bridge.min.js");
 load("Kusto.Language.Bridge.min.js");
 const { KustoCode, GlobalState, Symbols } = Kusto.Language;
 
-const input = JSON.parse(require("fs").readFileSync(0, "utf8"));
-const tables = input.schema.map((text) => Symbols.TableSymbol.From(text.replace(/^(\w+) /, "")).WithName(text.match(/^(\w+)/)[1]));
-const database = new Symbols.DatabaseSymbol.ctor("active_learning", tables);
-const globals = GlobalState.Default.WithDatabase(database);
-
 const list = (bridged) => Array.from({ length: bridged.Count }, (_, index) => bridged.getItem(index));
 
-console.log(JSON.stringify(input.texts.map((text) => {
-  const code = KustoCode.ParseAndAnalyze(text, globals);
-  const diagnostics = list(code.GetDiagnostics()).map((one) => `${one.Severity}: ${one.Message} at ${one.Start}`);
-  const result = code.ResultType;
-  const columns = result && result.Columns ? list(result.Columns).map((one) => `${one.Name}:${one.Type.Name}`) : [];
-  return { diagnostics, columns };
-})));
+function analyse({ schema, texts }) {
+  const tables = Object.entries(schema).map(([name, columns]) => Symbols.TableSymbol.From(columns).WithName(name));
+  const database = new Symbols.DatabaseSymbol.ctor("active_learning", tables);
+  const globals = GlobalState.Default.WithDatabase(database);
+  return texts.map((text) => {
+    const code = KustoCode.ParseAndAnalyze(text, globals);
+    const diagnostics = list(code.GetDiagnostics()).map((one) => `${one.Severity}: ${one.Message} at ${one.Start}`);
+    const result = code.ResultType;
+    const columns = result && result.Columns ? list(result.Columns).map((one) => `${one.Name}:${one.Type.Name}`) : [];
+    return { diagnostics, columns };
+  });
+}
+
+require("readline")
+  .createInterface({ input: process.stdin })
+  .on("line", (line) => console.log(JSON.stringify(analyse(JSON.parse(line)))));

@@ -30,7 +30,8 @@ class Azurite:
 
     @classmethod
     def start(cls, certificate: Path | None = None, folder: Path | None = None) -> Azurite:
-        """Up and answering, by https where there is a certificate (and its key, in one file).
+        """Up and answering, by https where there is a certificate (and its key, in one file): then it takes the
+        tokens of Entra ID, too, and looks at their times, issuer and audience.
 
         With a `folder` everything is kept there when it is stopped, else it is gone.
 
@@ -43,7 +44,7 @@ class Azurite:
         for service in ("blob", "queue", "table"):
             arguments += [f"--{service}Host", "127.0.0.1", f"--{service}Port", "0"]
         if certificate is not None:
-            arguments += ["--cert", str(certificate), "--key", str(certificate)]
+            arguments += ["--cert", str(certificate), "--key", str(certificate), "--oauth", "basic"]
         process = subprocess.Popen(
             [node(), str(script), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -1,8 +1,9 @@
 """Data Explorer on loopback: the Kusto REST protocol in front of KQL on DuckDB (PyPI `duckdb-kql`).
 
-Real clients talk to it, and with a storage emulator beside it they ingest through its queues as in the cloud. What
-it cannot be trusted with is checked elsewhere: whether a text is valid KQL, by Microsoft's own analyser. Strings are
-never null and an unwrapped dynamic parameter is refused, as in the service.
+Real clients talk to it, and with a storage emulator beside it they ingest through its queues as in the cloud. Whether
+a text is valid KQL on the tables there are, is for Microsoft's own analyser to say, where npm can install it: what it
+does not like is refused, and so is an answer whose columns are not those it foresees. Strings are never null and an
+unwrapped dynamic parameter is refused, as in the service.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
+from emulators.kql_analyser import Analysis, shared_analyser
+from emulators.node_packages import NotInstalled
 
 from al_resources.azure_storage import DEVELOPMENT_ACCOUNT
 
@@ -75,6 +79,24 @@ class Refused(Exception):
     """What the service would answer with an error 400."""
 
 
+OF_THE_CLIENT = (".get ingestion resources", ".get kusto identity token")  # commands that are no text of ours
+
+
+@lru_cache(maxsize=10_000)
+def _analysed(text: str, schema: str) -> Analysis:
+    (analysis,) = shared_analyser().analyse([text], json.loads(schema))
+    return analysis
+
+
+def _can_analyse() -> bool:
+    """Whether the analyser is there; installs and loads it now, for clients do not wait for that."""
+    try:
+        shared_analyser().analyse([], {})
+    except NotInstalled:
+        return False
+    return True
+
+
 class KustoEmulator:
     """One database; `with KustoEmulator() as kusto: kusto.url`. Queued ingestion needs a `storage`.
 
@@ -91,6 +113,7 @@ class KustoEmulator:
         self.bytes_sent = 0
         self.queries: list[str] = []
         self.requests: list[str] = []  # paths
+        self._gate = _can_analyse()
         self.queued = QueuedIngestion(self, storage) if storage else None
         self._duckdb = duckdb_kql.connect()
         self._lock = threading.RLock()
@@ -130,15 +153,30 @@ class KustoEmulator:
         declared = dict(re.findall(r"(\w+):(\w+)", text.split(";", 1)[0])) if text.startswith("declare") else {}
         values = {name: _value(declared.get(name, ""), name, value) for name, value in parameters.items()}
         with self._lock:
+            expected = self._columns(text)
             answer = duckdb_kql.kql(self._duckdb, text, values or None, None, False)
+            if expected is not None and answer.columns != expected:
+                raise Refused(f"the engine answers with {answer.columns}, KQL with {expected}: {text}")
             columns = [
                 RestColumn.derived(name, kusto_type(kind))
                 for name, kind in zip(answer.columns, answer.types, strict=True)
             ]
             return Result(columns, answer.fetchall())
 
+    def _columns(self, text: str) -> list[str] | None:
+        """What a text answers with; refused where it is not valid on the tables there are. None: nobody can tell."""
+        if not self._gate:
+            return None
+        with self._lock:
+            analysis = _analysed(text, json.dumps({name: table.columns for name, table in self.tables.items()}))
+        if analysis.diagnostics:
+            raise Refused(f"{'; '.join(analysis.diagnostics)}: {text}")
+        return [column.split(":")[0] for column in analysis.columns]
+
     # ------------------------------------------------------------------ commands
     def command(self, text: str) -> list[dict[str, str]]:
+        if text not in OF_THE_CLIENT:
+            self._columns(text)
         if match := re.fullmatch(r"\.create-merge table (\w+) \((.*)\)", text):
             return self._create_merge(match[1], dict(re.findall(r"\['(\w+)'\]:(\w+)", match[2])))
         if match := re.fullmatch(r"\.create-or-alter table (\w+) ingestion json mapping '(\w+)' '(.*)'", text):
@@ -157,10 +195,12 @@ class KustoEmulator:
     def _create_merge(self, name: str, columns: dict[str, str]) -> list[dict[str, str]]:
         with self._lock:
             table = self.tables.setdefault(name, Table())
+            added = [f'"{one}" {DUCKDB_TYPES[kind]}' for one, kind in columns.items() if one not in table.columns]
             if not table.columns:
-                listed = ", ".join(f'"{column}" {DUCKDB_TYPES[kind]}' for column, kind in columns.items())
-                self._duckdb.execute(f'create table "{name}" ({listed})')
-                table.columns = dict(columns)
+                self._duckdb.execute(f'create table "{name}" ({", ".join(added)})')
+            else:
+                for column in added:
+                    self._duckdb.execute(f'alter table "{name}" add column {column}')
             for column, kind in columns.items():
                 if table.columns.setdefault(column, kind) != kind:
                     raise Refused(f"column {column} of {name} is {table.columns[column]}, not {kind}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -63,7 +64,7 @@ def write_certificates(folder: Path, hosts: list[str]) -> tuple[Path, Path]:
     server = (
         builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "emulator")]), server_key)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(list(map(_name, hosts))), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,6 +77,13 @@ def write_certificates(folder: Path, hosts: list[str]) -> tuple[Path, Path]:
         + server.public_bytes(serialization.Encoding.PEM)
     )
     return authority_file, server_file
+
+
+def _name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 @contextlib.contextmanager

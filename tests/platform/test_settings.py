@@ -78,6 +78,40 @@ def test_a_value_that_does_not_fit_is_named_with_what_was_expected(al_toml: Path
     assert "selection.control_share = 2" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("setting", "address", "expected"),
+    [
+        ("kusto_uri", "mycluster", "expected https://<host>"),
+        ("kusto_uri", "http://mycluster.kusto.windows.net", "expected https://<host>"),
+        ("kusto_uri", "https://mycluster.kusto.windows.net/mydb", "settings of their own"),
+        ("kusto_ingest_uri", "https://", "expected https://<host>"),
+        ("blob_account_url", "https://images.blob.core.windows.net/container", "settings of their own"),
+        ("blob_account_url", "https://images.blob.core.windows.net?sv=1&sig=SECRET", "AZURE_STORAGE_SAS_TOKEN"),
+        ("events_queue_url", "https://images.queue.core.windows.net", "the queue's name at its end"),
+        ("events_queue_url", "https://images.queue.core.windows.net/a/b", "the queue's name at its end"),
+        ("events_queue_url", "http://127.0.0.1:10001/devstoreaccount1", "the queue's name at its end"),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_named_with_what_was_expected_and_without_secrets(
+    al_toml: Path, setting: str, address: str, expected: str
+) -> None:
+    al_toml.write_text(f"[azure]\n{setting} = {address!r}\n")
+    with pytest.raises(SettingsError) as error:
+        load_settings()
+    assert str(error.value).startswith(f"azure.{setting} = '{address.partition('?')[0]}")
+    assert expected in str(error.value)
+    assert "SECRET" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://127.0.0.1:10000/devstoreaccount1/", "http://localhost:8080", "https://x.kusto.usgovcloudapi.net/"],
+)
+def test_emulators_other_clouds_and_a_slash_at_the_end_are_addresses(al_toml: Path, address: str) -> None:
+    al_toml.write_text(f'[azure]\nkusto_uri = "{address}"\n')
+    assert load_settings().azure.kusto_uri == address.rstrip("/")
+
+
 def test_broken_toml_names_the_file(al_toml: Path) -> None:
     al_toml.write_text("[selection\n")
     with pytest.raises(SettingsError, match=r"al\.toml is not valid TOML"):

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import math
+import time
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+from azure.core.credentials import AccessToken
+from azure.core.exceptions import ClientAuthenticationError
 from azure_adapters import running_azurite
+from emulators.azurite import Azurite
 from emulators.faults import Fault, FaultyDoor
+from emulators.tls_proxy import write_certificates
 
 from al_core.records import utc_now
 from al_resources import azure_storage
@@ -166,6 +175,55 @@ def test_a_sas_opens_container_and_queue_and_nothing_it_was_not_given_for(monkey
     assert reader.read("a") == b"1"
     with pytest.raises(HttpResponseError):
         reader.write("a", b"2")
+
+
+class Identity:
+    """As azure-identity does it: a token is kept until it has expired."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.issued: list[str] = []
+        self._until = 0
+
+    def get_token(self, *scopes: str, **_: object) -> AccessToken:
+        assert scopes == ("https://storage.azure.com/.default",)
+        if time.time() >= self._until:
+            self._until = math.ceil(time.time() + self._seconds)
+            claims = {
+                "aud": "https://storage.azure.com", "iss": "https://sts.windows.net/tenant/", "iat": 0, "nbf": 0,
+                "exp": self._until, "jti": len(self.issued),
+            }  # fmt: skip
+            parts = [base64.urlsafe_b64encode(json.dumps(part).encode()) for part in ({"alg": "none"}, claims)]
+            self.issued.append(b".".join([*parts, b""]).replace(b"=", b"").decode())
+        return AccessToken(self.issued[-1], self._until)
+
+
+def test_a_token_that_expires_in_the_middle_is_renewed_for_container_and_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, server = write_certificates(tmp_path, ["127.0.0.1"])
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority))
+    identity = Identity(seconds=1)
+    monkeypatch.setattr(azure_storage, "azure_credential", lambda _: identity)
+    with Azurite.start(server) as azurite:
+        azure = AzureDataSettings(
+            blob_account_url=azurite.blob_url, container="c00", events_queue_url=f"{azurite.queue_url}/q00"
+        )
+        azure_storage.container_client(azure).create_container()
+        azure_storage.queue_client(azure, azure.events_queue_url).create_queue()
+        blobs, queue = AzureBlobStore(azure), EventQueue(azure, hidden_seconds=60)
+        for number in range(2):
+            assert blobs.write(f"a/{number}", b"1", if_absent=True)
+            assert not blobs.write(f"a/{number}", b"2", if_absent=True)
+            blobs.copy(f"a/{number}", f"b/{number}")
+            assert blobs.read(f"b/{number}") == b"1"
+            assert len(list(blobs.list("a"))) == number + 1
+            assert queue.receive() == []
+            time.sleep(2.1)  # it lives for two seconds at most
+        assert len(identity.issued) >= 2
+        monkeypatch.setattr(azure_storage, "azure_credential", lambda _: Identity(seconds=-60))
+        with pytest.raises(ClientAuthenticationError, match="AuthenticationFailed"):
+            AzureBlobStore(azure).read("a/0")
 
 
 def test_the_identity_logs_in_where_nothing_else_is_asked_for() -> None:

@@ -6,15 +6,14 @@ tables, and answers with the columns the code expects.
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
-from pathlib import Path
 from typing import Any, get_args
 
-from emulators.node_packages import node, node_modules
+import pytest
+from azure.kusto.data.exceptions import KustoServiceError
+from emulators.kql_analyser import Analysis, shared_analyser
 from resource_adapters import MIDNIGHT, after
 
 from al_core.records import LEDGERS, PREDICTIONS
@@ -32,7 +31,6 @@ from al_resources.prediction_store.kusto import (
     watermark_query,
 )
 
-ANALYSER = Path(__file__).parents[1] / "emulators" / "analyse_kql.js"
 NARROW = [name for name in PREDICTIONS.names if name not in WIDE]
 ORDERS = [
     *(Order(column, descending) for column, descending in product(("confidence", "margin", "entropy"), (False, True))),
@@ -40,22 +38,9 @@ ORDERS = [
 ]
 
 
-def analyse(texts: list[str]) -> list[dict[str, Any]]:
-    schema = [
-        f"{name} ({', '.join(f'{column.name}:{kql_type(column.type)}' for column in columns)})"
-        for name, columns in TABLES.items()
-    ]
-    done = subprocess.run(
-        [node(), str(ANALYSER), str(node_modules())],
-        input=json.dumps({"schema": schema, "texts": texts}),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    answers: list[dict[str, Any]] = json.loads(done.stdout)
-    return answers
+def analyse(texts: list[str]) -> list[Analysis]:
+    schema = {name: {one.name: kql_type(one.type) for one in columns} for name, columns in TABLES.items()}
+    return shared_analyser().analyse(texts, schema)
 
 
 def ledger_queries() -> Iterator[Query]:
@@ -68,7 +53,7 @@ def ledger_queries() -> Iterator[Query]:
             value = {"string": "o'x", "long": 1, "real": 0.5, "datetime": MIDNIGHT}[kind]
             yield read_query(name, {column: value})
             if kind in ("string", "long"):
-                yield known_query(name, list(dict.fromkeys([column, schema.names[0]])), (column, [value, None]))
+                yield known_query(name, list(dict.fromkeys([column, schema.names[0]])), column, [value, None])
 
 
 @cache
@@ -96,7 +81,7 @@ def analytics_queries() -> Iterator[Query]:
     for question, every, version in product(get_args(Question), get_args(Every), (None, 3)):
         asked = kql(question, Window("o'x", MIDNIGHT, after(60), every, version))
         yield asked
-        yield Query(asked.shown, asked.columns)  # as `al query --show-kql` prints it
+        yield Query(asked.shown, asked.answer)  # as `al query --show-kql` prints it
 
 
 def _readers() -> list[Any]:
@@ -105,14 +90,14 @@ def _readers() -> list[Any]:
 
 def test_every_query_is_valid_and_answers_with_the_columns_expected() -> None:
     for query, answer in zip(queries(), analyse([query.kql for query in queries()]), strict=True):
-        assert answer["diagnostics"] == [], query.kql
-        assert [column.split(":")[0] for column in answer["columns"]] == list(query.columns), query.kql
+        assert answer.diagnostics == [], query.kql
+        assert answer.columns == [f"{one.name}:{kql_type(one.type)}" for one in query.answer], query.kql
 
 
 def test_every_set_up_command_is_valid() -> None:
     commands = setup_commands()
     for command, answer in zip(commands, analyse(commands), strict=True):
-        assert answer["diagnostics"] == [], command
+        assert answer.diagnostics == [], command
 
 
 def test_the_analyser_sees_what_is_wrong() -> None:
@@ -122,4 +107,19 @@ def test_the_analyser_sees_what_is_wrong() -> None:
         "predictions | where margin = 3",
         ".create-merge tabel x (a:int)",
     ]
-    assert all(answer["diagnostics"] for answer in analyse(wrong))
+    assert all(answer.diagnostics for answer in analyse(wrong))
+
+
+def test_no_text_of_any_test_gets_past_the_analyser() -> None:
+    """The engine behind the emulated service would answer all of these."""
+    pytest.importorskip("duckdb_kql")
+    from emulators.kusto import KustoEmulator
+    from kusto_adapters import ready_database
+
+    with KustoEmulator() as emulator:
+        database = ready_database(emulator)
+        for text in ("predictions | where margin = 3", "predictions | summarize count() by Margin"):
+            with pytest.raises(KustoServiceError, match="Error: "):
+                database.query(Query(text, PREDICTIONS))
+        with pytest.raises(KustoServiceError, match="Error: "):
+            database.command(".alter table predictions policy roworder (colour desc)")

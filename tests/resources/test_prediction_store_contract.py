@@ -19,7 +19,7 @@ from resource_adapters import EMBEDDED, LEDGER_STORES, PREDICTION_STORES, after,
 
 from al_core.records import LABELS, PREDICTIONS, SELECTIONS, image_keys, table_of
 from al_core.strategies.base import Order
-from al_resources.prediction_store import PredictionStore, delta
+from al_resources.prediction_store import PredictionStore, delta, kusto
 
 MARGIN = Order("margin")
 
@@ -191,6 +191,17 @@ def test_scan_reads_everything_since_a_moment_that_is_included(store: Prediction
     batches = list(store.scan(["image_id"], since=after(2.000_123)))
     assert sorted(i for b in batches for i in b["image_id"].to_pylist()) == sorted(image(n) for n in (2, 3, 4))
     assert sum(len(b) for b in store.scan(["image_id", "probs"])) == 5
+
+
+@pytest.mark.parametrize("moments", [1, 2, 10], ids=["all at once", "two moments", "one by one"])
+def test_a_log_of_many_pages_is_read_once(
+    store: PredictionStore, monkeypatch: pytest.MonkeyPatch, moments: int
+) -> None:
+    monkeypatch.setattr(kusto, "PAGE", 3)
+    rows = prediction_rows([{"image_id": image(n), "logged_at": after(n % moments)} for n in range(10)])
+    store.append(rows)
+    read = [one for batch in store.scan(["prediction_id", "probs"]) for one in batch["prediction_id"].to_pylist()]
+    assert sorted(read) == sorted(rows["prediction_id"].to_pylist())
 
 
 def test_the_watermark_counts_rows_and_knows_the_newest_to_the_microsecond(store: PredictionStore) -> None:

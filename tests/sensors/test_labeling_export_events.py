@@ -12,13 +12,15 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from azure.core.exceptions import HttpResponseError
 from emulators.azurite import Azurite, shared_azurite
 from emulators.events import Schema, blob_event, encoded, send
-from emulators.faults import FaultyDoor
+from emulators.faults import Fault, FaultyDoor
 from hypothesis import given
 from hypothesis import strategies as st
 
 from al_core.records import SELECTIONS, table_of, utc_now
+from al_resources import azure_storage
 from al_resources.azure_blobs import AzureBlobStore
 from al_resources.azure_data_settings import AzureDataSettings
 from al_resources.event_queue import EventQueue
@@ -195,6 +197,28 @@ def test_an_event_for_a_blob_that_is_gone_is_said_and_forgotten(
     assert reason(first) == "labeling/exports/a.json is gone"
     assert reason(tick(platform, instance, first.cursor)) == "no new exports"
     assert platform.events.counts()["waiting"] == 0
+    hear(platform, f"{INBOX}/a.json", times=2)
+    assert reason(tick(platform, instance)) == "no new exports"
+    assert platform.ledgers.read("exports").select("path", "status").rows() == [(f"{INBOX}/a.json", "gone")]
+
+
+def test_an_export_that_was_merged_may_be_deleted(
+    platform: Platform, instance: dg.DagsterInstance, export: Callable[..., str]
+) -> None:
+    path = export("a.json")
+    merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    platform.blobs.delete(path)
+    assert reason(tick(platform, instance)) == "no new exports"
+    assert platform.ledgers.read("exports")["status"].to_list() == ["merged"]
+
+
+def test_an_export_that_was_gone_and_comes_back_is_merged(
+    platform: Platform, instance: dg.DagsterInstance, export: Callable[..., str]
+) -> None:
+    platform.blobs.delete(export("a.json"))
+    tick(platform, instance)
+    export("a.json")
+    assert len(keys(tick(platform, instance))) == 1
 
 
 def test_what_an_event_says_of_a_blob_that_was_replaced_meanwhile_does_not_count(
@@ -460,6 +484,60 @@ def test_a_name_full_of_quotes_and_queries_is_a_name(
     path = export(name)
     (key,) = keys(tick(platform, instance))
     assert key.startswith(f"{path}@")
+
+
+# ---------------------------------------------------------------------- a queue in trouble
+@pytest.fixture
+def queue_door(azurite: Azurite, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyDoor]:
+    """Every request to the queue passes here; nobody is patient."""
+    hurried = {"initial_backoff": 0, "increment_base": 0.1, "retry_total": 3, "random_jitter_range": 0}
+    monkeypatch.setattr(azure_storage, "PATIENCE", hurried)
+    with FaultyDoor(azurite.queue_url) as door:
+        name = platform.settings.azure.events_queue_url.rsplit("/", 1)[-1]
+        azure = platform.settings.azure.model_copy(update={"events_queue_url": f"{door.url}/{name}"})
+        platform.__dict__["events"] = EventQueue(azure, hidden_seconds=1)
+        yield door
+
+
+@pytest.mark.parametrize("status", [500, 503, None], ids=["error", "throttled", "answer lost"])
+def test_a_queue_in_trouble_costs_time_and_no_export(
+    platform: Platform,
+    instance: dg.DagsterInstance,
+    export: Callable[..., str],
+    queue_door: FaultyDoor,
+    status: int | None,
+) -> None:
+    """Receiving and deleting fail once each; a message whose delivery was lost is hidden and comes again."""
+    path = export("a.json")
+    queue_door.faults = [Fault("GET", "/messages", status), Fault("DELETE", "/messages", status)]
+    cursor, found = TODAY, list[str]()
+    for _ in range(3):
+        result = tick(platform, instance, cursor)
+        cursor = str(result.cursor)
+        found += keys(result)
+        if not found:
+            until_visible_again()
+    assert set(found) == {f"{path}@{platform.blobs.info(path).etag}"}
+    assert [fault.times for fault in queue_door.faults] == [0, 0]
+    assert platform.events.counts() == {"waiting": 0, "poison": 0}
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_in_an_outage_of_the_queue_a_tick_fails_and_the_next_one_goes_on(
+    platform: Platform, instance: dg.DagsterInstance, export: Callable[..., str], queue_door: FaultyDoor, status: int
+) -> None:
+    export("a.json")
+    cursor, found = TODAY, list[str]()
+    for method in ("GET", "DELETE"):
+        queue_door.faults = [Fault(method, "/messages", status, times=100)]
+        with pytest.raises(HttpResponseError, match="ServerBusy"):
+            tick(platform, instance, cursor)
+        queue_door.faults = []
+        result = tick(platform, instance, cursor)
+        cursor = str(result.cursor)
+        found += keys(result)
+    assert len(found) == 1
+    assert platform.events.counts() == {"waiting": 0, "poison": 0}
 
 
 def test_a_name_that_no_blob_of_ours_can_have_is_said_and_forgotten(
