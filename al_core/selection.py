@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from al_core.images import BadImage, NearDuplicates, may_have_near_duplicates
 from al_core.records import PREDICTIONS, SELECTIONS, table_of, utc_now
@@ -133,8 +134,8 @@ def select_batch(
         rows = _rows(chosen, None if order.column == "random" else chosen.column(order.column).to_numpy())
         details: dict[str, float] = {}
     else:
-        table = _pool_table(candidates, strategy, strategy_seed, max(pool_limit, count) if count else 0)
-        pool = _pool(table, strategy, labeled, committee, device)
+        table, arrays = _pool_table(candidates, strategy, strategy_seed, max(pool_limit, count) if count else 0)
+        pool = _pool(table, arrays, strategy, labeled, committee, device)
         picks = strategy.query(pool, count, strategy_seed)
         rows, details = _rows(table.take(picks.indices), picks.scores, picks.clusters), picks.details
 
@@ -297,44 +298,46 @@ def _rows_at(table: pa.Table, positions: Sequence[int]) -> pa.Table:
     return table.take(pa.array(positions, pa.int64()))
 
 
-def _pool_table(candidates: _Candidates, strategy: QueryStrategy, seed: int, limit: int) -> pa.Table:
+def _pool_table(
+    candidates: _Candidates, strategy: QueryStrategy, seed: int, limit: int
+) -> tuple[pa.Table, dict[str, np.ndarray]]:
     """First of two stages: the store's cheap order finds the images whose arrays are worth loading.
 
-    They are free of near-duplicates before the strategy sees them, so its batch stays whole.
+    They are free of near-duplicates before the strategy sees them, so its batch stays whole. Returns their
+    provenance, by image id, and beside it the columns that the strategy needs as arrays.
     """
-    arrays = [column for column in ("probs", "embedding") if column in strategy.needs]
+    columns: list[str] = [column for column in ("probs", "embedding") if column in strategy.needs]
     prefilter = Order(strategy.prefilter, descending=strategy.prefilter == "entropy", seed=seed)
-    table = candidates.draw(prefilter, limit, arrays)
+    table = candidates.draw(prefilter, limit, columns)
     if candidates.unusable and not table.num_rows:
         raise ValueError(
-            f"strategy {strategy.name} needs {' and '.join(arrays)}, which none of the eligible images has "
+            f"strategy {strategy.name} needs {' and '.join(columns)}, which none of the eligible images has "
             f"logged ({len(candidates.unusable)} looked at); switch serving.log_embeddings on and score them "
             "again, or choose another strategy"
         )
-    return table.sort_by("image_id")
+    by_id = pc.sort_indices(table.column("image_id"))
+    arrays = {name: _matrix(table, name)[by_id.to_numpy()] for name in columns}  # ten times as fast as Arrow's take
+    return table.drop_columns(columns).take(by_id), arrays
 
 
 def _pool(
     table: pa.Table,
+    arrays: Mapping[str, np.ndarray],
     strategy: QueryStrategy,
     labeled: Labeled | None,
     committee: Callable[[Sequence[str]], np.ndarray] | None,
     device: str,
 ) -> Pool:
     ids = table.column("image_id").to_pylist()
-    arrays: dict[str, np.ndarray] = {}
-    if "probs" in strategy.needs:
-        arrays["probs"] = _matrix(table, "probs")
-    if "embedding" in strategy.needs:
-        arrays["embeddings"] = _matrix(table, "embedding")
+    known = {"probs": arrays.get("probs"), "embeddings": arrays.get("embedding")}
     if "committee" in strategy.needs and committee is not None:
-        arrays["committee"] = committee(ids)
+        known["committee"] = committee(ids)
     if labeled is not None:
-        arrays |= {"labeled_embeddings": labeled.embeddings, "labeled_targets": labeled.targets}
+        known |= {"labeled_embeddings": labeled.embeddings, "labeled_targets": labeled.targets}
     return Pool(
         image_ids=np.array(ids, str),
         labeled_ids=None if labeled is None else labeled.image_ids,
-        **{name: to_device(array, device) for name, array in arrays.items()},
+        **{name: to_device(array, device) for name, array in known.items() if array is not None},
     )
 
 

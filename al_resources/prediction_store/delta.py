@@ -51,7 +51,8 @@ SMALL_FILES = 8  # a partition with fewer is left alone
 MANY_SMALL_FILES = 64  # so many are merged whatever their size: every file costs each reader an open
 SMALL_SHARE = 0.2  # of the partition's bytes; below, rewriting the sorted file is not worth it yet
 TARGET_BYTES = 256 << 20
-SPILL_BYTES = 1 << 30  # memory a compaction may take before it sorts on disk
+SORT_BYTES = 1 << 30  # memory that a compaction may always take to sort in, beyond that on disk
+SORT_SHARE = 0.25  # of the free memory: the more, the fewer pieces are merged from disk
 
 _EMBEDDING = PREDICTIONS.get_field_index("embedding")
 _PHYSICAL = (
@@ -292,14 +293,25 @@ def _writer_properties() -> Any:
 
 
 def _rewrite(table: DeltaTable, partition: list[tuple[str, str, str]]) -> dict[str, int]:
-    return table.optimize.z_order(
-        ["margin"],
-        partition_filters=partition,
-        target_size=TARGET_BYTES,
-        max_concurrent_tasks=1,
-        max_spill_size=SPILL_BYTES,
-        writer_properties=_writer_properties(),
-    )
+    """Merge a partition's files into large ones, sorted by margin unless that takes more memory than there is."""
+    import psutil
+    from deltalake.exceptions import DeltaError
+
+    free = int(SORT_SHARE * psutil.virtual_memory().available)
+    how: dict[str, Any] = {
+        "partition_filters": partition,
+        "target_size": TARGET_BYTES,
+        "max_concurrent_tasks": 1,
+        "max_spill_size": max(SORT_BYTES, free),
+        "writer_properties": _writer_properties(),
+    }
+    try:
+        return table.optimize.z_order(["margin"], **how)
+    except DeltaError as error:
+        if "Resources exhausted" not in str(error):
+            raise
+        # Row groups are sorted as they were written, so a selection still finds its few; there are more to look at.
+        return table.optimize.compact(**how)
 
 
 # ---------------------------------------------------------------------- what lies where

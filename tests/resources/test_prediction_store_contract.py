@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -220,6 +221,24 @@ def test_the_token_changes_with_every_append_and_with_nothing_else(store: Predic
     assert len(set(tokens)) == 11
     store.compact()
     assert store.watermark().token == tokens[-1]
+
+
+def test_a_log_too_large_to_be_sorted_in_the_memory_there_is_becomes_few_files_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delta, "SORT_BYTES", 1 << 20)
+    monkeypatch.setattr(delta, "SORT_SHARE", 0)
+    store = PREDICTION_STORES["delta"](tmp_path, LEDGER_STORES["delta"](tmp_path))
+    wide = [float(n) for n in range(4096)]
+    for file in range(delta.SMALL_FILES):
+        rows = [{"image_id": image(100 * file + n), "margin": n / 100, "embedding": wide} for n in range(100)]
+        store.append(prediction_rows(rows))
+    done = store.compact()
+    assert (done["files_before"], done["files_after"]) == (delta.SMALL_FILES, 1)
+    assert not pl.scan_delta(str(tmp_path / "predictions")).collect()["margin"].is_sorted(), "there was memory enough"
+    assert store.count_eligible("digits", 1) == 100 * delta.SMALL_FILES
+    first = sorted(image(100 * file) for file in range(delta.SMALL_FILES))
+    assert ids(store.eligible("digits", 1, MARGIN, delta.SMALL_FILES, ["embedding"])) == first
 
 
 # ---------------------------------------------------------------------- bad rows
