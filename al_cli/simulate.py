@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from simulation.presets import DATA_DEFAULTS, PRESETS
+from simulation.presets import DATA_DEFAULTS, PRESETS, PRETRAINED
 
 
 @click.command()
@@ -102,8 +102,9 @@ def _study(options: dict[str, Any]) -> Any:
     named = ("annotators", "abstention", "seconds_per_label")
     oracle = {name: options[name] for name in named if options[name] is not None}
     defaults = DATA_DEFAULTS.get(facts["data"].partition(":")[0], {})
+    learned = PRETRAINED if options["pretrain"] and not options["frozen"] else {}
     try:
-        training = defaults | {"frozen": options["frozen"]} | dict(_pairs(options["training"]))
+        training = defaults | learned | {"frozen": options["frozen"]} | dict(_pairs(options["training"]))
         facts |= {"training": training, "oracle": OracleSettings(**oracle, **_noise(options["noise"]))}
         if options["pretrain"]:
             facts["pretrain"] = PretrainSettings(epochs=options["pretrain"])

@@ -58,15 +58,7 @@ def pretrain(
     settings: PretrainSettings,
     say: Callable[[str], None],
 ) -> Classifier:
-    """A network whose encoder tells the images (N, channels, size, size), uint8, apart; its head means nothing.
-
-    Raises:
-        ValueError: fewer images than a batch.
-    """
-    if len(pixels) < settings.batch_size:
-        raise ValueError(
-            f"{len(pixels)} images are fewer than a batch of {settings.batch_size}; lower pretrain.batch_size"
-        )
+    """A network whose encoder tells the images (N, channels, size, size), uint8, apart; its head means nothing."""
     device = resolve_device(training.device)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
@@ -81,7 +73,8 @@ def pretrain(
             }
         ).to(device)
         views = _Views(preprocessing, mirror=training.augment == "shift_flip")
-        steps = len(pixels) // settings.batch_size
+        size = min(settings.batch_size, len(pixels))
+        steps = len(pixels) // size
         optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=1e-2, fused=True)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_and_cosine(steps * settings.epochs))
         generator = torch.Generator().manual_seed(settings.seed)
@@ -92,7 +85,7 @@ def pretrain(
             order = torch.randperm(len(pixels), generator=generator)
             total = 0.0
             for step in range(steps):
-                rows = order[step * settings.batch_size : (step + 1) * settings.batch_size]
+                rows = order[step * size : (step + 1) * size]
                 batch = pixels[rows].to(device)
                 with autocast:
                     both = torch.cat([views(batch, generator), views(batch, generator)])

@@ -267,6 +267,19 @@ def test_the_command_runs_a_study_and_says_who_wins(images, tmp_path):
     assert people == OracleSettings(noise=0.1, class_noise={"spots": 0.3}, annotators=2, seconds_per_label=8)
 
 
+def test_what_was_learned_on_the_pool_is_trained_further_in_small_steps(images, tmp_path):
+    arguments = [
+        "--data", f"imagefolder:{images}", "--strategy", "random", "--seeds", "1", "--rounds", "1", "--budget", "3",
+        "--initial", "6", "--score-sample", "10", "--test-images", "20", "--train", "image_size=8", "--train",
+        "channels=1", "--train", "epochs=1", "--train", "device=cpu", "--workers", "1", "--pretrain", "1",
+    ]  # fmt: skip
+    result = CliRunner().invoke(simulate, [*arguments, "--output", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert load_study(tmp_path).training.learning_rate == 1e-3
+    faster = CliRunner().invoke(simulate, [*arguments, "--output", str(tmp_path), "--train", "learning_rate=0.002"])
+    assert "holds another study" in faster.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
