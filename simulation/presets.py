@@ -6,7 +6,7 @@ from typing import Any
 
 # data -> what its images want; anything can be overridden by --train
 DATA_DEFAULTS: dict[str, dict[str, Any]] = {
-    "digits": {"image_size": 16, "channels": 1, "epochs": 15, "incremental_epochs": 5, "augment": "shift"},
+    "digits": {"image_size": 16, "channels": 1, "epochs": 15, "incremental_epochs": 10, "augment": "shift"},
     "cifar10": {
         "image_size": 32,
         "channels": 3,
