@@ -96,7 +96,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 in hardware: most GPUs since 2020, CPUs with AVX512-BF16 or AMX."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 and newer can tell
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot tell
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
