@@ -112,8 +112,9 @@ def listen(
     there, gone = _as_they_lie(blobs, chosen)
     recorded = {(path, etag) for path in chosen for etag in ledgers.read("exports", path=path)["etag"]}
     heard.found = consider(blobs, ledgers, images, settings, there, recorded, cursor.waiting, now)
+    read = {path for path, _ in recorded}  # these may be deleted
     for path in gone:
-        if path not in dict(recorded):  # else it was read, and may be deleted
+        if path not in read:
             note_gone(ledgers, path)
             heard.found.gone.append(path)
     later = cursor.waiting.keys() & set(heard.cursor.backlog)
