@@ -18,9 +18,11 @@ from torch import nn
 from torch.nn import functional
 
 from al_core.checkpoint import WEIGHTS_FILE, load_weights, read_manifest, save_weights
+from al_core.early_stopping import EarlyStopping
 from al_core.networks import Classifier, build_network, load_state, preprocessing_for, resolve_device
 from al_core.preprocessing import normalise, read_in_chunks
 from al_core.records import ModelManifest, Preprocessing
+from al_core.softmax_regression import fit_linear_head
 from al_core.training import LabeledImage, TrainingRequest, TrainingResult
 from al_core.training_settings import TrainingSettings
 
@@ -52,10 +54,10 @@ class TorchTrainer:
       preprocessing cannot be continued: training starts cold, and the log says why.
     * New classes get new rows in the head, after the parent's rows.
     * AdamW with warm-up and cosine decay. An epoch is one pass, but at least `MIN_STEPS` steps.
-    * Early stopping by validation loss, best weights kept. Patience counts from the middle of the schedule:
-      before the learning rate falls a warm start looks worse than its parent (stopping there cost 1 to 3
-      points on digits). With fewer than `MIN_VALIDATION` validation images all epochs are run and the last
-      weights count. Validation images are never trained on.
+    * Early stopping where the validation loss is clearly above its best, see `EarlyStopping`. Patience counts
+      from the middle of the schedule: before the learning rate falls a warm start looks worse than its parent
+      (stopping there cost 1 to 3 points on digits). With fewer than `MIN_VALIDATION` validation images all
+      epochs are run and the last weights count. Validation images are never trained on.
     * Uneven classes: the loss weighs a class by 1/sqrt(its share). Active learning asks for the hard classes
       more often; full balancing would let a class of three labels rule, none would let the large ones.
     * `frozen`: embeddings once, then the head as logistic regression, a convex problem solved to its end
@@ -177,8 +179,7 @@ class _Task:
         generator = torch.Generator().manual_seed(settings.seed)
         batches = _batches(len(self.train), batch, generator)
         losses: list[float] = []
-        validation_losses: list[float] = []
-        best, best_epoch, best_weights = math.inf, -1, None
+        stopping = EarlyStopping(self.network, settings.patience, self.epochs // 2)
         for epoch in range(self.epochs):
             self.network.train()
             total = torch.zeros((), device=self.device)
@@ -203,56 +204,34 @@ class _Task:
                     f"training diverged in epoch {epoch + 1} (loss {losses[-1]}); "
                     f"lower training.{'incremental_' if self.warm else ''}learning_rate, now {rate:g}"
                 )
-            if self.judges:
-                validation_losses.append(self._validation_loss())
-                if validation_losses[-1] < best:
-                    best, best_epoch = validation_losses[-1], epoch
-                    best_weights = {name: value.clone() for name, value in self.network.state_dict().items()}
-            self._tell(epoch, losses, validation_losses)
-            if self.judges and epoch - max(best_epoch, self.epochs // 2) >= settings.patience:
+            stop = self.judges and stopping.watch(self._validation_losses())
+            self._tell(epoch, losses, stopping.mean_losses)
+            if stop:
                 break
-        if best_weights is not None:
-            self.network.load_state_dict(best_weights)
         return {
             "epochs": len(losses),
-            "best_epoch": best_epoch + 1 if best_weights is not None else len(losses),
+            "best_epoch": stopping.settle() if self.judges else len(losses),
             "steps_per_epoch": steps,
             "train_loss": [round(loss, 5) for loss in losses],
-            "validation_loss": [round(loss, 5) for loss in validation_losses],
+            "validation_loss": [round(loss, 5) for loss in stopping.mean_losses],
             "precision": str(self.half or torch.float32).removeprefix("torch."),
         }
 
     def fit_head(self) -> dict[str, Any]:
-        """The head only, on embeddings computed once; features are standardised and the scaling folded in."""
-        embeddings = self._embed(self.train)
-        std, mean = torch.std_mean(embeddings, dim=0, correction=0)
-        std = torch.where(std > 1e-6, std, 1.0)
-        features, targets = (embeddings - mean) / std, self.train.targets.to(self.device)
-        head = nn.Linear(features.shape[1], self.network.head.out_features, device=self.device)
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-        optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
-        losses: list[float] = []
-
-        def closure() -> torch.Tensor:
-            optimizer.zero_grad()
-            loss = functional.cross_entropy(
-                head(features), targets, self.class_weights, label_smoothing=self.settings.label_smoothing
-            )
-            loss = loss + self.settings.weight_decay / 2 * head.weight.square().sum()
-            loss.backward()
-            losses.append(loss.item())
-            return loss
-
-        optimizer.step(closure)
-        if not math.isfinite(losses[-1]):
-            raise ValueError("the embeddings of the frozen encoder are not finite; its weights are broken")
+        """The head only, on embeddings computed once."""
+        found = fit_linear_head(
+            self._embed(self.train),
+            self.train.targets.to(self.device),
+            self.class_weights,
+            label_smoothing=self.settings.label_smoothing,
+            weight_decay=self.settings.weight_decay,
+        )
         with torch.no_grad():
-            self.network.head.weight.copy_(head.weight / std)
-            self.network.head.bias.copy_(head.bias - (head.weight / std) @ mean)
+            self.network.head.weight.copy_(found.weight)
+            self.network.head.bias.copy_(found.bias)
         return {
-            "epochs": len(losses),
-            "train_loss": [round(losses[0], 5), round(losses[-1], 5)],
+            "epochs": found.evaluations,
+            "train_loss": [round(found.loss, 5)],
             "precision": "float32",
         }
 
@@ -289,9 +268,10 @@ class _Task:
             return self._in_chunks(self.network.embed, images.pixels)
         return images.embeddings.to(self.device)
 
-    def _validation_loss(self) -> float:
+    def _validation_losses(self) -> torch.Tensor:
+        """Of each validation image, (V,)."""
         targets = self.validation.targets.to(self.device)
-        return functional.cross_entropy(self._logits(self.validation), targets).item()
+        return functional.cross_entropy(self._logits(self.validation), targets, reduction="none")
 
     def _tell(self, epoch: int, losses: Sequence[float], validation_losses: Sequence[float]) -> None:
         every = max(1, self.epochs // 5)

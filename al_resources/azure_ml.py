@@ -33,7 +33,7 @@ SCORING_PACKAGES = (
     "python-multipart", "safetensors", "starlette", "tenacity", "torch", "torchvision", "uvicorn",
 )  # fmt: skip
 TRAINING_PACKAGES = (
-    "dagster-pipes", "numpy", "pillow", "polars", "pyarrow", "pydantic", "safetensors", "scikit-learn", "torch",
+    "dagster-pipes", "numpy", "pillow", "polars", "pyarrow", "pydantic", "safetensors", "scipy", "torch",
     "torchvision",
 )  # fmt: skip
 SCORING_SCRIPT = "al_serving/score.py"
