@@ -32,7 +32,7 @@ class TrainingSettings(BaseModel):
     patience: int = Field(
         10,
         ge=1,
-        description="stop after this many epochs without a better validation loss, in the schedule's second half",
+        description="stop after this many epochs whose validation loss is clearly above the best, in the second half",
     )
     batch_size: int = Field(32, ge=2, description="images per step")
     learning_rate: float = Field(
