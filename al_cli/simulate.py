@@ -24,7 +24,11 @@ from simulation.presets import DATA_DEFAULTS, PRESETS, PRETRAINED
 @click.option("--score-sample", type=click.IntRange(1), help="Images scored per round.  [default: 500]")
 @click.option("--no-return", is_flag=True, help="Scored but unselected images do not come back.")
 @click.option("--test-images", type=click.IntRange(1), help="Size of the test set.  [default: 500]")
+@click.option("--imbalance", type=click.FloatRange(1), metavar="RATIO",
+              help="A pool with a long tail, its rarest class RATIO times rarer.  [default: 1]")  # fmt: skip
 @click.option("--control-share", type=click.FloatRange(0, 1), help="Random part of each batch.  [default: 0]")
+@click.option("--validation-share", type=click.FloatRange(0, 1, max_open=True),
+              help="Part of the labels that stops and calibrates the training.  [default: 0.1]")  # fmt: skip
 @click.option("--noise", multiple=True, metavar="RATE|CLASS=RATE",
               help="Share of wrong answers, of all classes or of one; repeat it.")  # fmt: skip
 @click.option("--annotators", type=click.IntRange(1), help="People who answer every image.")
@@ -88,7 +92,9 @@ def _study(options: dict[str, Any]) -> Any:
             "initial",
             "score_sample",
             "test_images",
+            "imbalance",
             "control_share",
+            "validation_share",
             "threads",
         )
         if (value := options[name]) is not None

@@ -4,8 +4,9 @@
 
 The peer is written as modAL's own documentation does it: an `ActiveLearner` around skorch's classifier. It gets the
 same network, augmentation, optimizer, learning rates, passes and batches, warm starts, decoded pixels, first labels,
-and as many scored images a round. It neither calibrates nor keeps checkpoints, records and near-duplicates apart.
-Both take turns, seed by seed, on one thread.
+and as many scored images a round. It neither calibrates nor keeps checkpoints, records and near-duplicates apart, and
+trains on every label: the run to compare its accuracy with is the one without validation images.
+All take turns, seed by seed, on one thread.
 """
 
 from __future__ import annotations
@@ -70,9 +71,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]
     preprocessing = preprocessing_for("small_cnn", size=study.training.image_size, channels=study.training.channels)
     prepare(data, preprocessing, folder / "images")
     prepared = load_prepared(data, folder / "images")
+    all_labels = study.model_copy(update={"validation_share": 0.0})
     frozen, embedded = frozen_mode(study, data, folder, arguments.pretrain)
     variants: dict[str, Callable[[int], CURVE]] = {
         "al simulate": lambda seed: ours(study, prepared, folder / f"full-{seed}", seed),
+        "al simulate --validation-share 0": lambda seed: ours(all_labels, prepared, folder / f"all-{seed}", seed),
         "modAL and skorch": lambda seed: peer(study, prepared, seed),
         "al simulate --frozen": lambda seed: ours(frozen, embedded, folder / f"frozen-{seed}", seed),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -53,12 +53,18 @@ class LabeledData:
     test_ids: frozenset[str] | None = None  # where the source brings its own test set
     notes: tuple[str, ...] = ()  # what was left out, and why
 
-    def split(self, seed: int, test_images: int) -> tuple[list[LabeledImage], list[LabeledImage]]:
+    def split(self, seed: int, test_images: int, imbalance: float = 1) -> tuple[list[LabeledImage], list[LabeledImage]]:
         """Pool and test set: the source's own, or `test_images` drawn from `seed`.
 
+        With an `imbalance` the pool has a long tail, see `long_tailed`; the test set stays as it is.
+
         Raises:
-            BadData: nothing would be left for the pool.
+            BadData: nothing would be left for the pool, or for one of its classes.
         """
+        pool, test = self._divide(seed, test_images)
+        return (long_tailed(pool, imbalance, seed) if imbalance > 1 else pool), test
+
+    def _divide(self, seed: int, test_images: int) -> tuple[list[LabeledImage], list[LabeledImage]]:
         test = self.test_ids
         if test is None:
             if test_images >= len(self.images):
@@ -72,6 +78,32 @@ class LabeledData:
             return pool, [image for image in self.images if image.image_id in test]
         pool = [image for image in self.images if image.image_id not in test]
         return pool, [image for image in self.images if image.image_id in test]
+
+
+def long_tailed(images: Sequence[LabeledImage], imbalance: float, seed: int) -> list[LabeledImage]:
+    """Fewer images of some classes: of C classes the i-th keeps `imbalance ** (-i / (C - 1))` of its images.
+
+    Which classes are rare, and which of their images stay, follows from `seed`; the order of the images is kept.
+    Source: Cui, Jia, Lin, Song & Belongie (2019), Class-Balanced Loss Based on Effective Number of Samples, CVPR,
+    section 5.1 (long-tailed CIFAR).
+
+    Raises:
+        BadData: a class would have no image left.
+    """
+    generator = np.random.default_rng([seed, len(images)])
+    labels = np.array([image.label for image in images])
+    classes = generator.permutation(np.unique(labels))
+    kept = []
+    for number, name in enumerate(classes):
+        rows = np.flatnonzero(labels == name)
+        count = round(len(rows) * imbalance ** (-number / max(1, len(classes) - 1)))
+        if count < 1:
+            raise BadData(
+                f"an imbalance of {imbalance:g} leaves none of the {len(rows)} images of class {str(name)!r}; "
+                "ask for less"
+            )
+        kept.append(generator.choice(rows, count, replace=False))
+    return [images[row] for row in np.sort(np.concatenate(kept))]
 
 
 @dataclass

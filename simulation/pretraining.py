@@ -42,7 +42,7 @@ def pretrain_on_pool(
     if not file.exists():
         pixels = np.load(folder / "images" / "pixels.npy", mmap_mode="r")
         position = {image.image_id: row for row, image in enumerate(data.images)}
-        pool, _ = data.split(0, study.test_images)
+        pool, _ = data.split(0, study.test_images, study.imbalance)
         rows = np.array(sorted(position[image.image_id] for image in pool))
         network = pretrain(torch.from_numpy(pixels[rows]), preprocessing, study.training, study.pretrain, say)
         part = file.with_suffix(".part")

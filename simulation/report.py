@@ -162,6 +162,7 @@ def _protocol(study: Study, table: pl.DataFrame) -> Block:
             f"{study.score_sample} scored images; unselected images {back}",
         ),
         ("test set", f"{study.test_images} images outside the pool"),
+        ("validation", f"{study.validation_share:.0%} of the labels"),
         (
             "model",
             f"{encoder}{training.architecture}, {training.image_size}x{training.image_size} pixels, "
@@ -175,8 +176,10 @@ def _protocol(study: Study, table: pl.DataFrame) -> Block:
         ("code", ", ".join(table["code_version"].unique().sort())),
         ("settings", study.key),
     ]
+    if study.imbalance > 1:
+        facts.insert(1, ("imbalance", f"the rarest class of the pool is {study.imbalance:g} times rarer"))
     if study.pretrain is not None:
-        facts.insert(4, ("pretraining", f"SimCLR on the pool, {study.pretrain.epochs} epochs"))
+        facts.insert(-2, ("pretraining", f"SimCLR on the pool, {study.pretrain.epochs} epochs"))
     return Block("How it was done", [], ["", ""], facts)
 
 

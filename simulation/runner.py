@@ -137,10 +137,10 @@ def _claim(study: Study, folder: Path) -> Study:
 def _check_fits(study: Study, data: LabeledData) -> None:
     """Fail before the first round, not in the last."""
     Oracle(study.oracle, data.classes, seed=0)
-    pool, _ = data.split(0, study.test_images)
-    if study.labels_needed() > len(pool):
+    pool = min(len(data.split(seed, study.test_images, study.imbalance)[0]) for seed in range(study.seeds))
+    if study.labels_needed() > pool:
         raise BadData(
-            f"{data.name} leaves a pool of {len(pool)} images beside the test set, but {study.initial} first "
+            f"{data.name} leaves a pool of {pool} images beside the test set, but {study.initial} first "
             f"labels and {study.rounds} rounds of {study.budget} need {study.labels_needed()}; ask for fewer"
         )
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from small_study import write_images
 
 from al_core.images import decode_image
-from simulation.datasets import BadData, load_data
+from al_core.training import LabeledImage
+from simulation.datasets import BadData, load_data, long_tailed
 
 
 def test_digits_are_built_in():
@@ -53,6 +57,40 @@ def test_the_test_set_is_drawn_from_the_seed_and_lies_outside_the_pool(tmp_path:
     assert not {image.image_id for image in pool} & {image.image_id for image in test}
     assert data.split(1, 10) == (pool, test)
     assert data.split(2, 10)[1] != test
+
+
+@given(
+    sizes=st.lists(st.integers(20, 60), min_size=2, max_size=6),
+    imbalance=st.floats(1.5, 20),
+    seed=st.integers(0, 1000),
+)
+def test_a_long_tail_thins_the_classes_in_equal_steps(sizes, imbalance, seed):
+    images = [LabeledImage(f"{label}-{n}", "", str(label)) for label, size in enumerate(sizes) for n in range(size)]
+    kept = long_tailed(images, imbalance, seed)
+    assert kept == [image for image in images if image in set(kept)]  # some of them, in their order
+    counts = Counter(image.label for image in kept)
+    shares = sorted((counts[str(label)] / size for label, size in enumerate(sizes)), reverse=True)
+    expected = np.geomspace(1, 1 / imbalance, len(sizes))
+    assert np.allclose(shares, expected, atol=0.5 / min(sizes) + 1e-9)  # but for rounding to whole images
+
+
+def test_which_classes_are_rare_depends_on_the_seed_and_the_test_set_stays(tmp_path: Path):
+    data = load_data(f"imagefolder:{write_images(tmp_path, 40)}")
+    pool, test = data.split(3, 30, imbalance=8)
+    assert (pool, test) == data.split(3, 30, imbalance=8)
+    assert test == data.split(3, 30)[1]
+    assert set(pool) < set(data.split(3, 30)[0])
+    rarest = {
+        min(Counter(image.label for image in data.split(seed, 30, imbalance=8)[0]).items(), key=lambda item: item[1])[0]
+        for seed in range(12)
+    }
+    assert rarest == set(data.classes)
+
+
+def test_an_imbalance_that_leaves_nothing_of_a_class_is_an_error(tmp_path: Path):
+    data = load_data(f"imagefolder:{write_images(tmp_path, 10)}")
+    with pytest.raises(BadData, match=r"an imbalance of 100 leaves none of the \d+ images of class"):
+        data.split(0, 5, imbalance=100)
 
 
 def test_the_same_picture_twice_is_one_image_and_one_in_two_classes_is_none(tmp_path: Path):

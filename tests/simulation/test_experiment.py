@@ -256,7 +256,7 @@ def test_the_command_runs_a_study_and_says_who_wins(images, tmp_path):
         "--rounds", "1", "--budget", "3", "--initial", "6", "--score-sample", "10", "--test-images", "20",
         "--train", "image_size=8", "--train", "channels=1", "--train", "epochs=1", "--train", "device=cpu",
         "--noise", "0.1", "--noise", "spots=0.3", "--annotators", "2", "--seconds-per-label", "8",
-        "--workers", "1", "--output", str(tmp_path), "--json",
+        "--imbalance", "4", "--validation-share", "0", "--workers", "1", "--output", str(tmp_path), "--json",
     ]  # fmt: skip
     result = CliRunner().invoke(simulate, arguments)
     assert result.exit_code == 0, result.output
@@ -265,6 +265,8 @@ def test_the_command_runs_a_study_and_says_who_wins(images, tmp_path):
     assert (tmp_path / "report.html").exists()
     people = load_study(tmp_path).oracle
     assert people == OracleSettings(noise=0.1, class_noise={"spots": 0.3}, annotators=2, seconds_per_label=8)
+    assert (load_study(tmp_path).imbalance, load_study(tmp_path).validation_share) == (4, 0)
+    assert "the rarest class of the pool is 4 times rarer" in (tmp_path / "report.md").read_text()
 
 
 def test_what_was_learned_on_the_pool_is_trained_further_in_small_steps(images, tmp_path):
@@ -289,6 +291,8 @@ def test_what_was_learned_on_the_pool_is_trained_further_in_small_steps(images, 
         (["--train", "epochs"], "'epochs' is no KEY=VALUE"),
         (["--frozen"], "a frozen encoder needs weights"),
         (["--rounds", "500"], "leaves a pool of 1297 images"),
+        (["--rounds", "60", "--imbalance", "20"], "leaves a pool of 4"),
+        (["--imbalance", "1000"], "leaves none of the"),
         (["--noise", "0.1", "--noise", "0.2"], "0.1 and 0.2 for all classes; give one rate"),
         (["--noise", "7=1.5"], "class_noise.7: Input should be less than 1"),
         (["--noise", "seven=0.1"], "class_noise names ['seven']"),
