@@ -27,6 +27,7 @@ from simulation.datasets import LabeledData
 from simulation.study import PretrainSettings, Study
 
 ENCODER_FILE = "encoder.safetensors"
+STATE_FILE = "pretraining.safetensors"  # where it stands, after each epoch; gone when it is done
 PROJECTION = 128  # width of the space in which views are compared; thrown away afterwards
 EMBED_ROWS = 256
 
@@ -44,10 +45,12 @@ def pretrain_on_pool(
         position = {image.image_id: row for row, image in enumerate(data.images)}
         pool, _ = data.split(0, study.test_images, study.imbalance)
         rows = np.array(sorted(position[image.image_id] for image in pool))
-        network = pretrain(torch.from_numpy(pixels[rows]), preprocessing, study.training, study.pretrain, say)
+        state = folder / STATE_FILE
+        network = pretrain(torch.from_numpy(pixels[rows]), preprocessing, study.training, study.pretrain, say, state)
         part = file.with_suffix(".part")
         save_weights(network, part)
         part.rename(file)
+        state.unlink(missing_ok=True)
     return file
 
 
@@ -57,8 +60,13 @@ def pretrain(
     training: TrainingSettings,
     settings: PretrainSettings,
     say: Callable[[str], None],
+    state: Path | None = None,
 ) -> Classifier:
-    """A network whose encoder tells the images (N, channels, size, size), uint8, apart; its head means nothing."""
+    """A network whose encoder tells the images (N, channels, size, size), uint8, apart; its head means nothing.
+
+    Where it stands is written to the file `state` after each epoch. Stopped and called again it goes on from there,
+    and on the CPU ends with the same weights.
+    """
     device = resolve_device(training.device)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
@@ -76,12 +84,13 @@ def pretrain(
         size = min(settings.batch_size, len(pixels))
         steps = len(pixels) // size
         optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=1e-2, fused=True)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_and_cosine(steps * settings.epochs))
+        rate = warm_up_and_cosine(steps * settings.epochs)
         generator = torch.Generator().manual_seed(settings.seed)
+        first = _load_state(state, model, optimizer, generator) if state is not None and state.exists() else 0
         autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_fast_bfloat16(device))
         began = time.monotonic()
         model.train()
-        for epoch in range(settings.epochs):
+        for epoch in range(first, settings.epochs):
             order = torch.randperm(len(pixels), generator=generator)
             total = 0.0
             for step in range(steps):
@@ -93,13 +102,55 @@ def pretrain(
                 loss = contrastive_loss(projected.float(), settings.temperature)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.learning_rate * rate(epoch * steps + step)
                 optimizer.step()
-                scheduler.step()
                 total += loss.item()
-            if (epoch + 1) % max(1, settings.epochs // 10) == 0:
-                minutes = (time.monotonic() - began) / 60
-                say(f"pretraining, epoch {epoch + 1}/{settings.epochs}: loss {total / steps:.3f}, {minutes:.1f} min")
+            done = epoch + 1
+            if state is not None:
+                _save_state(state, model, optimizer, generator, done)
+            if done == first + 1 or done % max(1, settings.epochs // 10) == 0:
+                left = (time.monotonic() - began) / 60 / (done - first) * (settings.epochs - done)
+                say(f"pretraining, epoch {done}/{settings.epochs}: loss {total / steps:.3f}, {left:.1f} min left")
     return network.cpu().eval()
+
+
+def _save_state(
+    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator, epochs: int
+) -> None:
+    """Everything that the next epoch depends on, as tensors only."""
+    from safetensors.torch import save_file
+
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for number, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": value for name, value in values.items()}
+    tensors |= {"generator": generator.get_state(), "torch": torch.get_rng_state(), "epochs": torch.tensor(epochs)}
+    part = file.with_suffix(".part")
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, part)
+    part.replace(file)
+
+
+def _load_state(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> int:
+    """Bring everything to where `_save_state` left it; returns the epochs that are done."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(file)
+    model.load_state_dict(
+        {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    )
+    weights = list(model.parameters())
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, moment = name.split(".")
+            weight = weights[int(number)]
+            # the fused step wants the moments to lie in memory as their weights do
+            laid = torch.empty_like(weight, requires_grad=False).copy_(value) if value.shape == weight.shape else value
+            moments.setdefault(int(number), {})[moment] = laid
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    generator.set_state(tensors["generator"])
+    torch.set_rng_state(tensors["torch"])
+    return int(tensors["epochs"])
 
 
 def contrastive_loss(projected: torch.Tensor, temperature: float) -> torch.Tensor:

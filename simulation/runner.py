@@ -146,7 +146,14 @@ def _check_fits(study: Study, data: LabeledData) -> None:
 
 
 def _prepare(study: Study, data: LabeledData, folder: Path, say: Callable[[str], None]) -> None:
-    """Decode the images, learn the encoder and embed, each unless it was done."""
+    """Decode the images, learn the encoder and embed, each unless it was done; one process at a time."""
+    from filelock import FileLock
+
+    with FileLock(folder / ".prepare.lock"):
+        _prepare_alone(study, data, folder, say)
+
+
+def _prepare_alone(study: Study, data: LabeledData, folder: Path, say: Callable[[str], None]) -> None:
     from al_core.networks import preprocessing_for
     from simulation.experiment import prepare
 

@@ -13,14 +13,17 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 from click.testing import CliRunner
 from pydantic import ValidationError
 from small_study import small_study, write_images
 
 from al_cli.simulate import simulate
+from al_core.networks import preprocessing_for
 from al_core.training_settings import TrainingSettings
 from simulation.datasets import BadData
 from simulation.oracle import OracleSettings
+from simulation.pretraining import pretrain
 from simulation.report import write_report
 from simulation.runner import RunsFailed, StudyMismatch, load_study, run_study
 from simulation.study import PretrainSettings, Run, Study
@@ -189,9 +192,33 @@ def test_a_frozen_encoder_is_learned_on_the_pool_and_embeds_once(images, tmp_pat
     table = run_study(study, tmp_path, workers=1, say=said.append)
     assert any(line.startswith("pretraining, epoch 2/2") for line in said)
     assert (tmp_path / "images" / "embeddings.npy").exists()
+    assert not (tmp_path / "pretraining.safetensors").exists()
     warm, cold = (table.filter(start=start)["accuracy"].to_list() for start in ("warm", "cold"))
     assert warm == pytest.approx(cold, abs=0.07)  # the head is a convex problem: where it starts hardly matters
     assert set(table["study"]) == {study.key}
+
+
+def test_pretraining_goes_on_where_it_was_stopped(tmp_path):
+    class Killed(Exception):
+        pass
+
+    def say(line: str) -> None:
+        if line.startswith("pretraining, epoch 2/4"):
+            raise Killed
+
+    pixels = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    training = TrainingSettings(image_size=8, channels=1, device="cpu")
+    preprocessing = preprocessing_for(training.architecture, size=8, channels=1)
+    settings = PretrainSettings(epochs=4, batch_size=16)
+    whole = pretrain(pixels, preprocessing, training, settings, lambda line: None)
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        pretrain(pixels, preprocessing, training, settings, say, state)
+    said: list[str] = []
+    resumed = pretrain(pixels, preprocessing, training, settings, said.append, state)
+    assert said[0].startswith("pretraining, epoch 3/4")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
 
 
 def test_a_run_that_cannot_go_on_is_named_and_the_others_are_kept(images, tmp_path):
