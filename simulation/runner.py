@@ -190,7 +190,7 @@ def _work(study: Study, folder: Path, runs: list[Run], workers: int, tick: Calla
     if workers == 1:
         for run in runs:
             try:
-                _run_one(study, run, folder, os.getppid(), tick)
+                _run_one(study, run, folder, None, tick)
             except (ValueError, OSError, RuntimeError) as error:
                 failed[run.name] = f"{type(error).__name__}: {error}"
     else:
@@ -233,8 +233,8 @@ def _threads(count: int) -> Iterator[None]:
 _data_of_worker: dict[str, LabeledData] = {}
 
 
-def _run_one(study: Study, run: Run, folder: Path, parent: int, tick: Callable[[], None] = lambda: None) -> None:
-    """One run; in a worker process it ends with the process that asked for it."""
+def _run_one(study: Study, run: Run, folder: Path, parent: int | None, tick: Callable[[], None] = lambda: None) -> None:
+    """One run; in a worker process it ends with its `parent`, the process that asked for it."""
     from filelock import FileLock
 
     from simulation.experiment import Experiment, load_prepared
@@ -248,7 +248,7 @@ def _run_one(study: Study, run: Run, folder: Path, parent: int, tick: Callable[[
     with FileLock(place / ".lock"), _threads(study.threads):
         for _ in Experiment(study, run, prepared, place, _training(study, folder)).resume():
             tick()
-            if os.getppid() != parent:
+            if parent is not None and os.getppid() != parent:
                 return
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -127,6 +128,12 @@ def test_killed_and_started_again_it_gives_the_same_table(finished, tmp_path):
     broken = tmp_path / "runs" / last.name / "rounds.jsonl"
     broken.write_text(broken.read_text() + '{"strategy": "mar')  # as if killed while writing
     assert numbers(run_study(study, tmp_path, workers=1)).equals(numbers(expected))
+
+
+def test_it_outlives_the_shell_that_started_it(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("simulation.runner.os.getppid", itertools.count(100).__next__)
+    study = small_study(images, seeds=1, strategies=("random",))
+    assert run_study(study, tmp_path, workers=1).height == study.rounds + 1
 
 
 def test_in_several_processes_it_gives_the_same_table(finished, tmp_path):
