@@ -70,7 +70,9 @@ def write_report(folder: Path, table: pl.DataFrame, *, pictures: bool = True) ->
     blocks = [_conclusions(curves), _protocol(study, table)]
     for start, found in curves.items():
         name = f" ({start} start)" if len(curves) > 1 else ""
-        blocks += [_savings_table(found, name), _rounds_table(found, name), _wins_table(found, name)]
+        blocks += [_savings_table(found, name), _rounds_table(found, name)]
+        blocks += [_leads_table(found, name)] if BASELINE in found.strategies and len(found.strategies) > 1 else []
+        blocks += [_wins_table(found, name)]
     if len(curves) > 1:
         blocks.append(_starts_table(curves))
     blocks.append(_recall_table(folder, curves, starts[0]))
@@ -199,7 +201,7 @@ def _savings_table(curves: Curves, name: str) -> Block:
                 str(label_savings(curves, strategy)),
             ]
         else:
-            row += ["", "", "", "", "1x"]
+            row += ["", "", "", "", "1x" if strategy == BASELINE else ""]
         rows.append(row)
     note = (
         "Intervals: 95 %, bootstrap over paired seeds. p: two-sided sign-flip test, Holm-corrected over the "
@@ -217,19 +219,35 @@ def _savings_table(curves: Curves, name: str) -> Block:
     return Block(f"Strategies{name}", [note] if BASELINE in curves.strategies else [], head, rows)
 
 
-def _rounds_table(curves: Curves, name: str) -> Block:
+def _shown_rounds(curves: Curves) -> list[int]:
+    """About seven of them, the first and the last included."""
     last = curves.values.shape[2] - 1
-    shown = sorted(
+    return sorted(
         {0, *range(1, last, max(1, last // 6)), last} if last < 6 else {*range(0, last, max(1, last // 6)), last}
     )
+
+
+def _rounds_table(curves: Curves, name: str) -> Block:
     rows = []
-    for number in shown:
+    for number in _shown_rounds(curves):
         row = [str(number), str(int(curves.labels[number]))]
         for strategy in curves.strategies:
             mean, low, high = (float(end[number]) for end in mean_interval(curves.of(strategy)))
             row.append(f"{mean:.3f} ±{(high - low) / 2:.3f}")
         rows.append(row)
     return Block(f"Accuracy by round{name}", [], ["round", "labels", *curves.strategies], rows)
+
+
+def _leads_table(curves: Curves, name: str) -> Block:
+    """How far ahead of random each strategy is, and how sure, while the labels grow."""
+    rows = []
+    for number in _shown_rounds(curves)[1:]:  # round 0 is the same for all
+        leads = against_baseline(curves, lambda curve, number=number: curve[:, number])  # type: ignore[misc]
+        cells = [f"{_points(lead.difference)}, p = {lead.p_corrected:.2g}" for lead in leads]
+        rows.append([str(number), str(int(curves.labels[number])), *cells])
+    head = ["round", "labels", *(name for name in curves.strategies if name != BASELINE)]
+    note = "Points of accuracy, as above; p is corrected over the strategies, not over the rounds."
+    return Block(f"Over random by round{name}", [note], head, rows)
 
 
 def _wins_table(curves: Curves, name: str) -> Block:

@@ -131,7 +131,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 def against_baseline(
     curves: Curves, value: Callable[[np.ndarray], np.ndarray], baseline: str = BASELINE
 ) -> list[Comparison]:
-    """Every strategy against the baseline in one number per seed, like the final accuracy.
+    """Every strategy against the baseline in one number per seed, like the final accuracy; nothing without a baseline.
 
     Args:
         curves: The study.
@@ -139,7 +139,7 @@ def against_baseline(
         baseline: What to compare with.
     """
     others = [name for name in curves.strategies if name != baseline]
-    if not others:
+    if not others or baseline not in curves.strategies:
         return []
     pairs = [value(curves.of(name)) - value(curves.of(baseline)) for name in others]
     raw = np.array([sign_flip_p(pair) for pair in pairs])

@@ -275,6 +275,25 @@ def test_the_report_is_one_file_that_loads_nothing(finished, tmp_path):
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_report_says_round_by_round_how_far_ahead_of_random_a_strategy_is(finished):
+    _, folder, table = finished
+    write_report(folder, table, pictures=False)
+    report = (folder / "report.md").read_text()
+    after = report.partition("## Over random by round")[2].partition("##")[0]
+    shown = {int(line.split("|")[1]): line for line in after.splitlines() if re.match(r"\| \d", line)}
+    assert set(shown) == {1, 2}
+    for round_, line in shown.items():
+        means = dict(table.filter(round=round_).group_by("strategy").agg(pl.col("accuracy").mean()).iter_rows())
+        assert f"{100 * (means['margin'] - means['random']):+.1f} [" in line
+
+
+def test_a_study_without_random_has_its_report_but_nothing_to_conclude(images, tmp_path):
+    table = run_study(small_study(images, seeds=1, rounds=1, strategies=("margin",)), tmp_path, workers=1)
+    summary = write_report(tmp_path, table, pictures=False)
+    assert "a study needs random sampling" in summary["conclusions"]["warm"]
+    assert "Accuracy by round" in (tmp_path / "report.md").read_text()
+
+
 def test_class_names_cannot_break_the_page(tmp_path):
     evil = "<script>alert(1)<"
     write_images(tmp_path / "images", 30, ("across", "down"))
