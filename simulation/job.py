@@ -26,6 +26,7 @@ class SimulationConfig(dg.Config):
     rounds: int = Field(30, ge=1, description="rounds after the first model")
     budget: int = Field(10, ge=1, description="labels per round")
     score_sample: int = Field(500, ge=1, description="images scored per round")
+    imbalance: float = Field(1, ge=1, description="the rarest class of the pool has this many times fewer images")
 
 
 @dg.op(description="Known labels in place of people; selection, training and evaluation are production's.")
@@ -60,6 +61,7 @@ def study_of(config: SimulationConfig) -> Study:
         rounds=config.rounds,
         budget=config.budget,
         score_sample=config.score_sample,
+        imbalance=config.imbalance,
         training=DATA_DEFAULTS.get(config.data.partition(":")[0], {}),
     )
 

@@ -10,8 +10,9 @@ import pytest
 
 from al_assets.definitions import build_definitions
 from al_resources.platform import Platform
+from simulation.runner import load_study
 
-SMALL = {"initial": 20, "rounds": 2, "budget": 5, "score_sample": 40}
+SMALL = {"initial": 20, "rounds": 2, "budget": 5, "score_sample": 40, "imbalance": 4}
 
 
 def run(platform: Platform, strategy: str, seed: int = 0) -> Any:
@@ -30,6 +31,7 @@ def test_runs_of_several_strategies_under_one_seed_add_up_to_a_comparison(platfo
     assert "margin" in metadata["comparison"].text
     assert metadata["curves"].md_str.startswith("![accuracy over labels](data:image/png;base64,")
     [study] = (platform.settings.home / "studies").iterdir()
+    assert load_study(study).imbalance == 4
     table = pl.read_parquet(study / "results.parquet")
     assert table.group_by("strategy").len().sort("strategy").rows() == [("margin", 3), ("random", 3)]
 
