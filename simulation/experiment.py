@@ -85,8 +85,7 @@ class Experiment:
     def __init__(self, study: Study, run: Run, prepared: Prepared, folder: Path, training: TrainingSettings) -> None:
         self.study, self.run, self.prepared, self.folder = study, run, prepared, folder
         data = prepared.data
-        # an encoder that was learned on the pool may have seen another seed's test images
-        pool, test = data.split(0 if study.pretrain else run.seed, study.test_images, study.imbalance)
+        pool, test = data.split(study.split_seed(run), study.test_images, study.imbalance)
         self.pool = {image.image_id: image for image in pool}
         self.test = test
         if study.labels_needed() > len(pool):

@@ -245,7 +245,7 @@ def _leads_table(curves: Curves, name: str) -> Block:
         leads = against_baseline(curves, lambda curve, number=number: curve[:, number])  # type: ignore[misc]
         cells = [f"{_points(lead.difference)}, p = {lead.p_corrected:.2g}" for lead in leads]
         rows.append([str(number), str(int(curves.labels[number])), *cells])
-    head = ["round", "labels", *(name for name in curves.strategies if name != BASELINE)]
+    head = ["round", "labels", *(strategy for strategy in curves.strategies if strategy != BASELINE)]
     note = "Points of accuracy, as above; p is corrected over the strategies, not over the rounds."
     return Block(f"Over random by round{name}", [note], head, rows)
 

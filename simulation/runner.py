@@ -63,9 +63,9 @@ def run_study(
     data = load_data(study.data)
     for note in data.notes:
         say(note)
-    _check_fits(study, data)
-    _prepare(study, data, folder, say)
     runs = study.runs() if only is None else [only]
+    _check_fits(study, data, {study.split_seed(run) for run in runs})
+    _prepare(study, data, folder, say)
     total = len(runs) * (study.rounds + 1)
     count = workers or default_workers(study.training.device)
     done = sum(_finished(folder, run) for run in runs)
@@ -134,10 +134,10 @@ def _claim(study: Study, folder: Path) -> Study:
     return study
 
 
-def _check_fits(study: Study, data: LabeledData) -> None:
+def _check_fits(study: Study, data: LabeledData, seeds: Iterable[int]) -> None:
     """Fail before the first round, not in the last."""
     Oracle(study.oracle, data.classes, seed=0)
-    pool = min(len(data.split(seed, study.test_images, study.imbalance)[0]) for seed in range(study.seeds))
+    pool = min(len(data.split(seed, study.test_images, study.imbalance)[0]) for seed in seeds)
     if study.labels_needed() > pool:
         raise BadData(
             f"{data.name} leaves a pool of {pool} images beside the test set, but {study.initial} first "

@@ -92,6 +92,10 @@ class Study(BaseModel):
             for strategy in self.strategies
         ]
 
+    def split_seed(self, run: Run) -> int:
+        """What divides pool and test set: an encoder learned on one pool may have seen another's test images."""
+        return 0 if self.pretrain else run.seed
+
     def labels_needed(self) -> int:
         """How many images a run selects in all."""
         return self.initial + self.rounds * self.budget
