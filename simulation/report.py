@@ -20,9 +20,11 @@ from simulation.statistics import (
     BASELINE,
     Curves,
     against_baseline,
+    area_differences,
     area_under,
     conclusion,
     curves_of,
+    holm,
     label_savings,
     mean_interval,
     sign_flip_p,
@@ -263,21 +265,19 @@ def _wins_table(curves: Curves, name: str) -> Block:
 def _starts_table(curves: dict[str, Curves]) -> Block:
     """Warm against cold: paired by strategy and seed."""
     first, *others = curves
+    found = {
+        (start, strategy): area_differences(curves[start], curves[first], strategy)
+        for start in others
+        for strategy in curves[first].strategies
+        if strategy in curves[start].strategies and set(curves[first].seeds) & set(curves[start].seeds)
+    }
+    corrected = holm(np.array([sign_flip_p(pairs) for pairs in found.values()]))
     rows = []
-    for start in others:
-        seeds = min(curves[first].values.shape[1], curves[start].values.shape[1])
-        for strategy in curves[first].strategies:
-            if strategy not in curves[start].strategies:
-                continue
-            one, other = curves[first].of(strategy)[:seeds], curves[start].of(strategy)[:seeds]
-            labels = curves[first].labels
-            pairs = area_under(other, labels) - area_under(one, labels)
-            mean, low, high = (float(end) for end in mean_interval(pairs))
-            rows.append(
-                [strategy, f"{start} - {first}", f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
-                 f"{sign_flip_p(pairs):.2g}"]
-            )  # fmt: skip
-    note = "Points of accuracy over the whole curve, paired by seed; p uncorrected."
+    for ((start, strategy), pairs), p in zip(found.items(), corrected, strict=True):
+        mean, low, high = (float(end) for end in mean_interval(pairs))
+        difference = f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+        rows.append([strategy, f"{start} - {first}", difference, f"{p:.2g}"])
+    note = "Points of accuracy over the whole curve, paired by seed; p is corrected over the rows."
     return Block("How training starts", [note], ["strategy", "starts", "difference", "p"], rows)
 
 

@@ -21,6 +21,7 @@ class Curves:
     """One metric of all strategies on the same seeds and rounds."""
 
     strategies: tuple[str, ...]
+    seeds: tuple[int, ...]
     labels: np.ndarray  # (rounds,) labels asked for, the same for all
     values: np.ndarray  # (strategies, seeds, rounds)
 
@@ -73,7 +74,7 @@ def curves_of(table: pl.DataFrame, metric: str = "accuracy", start: str = "warm"
     alphabetical = sorted(strategies)
     values = ordered[metric].to_numpy().reshape(shape)[[alphabetical.index(name) for name in strategies]]
     asked = ordered["images_asked"].to_numpy().reshape(shape)
-    return Curves(strategies, asked[0, 0], values)
+    return Curves(strategies, tuple(seeds), asked[0, 0], values)
 
 
 def mean_interval(values: np.ndarray, confidence: float = 0.95, seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -147,6 +148,17 @@ def against_baseline(
         Comparison(name, baseline, _interval(pair), float(p), float(corrected))
         for name, pair, p, corrected in zip(others, pairs, raw, holm(raw), strict=True)
     ]
+
+
+def area_differences(curves: Curves, against: Curves, strategy: str) -> np.ndarray:
+    """By how much a strategy's area is larger than in other curves, (seeds,): of the seeds and rounds both have."""
+    rounds = min(len(curves.labels), len(against.labels))
+    labels = curves.labels[:rounds]
+    own, other = (
+        {seed: area_under(curve[:rounds], labels) for seed, curve in zip(c.seeds, c.of(strategy), strict=True)}
+        for c in (curves, against)
+    )
+    return np.array([own[seed] - other[seed] for seed in own if seed in other])
 
 
 def win_matrix(curves: Curves, level: float = 0.05) -> np.ndarray:

@@ -203,6 +203,8 @@ def test_a_frozen_encoder_is_learned_on_the_pool_and_embeds_once(images, tmp_pat
     warm, cold = (table.filter(start=start)["accuracy"].to_list() for start in ("warm", "cold"))
     assert warm == pytest.approx(cold, abs=0.07)  # the head is a convex problem: where it starts hardly matters
     assert set(table["study"]) == {study.key}
+    write_report(tmp_path, table, pictures=False)
+    assert "| margin | cold - warm | " in (tmp_path / "report.md").read_text()
 
 
 def test_pretraining_goes_on_where_it_was_stopped(tmp_path):

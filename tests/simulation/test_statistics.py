@@ -12,6 +12,7 @@ from scipy.stats import permutation_test
 from simulation.statistics import (
     Curves,
     against_baseline,
+    area_differences,
     area_under,
     conclusion,
     curves_of,
@@ -30,7 +31,7 @@ def curves(seeds: int = 8, gain: float = 0.05, noise: float = 0.01, seed: int = 
     random = 0.9 - 0.4 * np.exp(-(LABELS - 20) / 40) + noise * rng.standard_normal((seeds, len(LABELS)))
     better = random + gain + noise * rng.standard_normal(random.shape)
     better[:, 0] = random[:, 0]  # the first model is shared
-    return Curves(("random", "better"), LABELS, np.stack([random, better]))
+    return Curves(("random", "better"), tuple(range(seeds)), LABELS, np.stack([random, better]))
 
 
 def table(values: Curves) -> pl.DataFrame:
@@ -71,7 +72,9 @@ def test_a_lead_of_half_the_labels_is_a_saving_of_two():
     straight = np.linspace(0, 1, 11)
     labels = np.arange(0, 110, 10) + 100
     twice = np.minimum(1, 2 * straight)
-    found = label_savings(Curves(("random", "fast"), labels, np.stack([[straight] * 3, [twice] * 3])), "fast")
+    found = label_savings(
+        Curves(("random", "fast"), (0, 1, 2), labels, np.stack([[straight] * 3, [twice] * 3])), "fast"
+    )
     assert found.ratio == pytest.approx(200 / 150)
     assert (found.low, found.high, found.never) == (pytest.approx(found.ratio), pytest.approx(found.ratio), 0)
 
@@ -121,7 +124,7 @@ def test_false_findings_stay_below_their_level():
     found = 0
     for _ in range(200):
         noise = rng.standard_normal((5, 8, 3)).cumsum(axis=2)
-        study = Curves(("random", "a", "b", "c", "d"), np.arange(3), noise)
+        study = Curves(("random", "a", "b", "c", "d"), tuple(range(8)), np.arange(3), noise)
         found += any(c.p_corrected < 0.05 for c in against_baseline(study, lambda curve: curve[:, -1]))
     assert found / 200 <= 0.08
 
@@ -130,13 +133,20 @@ def test_the_area_of_a_straight_line_is_its_middle():
     assert area_under(np.linspace(0.2, 0.6, len(LABELS)), LABELS) == pytest.approx(0.4)
 
 
+def test_starts_are_compared_seed_by_seed_over_the_rounds_that_both_have():
+    warm = Curves(("random",), (0, 1, 2), np.array([20, 30, 40]), np.array([[[0.5] * 3, [0.6] * 3, [0.7] * 3]]))
+    cold = Curves(("random",), (1, 2, 5), np.array([20, 30]), np.array([[[0.5] * 2, [0.7] * 2, [0.1] * 2]]))
+    assert area_differences(cold, warm, "random") == pytest.approx([-0.1, 0.0])
+    assert area_differences(warm, cold, "random") == pytest.approx([0.1, 0.0])
+
+
 def test_who_wins_significantly_is_counted_by_round():
     wins = win_matrix(curves(gain=0.2))
     assert wins[1, 0] == 1
     assert wins[0, 1] == 0
     assert np.diag(wins).tolist() == [0, 0]
     assert win_matrix(curves(seeds=1)).sum() == 0
-    same = Curves(("random", "same"), LABELS, np.repeat(curves().values[:1], 2, axis=0))
+    same = Curves(("random", "same"), curves().seeds, LABELS, np.repeat(curves().values[:1], 2, axis=0))
     assert win_matrix(same).sum() == 0
 
 
@@ -159,4 +169,4 @@ def test_the_conclusion_is_a_plain_sentence(gain, noise, beginning):
 
 
 def test_without_random_there_is_nothing_to_conclude():
-    assert "nothing to compare" in conclusion(Curves(("a", "b"), LABELS, curves().values))
+    assert "nothing to compare" in conclusion(Curves(("a", "b"), curves().seeds, LABELS, curves().values))
