@@ -116,8 +116,13 @@ def _study(options: dict[str, Any]) -> Any:
             facts["pretrain"] = PretrainSettings(epochs=options["pretrain"])
         return Study(**facts)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
-        raise click.ClickException("; ".join(problems)) from error
+        raise click.ClickException("; ".join(map(_explain, error.errors()))) from error
+
+
+def _explain(problem: Any) -> str:
+    """A problem that pydantic found, for people; settings that do not fit together have no place."""
+    where = ".".join(map(str, problem["loc"]))
+    return f"{where}: {problem['msg']}" if where else problem["msg"].removeprefix("Value error, ")
 
 
 def _noise(rates: tuple[str, ...]) -> dict[str, Any]:

@@ -341,6 +341,7 @@ def test_what_was_learned_on_the_pool_is_trained_further_in_small_steps(images, 
     ("arguments", "message"),
     [
         (["--strategy", "nonsense"], "no strategy is called 'nonsense'"),
+        (["--score-sample", "5"], "Error: a budget of 50 cannot be chosen from 5 scored images"),
         (["--data", "imagefolder:/nowhere"], "there is no /nowhere"),
         (["--train", "epoch=3"], "training.epoch: Extra inputs are not permitted"),
         (["--train", "epochs"], "'epochs' is no KEY=VALUE"),
