@@ -185,7 +185,7 @@ class _Task:
             total = torch.zeros((), device=self.device)
             for _ in range(steps):
                 rows = next(batches)
-                pixels = augment(self.train.pixels[rows], settings.augment, generator)
+                pixels = augment(self.train.pixels[rows], settings.augment, generator, share=settings.shift)
                 images, targets = self._to_device(pixels), self.train.targets[rows].to(self.device)
                 with self._autocast():
                     logits = self.network(images)
@@ -282,9 +282,10 @@ class _Task:
             self.report(f"epoch {epoch + 1}/{self.epochs}: loss {losses[-1]:.3f}{validated}")
 
 
-def augment(pixels: torch.Tensor, kind: str, generator: torch.Generator, *, share: float = 1 / 16) -> torch.Tensor:
+def augment(pixels: torch.Tensor, kind: str, generator: torch.Generator, *, share: float) -> torch.Tensor:
     """A randomly changed copy of a batch (N, channels, size, size): each image moved by up to `share` of its
-    size (edges repeated), and for `shift_flip` mirrored half of the time. All images in one indexing step.
+    size, but a pixel at least (edges repeated), and for `shift_flip` mirrored half of the time. All images in one
+    indexing step.
     """
     if kind == "none":
         return pixels

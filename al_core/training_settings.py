@@ -46,6 +46,9 @@ class TrainingSettings(BaseModel):
     augment: Literal["none", "shift", "shift_flip"] = Field(
         "shift", description="random moves and mirror images while training"
     )
+    shift: float = Field(
+        1 / 16, gt=0, le=0.5, description="how far random moves go, as a share of the size; a pixel at least"
+    )
     warm_start: bool = Field(
         True, description="go on from the champion's weights; false trains from the start each round"
     )

@@ -193,7 +193,7 @@ def _classifier(study: Study, classes: int) -> Any:
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             if self.training:
-                images = augment(images, study.training.augment, self.generator)
+                images = augment(images, study.training.augment, self.generator, share=study.training.shift)
             return self.network(images)
 
     return NeuralNetClassifier(

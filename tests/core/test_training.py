@@ -107,9 +107,9 @@ def test_validation_images_are_never_trained_on(files, tmp_path, monkeypatch):
     seen: list[int] = []
     original = torch_trainer.augment
 
-    def spy(pixels, *args):
+    def spy(pixels, *args, **settings):
         seen.append(int(pixels.max()))
-        return original(pixels, *args)
+        return original(pixels, *args, **settings)
 
     monkeypatch.setattr(torch_trainer, "augment", spy)
     train = files.patterns(8)
@@ -352,20 +352,22 @@ def test_many_images_lie_in_a_scratch_file_and_train_the_same(files, tmp_path, m
     ]
 
 
-def test_shifting_moves_a_picture_and_repeats_its_edges():
-    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(64, 1, 16, 16)
-    moved = augment(pixels, "shift", torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(("share", "reach"), [(1 / 16, 1), (1 / 8, 2), (0.01, 1)])
+def test_shifting_moves_a_picture_and_repeats_its_edges(share, reach):
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(400, 1, 16, 16)
+    moved = augment(pixels, "shift", torch.Generator().manual_seed(0), share=share)
     assert moved.shape == pixels.shape
     offsets = {(int(image[0, 8, 8]) - 136) for image in moved}
-    assert offsets == {16 * dy + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)}
+    steps = range(-reach, reach + 1)
+    assert offsets == {16 * dy + dx for dy in steps for dx in steps}
 
 
 def test_half_of_the_pictures_are_mirrored():
     pixels = torch.arange(8, dtype=torch.uint8).expand(400, 3, 8, 8)
-    mirrored = augment(pixels, "shift_flip", torch.Generator().manual_seed(0))
+    mirrored = augment(pixels, "shift_flip", torch.Generator().manual_seed(0), share=1 / 16)
     falling = (mirrored[:, 0, 0, 0] > mirrored[:, 0, 0, -1]).float().mean()
     assert 0.4 < falling < 0.6
-    assert augment(pixels, "none", torch.Generator()) is pixels
+    assert augment(pixels, "none", torch.Generator(), share=1 / 16) is pixels
 
 
 def test_a_batch_holds_every_image_before_any_comes_again():
