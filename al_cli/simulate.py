@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from simulation.presets import DATA_DEFAULTS, PRESETS, PRETRAINED
+from simulation.presets import PRESETS, Encoder, default_start, training_defaults
 
 
 @click.command()
@@ -16,7 +16,8 @@ from simulation.presets import DATA_DEFAULTS, PRESETS, PRETRAINED
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), help="A known protocol; options override it.")
 @click.option("--strategy", "strategies", multiple=True, help="Query strategy; repeat it. See `al strategies`.")
 @click.option("--start", "starts", multiple=True, type=click.Choice(["warm", "cold", "shrink"]),
-              help="How each round's training begins; repeat it to compare.")  # fmt: skip
+              help="How each round's training begins; repeat it to compare.  [default: warm; shrink for cifar10 from "
+              "scratch]")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1), help="Runs per strategy.  [default: 5]")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds after the first model.  [default: 30]")
 @click.option("--budget", type=click.IntRange(1), help="Labels per round.  [default: 50]")
@@ -107,16 +108,24 @@ def _study(options: dict[str, Any]) -> Any:
     facts["return_unselected"] = not options["no_return"]
     named = ("annotators", "abstention", "seconds_per_label")
     oracle = {name: options[name] for name in named if options[name] is not None}
-    defaults = DATA_DEFAULTS.get(facts["data"].partition(":")[0], {})
-    learned = PRETRAINED if options["pretrain"] and not options["frozen"] else {}
     try:
-        training = defaults | learned | {"frozen": options["frozen"]} | dict(_pairs(options["training"]))
+        wanted = dict(_pairs(options["training"]))
+        encoder = _encoder(options, wanted)
+        facts.setdefault("starts", (default_start(facts["data"], encoder),))
+        training = training_defaults(facts["data"], encoder) | {"frozen": options["frozen"]} | wanted
         facts |= {"training": training, "oracle": OracleSettings(**oracle, **_noise(options["noise"]))}
         if options["pretrain"]:
             facts["pretrain"] = PretrainSettings(epochs=options["pretrain"])
         return Study(**facts)
     except ValidationError as error:
         raise click.ClickException("; ".join(map(_explain, error.errors()))) from error
+
+
+def _encoder(options: dict[str, Any], training: dict[str, Any]) -> Encoder:
+    """What the encoder knows before the first label."""
+    if options["frozen"]:
+        return "frozen"
+    return "learned" if options["pretrain"] or training.get("weights", "none") != "none" else "from scratch"
 
 
 def _explain(problem: Any) -> str:

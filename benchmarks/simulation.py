@@ -29,7 +29,7 @@ from al_core.torch_trainer import MIN_STEPS, augment, warm_up_and_cosine
 from al_core.training_settings import TrainingSettings
 from simulation.datasets import LabeledData, load_data
 from simulation.experiment import Experiment, Prepared, load_prepared, prepare
-from simulation.presets import DATA_DEFAULTS
+from simulation.presets import training_defaults
 from simulation.pretraining import embed_all, pretrain_on_pool
 from simulation.study import PretrainSettings, Study
 
@@ -57,7 +57,7 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """A row per variant."""
-    settings = DATA_DEFAULTS[arguments.data.partition(":")[0]] | {"device": "cpu"}
+    settings = training_defaults(arguments.data) | {"device": "cpu"}
     study = Study(
         data=arguments.data,
         strategies=(STRATEGY,),

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from al_core.strategies.registry import StrategyName
 from al_resources.platform import Platform
-from simulation.presets import DATA_DEFAULTS
+from simulation.presets import default_start, training_defaults
 from simulation.study import Run, Study
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def simulate(
     from simulation.runner import run_study
 
     study = study_of(config)
-    run = Run(strategy=config.strategy.value, start="warm", seed=config.seed)
+    run = Run(strategy=config.strategy.value, start=study.starts[0], seed=config.seed)
     folder = platform.settings.home / "studies" / f"{study.data.partition(':')[0]}-{study.key}"
 
     def report(done: int, total: int) -> None:
@@ -62,7 +62,8 @@ def study_of(config: SimulationConfig) -> Study:
         budget=config.budget,
         score_sample=config.score_sample,
         imbalance=config.imbalance,
-        training=DATA_DEFAULTS.get(config.data.partition(":")[0], {}),
+        starts=(default_start(config.data),),
+        training=training_defaults(config.data),
     )
 
 

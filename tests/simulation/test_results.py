@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from al_core.training_settings import TrainingSettings
-from simulation.presets import DATA_DEFAULTS
+from simulation.presets import training_defaults
 from simulation.runner import run_study
 from simulation.study import Study
 
@@ -24,7 +24,7 @@ def test_digits_are_learned_as_the_results_say(tmp_path: Path):
         rounds=5,
         budget=10,
         initial=20,
-        training=TrainingSettings(**DATA_DEFAULTS["digits"], device="cpu"),
+        training=TrainingSettings(**training_defaults("digits"), device="cpu"),
     )
     table = run_study(study, tmp_path, workers=1)
     means = dict(table.filter(pl.col("round") == 5).group_by("strategy").agg(pl.col("accuracy").mean()).iter_rows())
