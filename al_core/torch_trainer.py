@@ -394,16 +394,17 @@ def _starting_network(
     request: TrainingRequest, preprocessing: Preprocessing, parent: ModelManifest | None
 ) -> Classifier:
     settings = request.settings
+    # a frozen encoder stays as it is, and its head is solved to the end from anywhere
+    blends = not settings.frozen and (settings.shrink != 1 or settings.perturb > 0)
     fresh = build_network(
         settings.architecture,
         classes=len(request.classes),
         size=preprocessing.size,
         channels=preprocessing.channels,
-        weights=settings.weights if parent is None or settings.perturb else "none",
+        weights=settings.weights if parent is None or (blends and settings.perturb) else "none",
     )
     if parent is None or request.parent is None:
         return fresh
-    blends = settings.shrink != 1 or settings.perturb
     network = copy.deepcopy(fresh) if blends else fresh
     state = dict(load_weights(request.parent, parent))
     known = len(parent.classes)

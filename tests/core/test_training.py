@@ -410,6 +410,17 @@ def test_a_frozen_encoder_trains_the_head_alone(files, tmp_path):
     assert result.log["train_loss"][-1] < 0.2
 
 
+def test_a_frozen_encoder_is_neither_shrunk_nor_perturbed(files, tmp_path):
+    train = files.patterns(8)
+    fit(files, train, tmp_path / "1", settings=settings())
+    changes = settings(frozen=True, shrink=0.5, perturb=0.1)
+    fit(files, train, tmp_path / "2", parent=tmp_path / "1", settings=changes)
+    before, after = weights(tmp_path / "1"), weights(tmp_path / "2")
+    for name in before:
+        if name.startswith("encoder."):
+            assert torch.equal(before[name], after[name]), name
+
+
 def test_known_embeddings_spare_reading_the_images(files, tmp_path):
     train = files.patterns(20)
     fit(files, train, tmp_path / "1", settings=settings(epochs=1))
