@@ -131,7 +131,8 @@ def _encoder(options: dict[str, Any], training: dict[str, Any]) -> Encoder:
 def _explain(problem: Any) -> str:
     """A problem that pydantic found, for people; settings that do not fit together have no place."""
     where = ".".join(map(str, problem["loc"]))
-    return f"{where}: {problem['msg']}" if where else problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
 
 
 def _noise(rates: tuple[str, ...]) -> dict[str, Any]:

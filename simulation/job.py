@@ -45,7 +45,7 @@ def simulate(
 
     table = run_study(study, folder, only=run, workers=1, progress=report, say=context.log.info)
     key = dg.AssetKey(["simulation", folder.name, run.strategy, f"seed_{run.seed}"])
-    for row in table.filter(strategy=run.strategy, seed=run.seed).sort("round").iter_rows(named=True):
+    for row in table.filter(**run.model_dump()).sort("round").iter_rows(named=True):
         facts = {"labels": row["labels"], **{name: row[name] for name in SHOWN}}
         context.log_event(dg.AssetMaterialization(key, partition=f"{row['round']:04d}", metadata=facts))
     return dg.Output(str(folder), metadata=_comparison(folder, table))
