@@ -5,7 +5,6 @@ BIN := $(VENV)/bin
 DEMO_HOME ?= demo
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
-PACKAGES := al_core al_serving al_resources al_assets sensors simulation al_cli
 
 .PHONY: help demo ui test lint bench constraints clean
 
@@ -14,7 +13,7 @@ help:  ## this list
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[azure,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[azure,emulators,dev]'
 	@touch $@
 
 $(BENCH_READY): $(READY)
@@ -45,5 +44,5 @@ constraints: $(READY)  ## write the versions of this environment to constraints.
 	@mv constraints.new constraints.txt
 
 clean:  ## everything a target made, demo included
-	rm -rf $(VENV) $(DEMO_HOME) .al build dist tests/emulators/node_modules tests/emulators/.venv-inference tests/emulators/.rest-models *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO_HOME) .al build dist emulators/node_modules emulators/.venv-inference emulators/.rest-models *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

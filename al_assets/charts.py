@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     import numpy as np
 
-    from al_core.evaluation import Evaluation
+    from al_core.judging.evaluation import Evaluation
     from al_core.records import ModelManifest
 
 INK = "#2b2d42"

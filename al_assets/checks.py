@@ -5,17 +5,14 @@ import warnings
 import dagster as dg
 
 from al_assets import views
-from al_assets.deployment import challenger_of_round, deployment
+from al_assets.deployment import deployment
 from al_assets.labeled_dataset import labeled_dataset
-from al_assets.model_checkpoint import (
-    CHALLENGER_EVALUATION,
-    CHAMPION_EVALUATION,
-    evaluation_of,
-    model_checkpoint,
-)
+from al_assets.model_checkpoint import model_checkpoint
 from al_assets.prediction_log import prediction_log
 from al_assets.rounds import ROUNDS
 from al_assets.selected_candidates import selected_candidates
+from al_loop.deploying import challenger_of_round
+from al_loop.training import CHALLENGER_EVALUATION, CHAMPION_EVALUATION, evaluation_of
 from al_resources.platform import Platform
 
 # Partitioned checks are a preview of Dagster; the version is pinned below 1.14, and tests hold what they must do.
@@ -92,7 +89,7 @@ def challenger_passes_gate(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
 ) -> dg.AssetCheckResult:
     """The promotion gate, judged again on the stored answers of both models."""
-    from al_core.gate import verify
+    from al_core.judging.gate import verify
 
     manifest = challenger_of_round(platform, int(context.partition_key))
     if manifest.gate is None:

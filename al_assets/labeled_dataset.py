@@ -1,19 +1,13 @@
 """`labeled_dataset`: what people answered, merged into one versioned dataset with an untouched holdout."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 import dagster as dg
 from pydantic import Field
 
 from al_assets import views
 from al_assets.rounds import ROUNDS
 from al_assets.selected_candidates import selected_candidates
+from al_loop.labeling import merge_exports, publish_dataset
 from al_resources.platform import Platform
-
-if TYPE_CHECKING:
-    from al_core.dataset import Dataset
-    from al_resources.labeling.merge import Merge
 
 
 class ExportConfig(dg.Config):
@@ -53,33 +47,4 @@ def labeled_dataset(
             **views.labeling_progress(platform),
             "stored at": dg.MetadataValue.url(platform.blobs.url(f"datasets/{manifest.version}")),
         },
-    )
-
-
-def merge_exports(platform: Platform, path: str, log: Callable[[str], None]) -> list["Merge"]:
-    """Bring one export, or all that wait, into the label ledger. Repeating it changes nothing."""
-    from al_resources.labeling.merge import merge_export, unmerged_exports
-
-    paths = [path] if path else unmerged_exports(platform.blobs, platform.ledgers)
-    merges = [
-        merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, export)
-        for export in paths
-    ]
-    for merge in merges:
-        log(f"{merge.path}: {merge.labels} labels, {merge.new_labels} new, {merge.set_aside} set aside")
-    return merges
-
-
-def publish_dataset(platform: Platform, round_: int) -> "Dataset":
-    """Build the dataset from the ledger and publish it, unless that very version is there already."""
-    from al_resources.datasets import build_and_publish
-
-    return build_and_publish(
-        platform.datasets,
-        platform.ledgers,
-        platform.images,
-        round_=round_,
-        holdout=platform.settings.holdout,
-        resolve=platform.settings.labeling.resolve,
-        near_duplicate_distance=platform.settings.selection.near_duplicate_distance,
     )

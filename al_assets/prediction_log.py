@@ -1,15 +1,14 @@
 """`prediction_log`: what the deployed models answered, compacted and summed up."""
 
-from collections.abc import Callable
-from contextlib import closing
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
 from al_assets import views
+from al_assets.failures import told_once
+from al_loop.scoring import score
 from al_resources.platform import Platform
 
 if TYPE_CHECKING:
@@ -39,7 +38,14 @@ def prediction_log(
 
     With a folder or a prefix in the run's config, its images are scored first.
     """
-    batch = score(platform, config, key=context.run.root_run_id or context.run_id, log=context.log.info)
+    with told_once():
+        batch = score(
+            platform,
+            folder=config.folder,
+            prefix=config.prefix,
+            key=context.run.root_run_id or context.run_id,
+            log=context.log.info,
+        )
     name = platform.settings.model.name
     version = platform.endpoint.state().serving_version
     merged = platform.predictions.compact()
@@ -65,44 +71,6 @@ def prediction_log(
             **serving,
         },
     )
-
-
-def score(platform: Platform, config: ScoreConfig, *, key: str, log: Callable[[str], None]) -> "BatchSummary | None":
-    """Score what the config names: on the batch endpoint where there is one, else in this process.
-
-    `key` names the batch: asked again, it goes on with what was started on the endpoint.
-    """
-    if not (config.folder or config.prefix):
-        return None
-    if config.folder and config.prefix:
-        raise dg.Failure("name a folder or a prefix to score, not both", allow_retries=False)
-    version = platform.endpoint.state().serving_version
-    if version is None:
-        raise dg.Failure("no model is deployed yet, so there is nothing to score with", allow_retries=False)
-    from al_serving import remote_batch
-    from al_serving.batch import NoImages, files_of_folder, files_of_store, score_files
-    from al_serving.collector import Collector
-    from al_serving.scoring import Scorer
-
-    try:
-        if platform.batch is not None and config.folder:
-            return remote_batch.score_folder_remotely(
-                platform.batch, platform.blobs, Path(config.folder), version, key=key, log=log
-            )
-        if platform.batch is not None:
-            return remote_batch.score_store_remotely(
-                platform.batch, platform.blobs, config.prefix, version, key=key, log=log
-            )
-        files = files_of_folder(Path(config.folder)) if config.folder else files_of_store(platform.blobs, config.prefix)
-    except (NoImages, NotADirectoryError) as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
-    with closing(Collector.of(platform)) as collector:
-        scorer = Scorer.of(platform, platform.registry.fetch(version), collector)
-        summary = score_files(
-            scorer, files, collector, lambda progress: log(f"{progress.done} of {progress.total} files are scored")
-        )
-        collector.flush()
-    return summary
 
 
 def batch_metadata(batch: "BatchSummary") -> dict[str, Any]:

@@ -12,7 +12,7 @@ import dagster as dg
 if TYPE_CHECKING:
     import polars as pl
 
-    from al_core.evaluation import Evaluation
+    from al_core.judging.evaluation import Evaluation
     from al_resources.platform import Platform
 
 ALL_TIMES = datetime(1970, 1, 1, tzinfo=timezone.utc), datetime(9999, 12, 31, tzinfo=timezone.utc)
@@ -46,8 +46,9 @@ def contact_sheet(platform: Platform, round_: int, chosen: pl.DataFrame) -> dg.M
 
 def contact_sheet_png(platform: Platform, chosen: pl.DataFrame) -> bytes:
     """A grid of thumbnails, the most wanted first; unreadable ones are left out."""
-    from al_core.images import BadImage, SheetItem, decode_image
-    from al_core.images import contact_sheet as draw
+    from al_core.contact_sheet import SheetItem
+    from al_core.contact_sheet import contact_sheet as draw
+    from al_core.images import BadImage, decode_image
 
     items = []
     for row in chosen.iter_rows(named=True):
@@ -62,7 +63,7 @@ def contact_sheet_png(platform: Platform, chosen: pl.DataFrame) -> bytes:
 
 def labeling_progress(platform: Platform) -> dict[str, dg.MetadataValue]:
     """What the labeling tool says of its progress, where it counts by itself; why not, where it cannot be asked."""
-    from al_resources.progress import labeling
+    from al_loop.status import labeling
 
     found = labeling(platform)
     if found is None or not (found.get("project") or "error" in found):
@@ -90,7 +91,7 @@ def log_summary(platform: Platform, version: int) -> dict[str, dg.MetadataValue]
     import numpy as np
     import polars as pl
 
-    from al_resources.analytics import BINS, Window, ask
+    from al_loop.questions import BINS, Window, ask
 
     of_all_times = Window(platform.settings.model.name, *ALL_TIMES, model_version=version)
     mix = (

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import click
 
 from al_cli.console import console
-from al_resources.azure_data_settings import AzureDataSettings
-from al_resources.platform import NEEDED_ON_AZURE
+from al_resources.profiles.azure import NEEDED
 from al_resources.settings import load_settings
+from al_resources.settings.azure_data import AzureDataSettings
 
 if TYPE_CHECKING:
-    from al_resources.kusto import KustoDatabase
+    from al_resources.azure.data_explorer import KustoDatabase
 
 EVENTS_TEMPLATE = Path("deploy/azure/events.bicep")
 
@@ -48,7 +48,7 @@ def init(dry_run: bool) -> None:
     Everything is printed first. The event subscription is a Bicep template, to be deployed with the command printed.
     """
     settings = load_settings().azure
-    if missing := [name for name in NEEDED_ON_AZURE if not getattr(settings, name)]:
+    if missing := [name for name in NEEDED if not getattr(settings, name)]:
         raise click.ClickException(f"set {', '.join(f'azure.{name}' for name in missing)}; `al doctor` lists all")
     planned = list(steps(settings))
     for step in planned:
@@ -63,8 +63,8 @@ def init(dry_run: bool) -> None:
 
 def steps(settings: AzureDataSettings) -> Iterator[Step]:
     """All of the set-up, each step repeatable."""
-    from al_resources.event_queue import poison_url
-    from al_resources.kusto import KustoDatabase, setup_commands
+    from al_resources.azure.data_explorer import KustoDatabase, setup_commands
+    from al_resources.azure.event_queue import poison_url
 
     container = f"create container {settings.container} in {settings.blob_account_url}"
     yield Step(container, partial(_create_container, settings))
@@ -78,7 +78,7 @@ def steps(settings: AzureDataSettings) -> Iterator[Step]:
 
 def events_command(settings: AzureDataSettings) -> str:
     """How to deploy the event subscription, dead-lettering included."""
-    from al_resources.azure_storage import account_name
+    from al_resources.azure.storage import account_name
 
     queue = settings.events_queue_url.rsplit("/", 1)[-1]
     return (
@@ -105,7 +105,7 @@ def _done(step: Step) -> str:
 def _create_container(settings: AzureDataSettings) -> str:
     from azure.core.exceptions import ResourceExistsError
 
-    from al_resources.azure_storage import container_client
+    from al_resources.azure.storage import container_client
 
     try:
         container_client(settings).create_container()
@@ -117,7 +117,7 @@ def _create_container(settings: AzureDataSettings) -> str:
 def _create_queue(settings: AzureDataSettings, address: str) -> str:
     from azure.core.exceptions import ResourceExistsError
 
-    from al_resources.azure_storage import queue_client
+    from al_resources.azure.storage import queue_client
 
     try:
         queue_client(settings, address).create_queue()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -17,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from al_resources.azure_data_settings import AzureDataSettings
+from al_resources.profiles import profile_of
 from al_resources.settings import Settings
 
 LOCATION = "active_learning"
@@ -54,21 +52,6 @@ run_retries:
   retry_on_asset_or_op_failure: false
 """
 
-# Of the accounts in Azure only: Dagster's own client makes the address from these two.
-STORAGE_ACCOUNT = re.compile(r"https://(?P<account>[a-z0-9]+)\.blob\.(?P<suffix>[^/:]+)/?")
-COMPUTE_LOGS = """\
-compute_logs:                 # what steps print lies in the platform's container: it outlives the machine
-  module: dagster_azure.blob.compute_log_manager
-  class: AzureBlobComputeLogManager
-  config:
-    storage_account: {account}
-    endpoint_suffix: {suffix}
-    container: {container}
-    prefix: dagster
-    upload_interval: 30
-    {credential}
-"""
-
 WORKSPACE_YAML = f"""\
 load_from:
   - python_module:
@@ -84,34 +67,18 @@ class DagsterError(Exception):
 def write_dagster_home(folder: Path, settings: Settings | None = None) -> None:
     """dagster.yaml and workspace.yaml in `folder`; files that are there already are left alone.
 
-    With settings of the Azure profile, runs keep their logs in its container.
+    The profile of the settings adds what it keeps elsewhere, like the logs of runs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    logs = compute_logs(settings.azure) if settings and settings.profile == "azure" else ""
-    for name, text in (("dagster.yaml", DAGSTER_YAML + logs), ("workspace.yaml", WORKSPACE_YAML)):
+    besides = profile_of(settings).dagster_yaml(settings) if settings else ""
+    for name, text in (("dagster.yaml", DAGSTER_YAML + besides), ("workspace.yaml", WORKSPACE_YAML)):
         if not (folder / name).exists():
             (folder / name).write_text(text)
 
 
-def compute_logs(azure: AzureDataSettings) -> str:
-    """The section of dagster.yaml that keeps the logs of runs in the container; empty where Dagster cannot.
-
-    It knows accounts in Azure only, and with a SAS it fails at the links to its logs.
-    """
-    found = STORAGE_ACCOUNT.fullmatch(azure.blob_account_url)
-    if found is None or azure.storage_credential == "sas":
-        return ""
-    if azure.storage_credential == "key":
-        credential = "access_key_or_sas_token: {env: AZURE_STORAGE_ACCOUNT_KEY}"
-    else:
-        identity = {"managed_identity_client_id": azure.client_id} if azure.client_id else {}
-        credential = f"default_azure_credential: {json.dumps(identity)}"
-    return COMPUTE_LOGS.format(**found.groupdict(), container=azure.container, credential=credential)
-
-
 def export_sensor(settings: Settings) -> str:
     """The name of the sensor that sees exports: by events, where they announce themselves."""
-    return "labeling_export_events_sensor" if settings.hears_events else "labeling_export_sensor"
+    return "labeling_export_events_sensor" if profile_of(settings).hears_events else "labeling_export_sensor"
 
 
 def free_port(preferred: int) -> int:

@@ -149,7 +149,7 @@ def demo(
             timings = Demo(home, platform, rounds, traffic, free_port(port), azure).run()
         except DagsterError as error:
             raise click.ClickException(str(error)) from error
-        _report(home, platform, timings, time.monotonic() - started, as_json)
+        _report(home, platform, timings, time.monotonic() - started, emulated=azure is not None, as_json=as_json)
 
 
 def _fresh_folder(home: Path) -> None:
@@ -329,9 +329,11 @@ def _add_run_times(timing: Timing, run: dict[str, Any], training_step: str | Non
         timing.parts[name] = timing.parts.get(name, 0.0) + max(seconds, 0.0)
 
 
-def _report(home: Path, platform: Platform, timings: list[Timing], seconds: float, as_json: bool) -> None:
+def _report(
+    home: Path, platform: Platform, timings: list[Timing], seconds: float, *, emulated: bool, as_json: bool
+) -> None:
     from al_assets.views import learning_curve_png
-    from al_resources.progress import progress
+    from al_loop.status import progress
 
     facts = progress(platform)
     curve = home / "learning_curve.png"
@@ -344,7 +346,7 @@ def _report(home: Path, platform: Platform, timings: list[Timing], seconds: floa
     console.print(_timing_table(timings))
     where = os.path.relpath(home)
     console.print(f"{seconds:.0f} s in all. The learning curve: {os.path.relpath(curve)}")
-    if platform.on_azure:
+    if emulated:
         console.print(
             "The emulators kept everything in memory, and are gone. docs/azure.md: the same in a subscription"
         )

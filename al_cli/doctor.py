@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform as machine
 import shutil
@@ -15,14 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from al_cli.console import console, json_option, print_json
-from al_resources.platform import Platform
+from al_resources.profiles import Profile, profile_of
 from al_resources.settings import Settings, SettingsError, config_file, load_settings, setting_sources
 
 PACKAGES = ("dagster", "dagster-webserver", "torch", "torchvision", "polars", "deltalake", "pandas")
-AZURE_PACKAGES = (
-    "azure-ai-ml", "azure-identity", "azure-kusto-data", "azure-kusto-ingest", "azure-storage-blob",
-    "azure-storage-queue", "dagster-azure",
-)  # fmt: skip
 
 
 @click.command()
@@ -50,29 +45,28 @@ def doctor(as_json: bool) -> None:
 
 def run_checks(settings: Settings) -> list[dict[str, Any]]:
     """Each check as {name, ok, detail}."""
-    wanted = PACKAGES + (AZURE_PACKAGES if settings.profile == "azure" else ())
+    profile = profile_of(settings)
     return [
         _check("python", True, machine.python_version()),
-        *(_package(name) for name in wanted),
+        *(_package(name) for name in PACKAGES),
+        *(_package(name, extra="[azure]") for name in profile.packages),
         _check("settings file", True, str(config_file()) if config_file().is_file() else "none, defaults apply"),
         _home(settings.home),
         _dagster_home(),
         _oracle(settings),
-        *_azure(settings),
+        *_services(settings, profile),
     ]
 
 
-def _azure(settings: Settings) -> list[dict[str, Any]]:
-    """Every address of the Azure profile, asked."""
-    if settings.profile != "azure" or importlib.util.find_spec("azure") is None:
+def _services(settings: Settings, profile: Profile) -> list[dict[str, Any]]:
+    """Every address that the profile depends on, asked."""
+    if not all(_installed(name) for name in profile.packages):
         return []
-    from al_resources.azure_checks import check_azure
-
     try:
-        Platform(settings)  # complains of addresses that are not set
-        findings = check_azure(settings)
+        profile.check(settings)  # complains of addresses that are not set
+        findings = profile.findings(settings)
     except SettingsError as error:
-        return [_check("azure", False, str(error))]
+        return [_check(settings.profile, False, str(error))]
     return [_check(found.name, found.outcome == "ok", found.detail) for found in findings]
 
 
@@ -80,12 +74,17 @@ def _check(name: str, ok: bool, detail: str) -> dict[str, Any]:
     return {"name": name, "ok": ok, "detail": detail}
 
 
-def _package(name: str) -> dict[str, Any]:
-    try:
+def _package(name: str, extra: str = "") -> dict[str, Any]:
+    if _installed(name):
         return _check(name, True, importlib.metadata.version(name))
+    return _check(name, False, f"not installed; pip install 'active-learning-platform{extra}'")
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        extra = "[azure]" if name in AZURE_PACKAGES else ""
-        return _check(name, False, f"not installed; pip install 'active-learning-platform{extra}'")
+        return False
 
 
 def _home(home: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -17,10 +17,10 @@ import click
 
 from al_cli.azure import steps
 from al_cli.dagster_process import stop
-from al_resources.azure_data_settings import AzureDataSettings
-from al_resources.azure_ml_settings import AzureMLSettings
+from al_resources.settings.azure_data import AzureDataSettings
+from al_resources.settings.azure_ml import AzureMLSettings
 
-EMULATORS = Path(__file__).parents[1] / "tests" / "emulators"
+NEEDED = ("azure", "cryptography", "duckdb_kql", "jsonschema")  # packages of the emulators
 CONTAINER, QUEUE = "active-learning", "labeling-exports"
 
 
@@ -60,10 +60,12 @@ def emulated_azure(log: Path, model: str) -> Iterator[EmulatedAzure]:
     Raises:
         click.ClickException: the emulators are not here, or cannot be installed; says how to get them.
     """
-    if not EMULATORS.is_dir():
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise click.ClickException(
-            "the emulators belong to the repository and not to the package: run this in a checkout of it"
+            f"the emulators need {', '.join(missing)}: pip install 'active-learning-platform[azure,emulators]'"
         )
+    from emulators.events import announce
+
     with _running(log) as addresses:
         if "missing" in addresses:
             raise click.ClickException(addresses["missing"])
@@ -81,8 +83,6 @@ def emulated_azure(log: Path, model: str) -> Iterator[EmulatedAzure]:
         )
         for step in steps(data):
             step.do()
-        sys.path.append(str(EMULATORS))
-        announce = importlib.import_module("events").announce
         with _environment(addresses["variables"]):
             yield EmulatedAzure(data, workspace, lambda path: announce(data.events_queue_url, CONTAINER, path))
 
@@ -104,7 +104,7 @@ def _running(log: Path) -> Iterator[dict[str, Any]]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as errors:
         child = subprocess.Popen(
-            [sys.executable, str(EMULATORS / "serve.py"), CONTAINER],
+            [sys.executable, "-m", "emulators.serve", CONTAINER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

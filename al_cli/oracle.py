@@ -31,7 +31,7 @@ def oracle(watch: bool, every: float) -> None:
 
 def answer_waiting(platform: Platform) -> list[str]:
     """Exports for all staged rounds that have none yet; returns their paths."""
-    from al_resources.labeling.oracle import OracleLabeling
+    from al_resources.labeling.projects.oracle import OracleLabeling
 
     assert isinstance(platform.labeling, OracleLabeling)
     return platform.labeling.answer_all()

@@ -16,7 +16,7 @@ from al_cli.console import console, json_option, open_platform, print_json
 if TYPE_CHECKING:
     import polars as pl
 
-    from al_resources.analytics import Question
+    from al_loop.questions import Question
 
 EVERY = ("5m", "1h", "1d")
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -62,7 +62,7 @@ def _command(question: Question, text: str) -> click.Command:
     def command(
         since: datetime, until: datetime, every: Any, model_version: int | None, show_kql: bool, as_json: bool
     ) -> None:
-        from al_resources.analytics import Window, ask, kql
+        from al_loop.questions import Window, ask, kql
 
         platform = open_platform()
         try:

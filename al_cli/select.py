@@ -26,20 +26,14 @@ def select(
     """Show which images the next round would choose and why, as a table and a contact sheet. Nothing is written
     to the ledgers.
     """
-    from al_assets.selected_candidates import SelectionConfig, preview
     from al_assets.views import contact_sheet_png
-    from al_core.strategies.registry import StrategyName, get_strategy
+    from al_loop.selecting import Wishes, preview
 
     if not dry_run:
         raise click.UsageError("add --dry-run; to open a round, use selection_schedule or materialize in the UI")
     platform = open_platform()
     try:
-        if strategy is not None:
-            get_strategy(strategy)
-        named = None if strategy is None else StrategyName(strategy)
-        chosen, facts = preview(
-            platform, SelectionConfig.model_validate({"strategy": named, "budget": budget, "seed": seed})
-        )
+        chosen, facts = preview(platform, Wishes(strategy=strategy, budget=budget, seed=seed))
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     if chosen.height:

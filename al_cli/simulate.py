@@ -79,7 +79,7 @@ def _study(options: dict[str, Any]) -> Any:
     """The study that the options ask for. Raises `click.ClickException` where they do not fit together."""
     from pydantic import ValidationError
 
-    from simulation.oracle import OracleSettings
+    from simulation.annotators import OracleSettings
     from simulation.study import PretrainSettings, Study
 
     facts = dict(PRESETS.get(options["preset"] or "", {}))

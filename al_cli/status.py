@@ -15,7 +15,7 @@ from al_cli.console import console, json_option, open_platform, print_json
 from al_resources.platform import Platform
 
 if TYPE_CHECKING:
-    from al_resources.azure_checks import Finding
+    from al_resources.azure.checks import Finding
 
 NEEDED = ("azure.kusto_uri", "azure.blob_account_url")  # without these two there is nothing to tell
 SHOWN = 3  # names, of what there may be many
@@ -28,7 +28,7 @@ def status(as_json: bool) -> None:
 
     Exit code 1 where a service in Azure cannot be asked: then only what lies on this machine is told.
     """
-    from al_resources.progress import progress
+    from al_loop.status import progress
     from al_serving.spool import waiting
 
     platform = open_platform()
@@ -47,9 +47,7 @@ def status(as_json: bool) -> None:
 
 def azure_findings(platform: Platform) -> list[Finding]:
     """What the services in Azure say, within seconds: the stores themselves would wait for a minute."""
-    from al_resources.azure_checks import check_azure
-
-    return check_azure(platform.settings) if platform.on_azure else []
+    return platform.profile.findings(platform.settings)
 
 
 def _print(facts: dict[str, Any], spool: Path) -> None:

@@ -24,8 +24,8 @@ def trace(reference: str, as_json: bool) -> None:
       v7             a model version
       3fa85f6457...  an image, by its id or the beginning of it
     """
-    from al_resources.lineage import NotFound
-    from al_resources.lineage import trace as follow
+    from al_loop.trace import NotFound
+    from al_loop.trace import trace as follow
 
     try:
         found = follow(open_platform(), reference)

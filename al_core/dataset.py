@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import polars as pl
 
-from al_core.images import NearDuplicates
+from al_core.near_duplicates import NearDuplicates
 from al_core.records import DatasetManifest, utc_now
 
 if TYPE_CHECKING:
-    from al_core.training import LabeledImage
+    from al_core.learning.contract import LabeledImage
 
 Split = Literal["train", "validation", "holdout", "excluded"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "holdout", "excluded")
@@ -47,7 +47,7 @@ class Dataset:
 
     def images(self, split: Split) -> list[LabeledImage]:
         """The images of a split, in the order of their ids."""
-        from al_core.training import LabeledImage
+        from al_core.learning.contract import LabeledImage
 
         rows = self.rows.filter(split=split).sort("image_id")
         return [LabeledImage(*row) for row in rows.select("image_id", "image_url", "label").iter_rows()]

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from al_core.images import BadImage, NearDuplicates, may_have_near_duplicates
+from al_core.images import BadImage
+from al_core.near_duplicates import NearDuplicates, may_have_near_duplicates
 from al_core.records import PREDICTIONS, SELECTIONS, table_of, utc_now
 from al_core.strategies._arrays import to_device
 from al_core.strategies.base import Labeled, Order, Pool, QueryStrategy

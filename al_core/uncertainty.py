@@ -142,7 +142,7 @@ def _compiles(probs: np.ndarray) -> bool:
 
 def _compiled_doubts(probs: np.ndarray) -> np.ndarray:
     """1 - the largest of every row."""
-    from al_core import _compiled
+    from al_core import uncertainty_kernels as _compiled
 
     def of_many(block: np.ndarray, doubt: np.ndarray, tolerance: float) -> int:
         integer = f"i{block.dtype.itemsize}"
@@ -157,7 +157,7 @@ def _compiled_doubts(probs: np.ndarray) -> np.ndarray:
 
 def _compiled_two_largest(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Confidence and margin."""
-    from al_core import _compiled
+    from al_core import uncertainty_kernels as _compiled
 
     def of_many(block: np.ndarray, confidence: np.ndarray, margins: np.ndarray, tolerance: float) -> int:
         integer = f"i{block.dtype.itemsize}"
@@ -175,7 +175,7 @@ def _compiled_two_largest(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _entropies(probs: np.ndarray) -> np.ndarray:
     if not _compiles(probs) or probs.dtype != np.float32:
         return _by_block(probs, _entropy)
-    from al_core import _compiled
+    from al_core import uncertainty_kernels as _compiled
 
     scores = np.empty(len(probs), np.float32)
     _in_threads(_compiled.entropies, probs, scores)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from al_resources.blob_store import BlobStore
+    from al_resources.blobs import BlobStore
 
 IMAGES = "images"
 SHARDS = 256  # folders, by the first two digits of the id

@@ -34,12 +34,12 @@ from starlette.types import Message, Receive
 from al_resources.endpoint import DEPLOYMENT_HEADER, EndpointState
 from al_resources.endpoint.local import LocalEndpoint
 from al_serving.collector import Collector, CollectorFull
-from al_serving.deployments import Deployment, Follower, Serving
+from al_serving.loaded_models import Deployment, Follower, Serving
 from al_serving.payloads import DATASTORE, MAX_IMAGES, BadRequest, SentImage, images_of_bytes
 from al_serving.scoring import RefusedImage, Scorer, all_refused
 
 if TYPE_CHECKING:
-    from al_resources.blob_store import BlobStore
+    from al_resources.blobs import BlobStore
     from al_resources.platform import Platform
 
 LOGGER = logging.getLogger(__name__)
@@ -49,7 +49,6 @@ GRACE_SECONDS = 10  # for requests in progress when the service is told to end
 BACKLOG = 2048  # connections that wait while the loop is busy
 BODY_IMAGES = 5  # a body may be as large as so many of the largest images
 POLL_SECONDS = 0.1  # a rollout waits for it at each step
-REMOTE_POLL_SECONDS = 1.0  # of a state in a container: every look is paid for
 READERS = max(2, min(8, os.cpu_count() or 2))  # threads that decode images
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -249,7 +248,7 @@ def server_of(platform: Platform) -> uvicorn.Server:
         datastores={DATASTORE: platform.blobs},
         follows=platform.endpoint.address,
         max_image_bytes=platform.settings.serving.max_image_bytes,
-        poll_seconds=REMOTE_POLL_SECONDS if platform.on_azure else POLL_SECONDS,
+        poll_seconds=platform.profile.state_poll_seconds,
     )
     return uvicorn.Server(
         uvicorn.Config(service.app(), log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS)

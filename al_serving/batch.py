@@ -14,7 +14,7 @@ from al_serving.payloads import SentImage
 from al_serving.scoring import Answer, ReadImage, RefusedImage, Scorer
 
 if TYPE_CHECKING:
-    from al_resources.blob_store import BlobStore
+    from al_resources.blobs import BlobStore
 
 CHUNK = 64  # images read ahead and predicted together: bounds the memory
 READERS = 4

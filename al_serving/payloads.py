@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from al_resources.blob_store import BlobStore
+    from al_resources.blobs import BlobStore
 
 DATASTORE = "workspaceblobstore"  # what Azure ML calls a workspace's own blob store; here, the platform's
 MAX_IMAGES = 1_000  # of one request: more belong into a batch

@@ -12,7 +12,7 @@ from al_serving.batch import BatchSummary, NamedFile, files_of_folder, files_of_
 from al_serving.scoring import printable
 
 if TYPE_CHECKING:
-    from al_resources.blob_store import BlobStore
+    from al_resources.blobs import BlobStore
     from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
 
 UPLOADERS = 8

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from al_core.images import MAX_PIXELS, BadImage, content_id, decode_image, near_duplicate_hash
-from al_core.preprocessing import to_pixels
+from al_core.images import MAX_PIXELS, BadImage, content_id, decode_image
+from al_core.learning.preprocessing import to_pixels
+from al_core.near_duplicates import near_duplicate_hash
 from al_core.records import Source
 from al_core.uncertainty import uncertainty_scores
 from al_serving.collector import Collector, CollectorFull, Prediction, Rejection
@@ -20,7 +21,7 @@ from al_serving.payloads import BadRequest, SentImage
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from al_core.inference import Predictor
+    from al_core.learning.inference import Predictor
     from al_resources.platform import Platform
 
 Answer = dict[str, Any]  # JSON: filename, image_id, label, labels, probs, model_name, model_version; or filename, error
@@ -85,7 +86,7 @@ class Scorer:
     @classmethod
     def of(cls, platform: Platform, checkpoint: Path, collector: Collector | None) -> Scorer:
         """The scorer of one checkpoint folder, as the platform's settings want it."""
-        from al_core.inference import Predictor
+        from al_core.learning.inference import Predictor
 
         settings = platform.settings.serving
         return cls(

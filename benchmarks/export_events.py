@@ -24,16 +24,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from al_core.records import EXPORTS, SELECTIONS, table_of, utc_now
-from al_resources.azure_blobs import AzureBlobStore
-from al_resources.azure_data_settings import AzureDataSettings
-from al_resources.azure_storage import DEVELOPMENT_ACCOUNT
-from al_resources.event_queue import EventQueue
+from al_resources.azure.event_queue import EventQueue
+from al_resources.azure.storage import DEVELOPMENT_ACCOUNT
+from al_resources.blobs.azure import AzureBlobStore
 from al_resources.image_store import ImageStore
 from al_resources.labeling.events import MESSAGES_PER_TICK, EventCursor, listen
 from al_resources.labeling.inbox import InboxCursor, look
 from al_resources.labeling.merge import INBOX
-from al_resources.ledgers import DeltaLedgers
+from al_resources.ledgers.delta import DeltaLedgers
 from al_resources.settings import LabelingSettings
+from al_resources.settings.azure_data import AzureDataSettings
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 FEW, TICKS, WRITERS = 100, 7, 4

@@ -99,8 +99,8 @@ def emulated_cluster() -> Any:
 
 
 def database_of(url: str, ingestion: str) -> Any:
-    from al_resources.azure_data_settings import AzureDataSettings
-    from al_resources.kusto import KustoDatabase
+    from al_resources.azure.data_explorer import KustoDatabase
+    from al_resources.settings.azure_data import AzureDataSettings
 
     return KustoDatabase(AzureDataSettings(kusto_uri=url, kusto_ingest_uri=url, kusto_ingestion=ingestion))
 
@@ -128,7 +128,7 @@ Way = Callable[[list[Any], Path, Path], None]  # answers, a folder of its own, t
 
 def collect(store: Any, ledgers: Any, predictions: list[Any], folder: Path, images: Path) -> None:
     """All answers through a collector until its store has taken them; the images are stored already."""
-    from al_resources.blob_store import FsspecBlobStore
+    from al_resources.blobs.local import FsspecBlobStore
     from al_resources.image_store import ImageStore
     from al_serving.collector import Collector
 
@@ -141,7 +141,7 @@ def collect(store: Any, ledgers: Any, predictions: list[Any], folder: Path, imag
 
 
 def to_delta(predictions: list[Any], folder: Path, images: Path) -> None:
-    from al_resources.ledgers import DeltaLedgers
+    from al_resources.ledgers.delta import DeltaLedgers
     from al_resources.prediction_store.delta import DeltaPredictionStore
 
     ledgers = DeltaLedgers(folder / "ledgers")
@@ -149,7 +149,7 @@ def to_delta(predictions: list[Any], folder: Path, images: Path) -> None:
 
 
 def to_kusto(url: str, ingestion: str, predictions: list[Any], folder: Path, images: Path) -> None:
-    from al_resources.kusto_ledgers import KustoLedgers
+    from al_resources.ledgers.kusto import KustoLedgers
     from al_resources.prediction_store.kusto import KustoPredictionStore
 
     database = database_of(url, ingestion)
@@ -197,7 +197,7 @@ def seconds_of(way: Way, predictions: list[Any], images: Path) -> tuple[float, f
 
 
 def into_the_log(url: str, rows: int) -> dict[str, dict[str, float]]:
-    from al_resources.blob_store import FsspecBlobStore
+    from al_resources.blobs.local import FsspecBlobStore
     from al_resources.image_store import ImageStore
 
     ways: dict[str, Way] = {
@@ -274,7 +274,7 @@ def out_of_the_log(url: str, orders: Connection, rows: int) -> dict[str, float]:
 
 
 def run(rows: int, log: int) -> dict[str, Any]:
-    from al_resources.kusto import setup_commands
+    from al_resources.azure.data_explorer import setup_commands
 
     with emulated_cluster() as (url, orders):
         for command in setup_commands():

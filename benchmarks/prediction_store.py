@@ -32,7 +32,7 @@ TAKEN = 4_000  # images with the smallest margins that were selected and labeled
 def write_log(folder: Path, rows: int) -> float:
     """A log as scoring services would have written it over ten days; returns the seconds spent in `append`."""
     from al_core.records import LABELS, SELECTIONS, prediction_table, table_of
-    from al_resources.ledgers import DeltaLedgers
+    from al_resources.ledgers.delta import DeltaLedgers
     from al_resources.prediction_store.delta import DeltaPredictionStore
 
     generator = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def bare_polars(folder: Path) -> int:
 
 def ours(folder: Path) -> int:
     from al_core.strategies.base import Order
-    from al_resources.ledgers import DeltaLedgers
+    from al_resources.ledgers.delta import DeltaLedgers
     from al_resources.prediction_store.delta import DeltaPredictionStore
 
     store = DeltaPredictionStore(folder / "predictions", DeltaLedgers(folder / "ledgers"))
@@ -89,7 +89,7 @@ def ours(folder: Path) -> int:
 
 def ours_random(folder: Path) -> int:
     from al_core.strategies.base import Order
-    from al_resources.ledgers import DeltaLedgers
+    from al_resources.ledgers.delta import DeltaLedgers
     from al_resources.prediction_store.delta import DeltaPredictionStore
 
     store = DeltaPredictionStore(folder / "predictions", DeltaLedgers(folder / "ledgers"))
@@ -98,7 +98,7 @@ def ours_random(folder: Path) -> int:
 
 
 def ours_count(folder: Path) -> int:
-    from al_resources.ledgers import DeltaLedgers
+    from al_resources.ledgers.delta import DeltaLedgers
     from al_resources.prediction_store.delta import DeltaPredictionStore
 
     return DeltaPredictionStore(folder / "predictions", DeltaLedgers(folder / "ledgers")).count_eligible("digits", 3)
@@ -140,7 +140,7 @@ def measure(reader: Callable[[Path], int], folder: Path, repeats: int = 7) -> di
 
 
 def run(rows: int, folder: Path) -> dict[str, Any]:
-    from al_resources.ledgers import DeltaLedgers
+    from al_resources.ledgers.delta import DeltaLedgers
     from al_resources.prediction_store.delta import DeltaPredictionStore
 
     facts: dict[str, Any] = {"rows": rows, "append_seconds": write_log(folder, rows)}

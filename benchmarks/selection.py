@@ -358,7 +358,7 @@ def store_to_batch(results: Results, size: Callable[[int], int], large: bool, ke
     import polars as pl
 
     from al_core.selection import select_batch
-    from al_resources.ledgers import DeltaLedgers
+    from al_resources.ledgers.delta import DeltaLedgers
     from al_resources.prediction_store.candidates import Candidates
     from al_resources.prediction_store.delta import DeltaPredictionStore
 

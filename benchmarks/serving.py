@@ -56,12 +56,12 @@ def serve(home: Path, *, log: bool, together: bool) -> None:
     import torch
     import uvicorn
 
-    from al_core.checkpoint import WEIGHTS_FILE, save_weights, sha256_of
-    from al_core.networks import build_network, preprocessing_for
+    from al_core.learning.checkpoint import WEIGHTS_FILE, save_weights, sha256_of
+    from al_core.learning.networks import build_network, preprocessing_for
     from al_core.records import ModelManifest, utc_now
     from al_resources.platform import Platform
     from al_resources.settings import load_settings
-    from al_serving import deployments
+    from al_serving import loaded_models as deployments
     from al_serving.app import ScoringService
     from al_serving.collector import Collector
     from al_serving.scoring import Scorer

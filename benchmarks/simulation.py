@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from al_core.networks import build_network, preprocessing_for
-from al_core.preprocessing import normalise
-from al_core.torch_trainer import MIN_STEPS, augment, warm_up_and_cosine
-from al_core.training_settings import TrainingSettings
+from al_core.learning.networks import build_network, preprocessing_for
+from al_core.learning.preprocessing import normalise
+from al_core.learning.settings import TrainingSettings
+from al_core.learning.torch_trainer import MIN_STEPS, augment, warm_up_and_cosine
 from simulation.datasets import LabeledData, load_data
 from simulation.experiment import Experiment, Prepared, load_prepared, prepare
 from simulation.presets import training_defaults

@@ -26,7 +26,7 @@ def retired_deployment_sensor(
 def look_for_retired(platform: Platform) -> dg.RunRequest | dg.SkipReason:
     """A request to remove it, or the reason not to."""
     from al_core.records import utc_now
-    from al_resources.endpoint.retirement import due
+    from al_loop.retiring import due
 
     hours = platform.settings.azure_ml.old_deployment_hours
     retired = due(platform.ledgers.read("deployments"), grace=timedelta(hours=hours), now=utc_now())

@@ -71,7 +71,7 @@ def _reason_to_wait(platform: Platform) -> str | None:
 
 
 def _advice_to_stop(platform: Platform) -> str | None:
-    from al_assets.advice import stopping_advice
+    from al_loop.advice import stopping_advice
 
     advice = stopping_advice(platform)
     return f"{advice.sentence} (selection.stop_when_advised)" if advice.stop else None

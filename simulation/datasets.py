@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from al_core.images import IMAGE_SUFFIXES, content_id
-from al_core.training import LabeledImage
+from al_core.learning.contract import LabeledImage
 
 SOURCES = "digits, cifar10:FOLDER-or-TAR, imagefolder:PATH, torchvision:NAME"
 TEST_FOLDERS = ("test", "val", "valid", "validation")

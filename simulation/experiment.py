@@ -21,21 +21,21 @@ import polars as pl
 import pyarrow as pa
 import torch
 
-from al_core.checkpoint import MANIFEST_FILE, code_version, sha256_of, training_key
 from al_core.dataset import Dataset, build_dataset, resolve_labels
-from al_core.evaluation import Evaluation, answers_of
-from al_core.images import near_duplicate_hash
-from al_core.inference import Predictor
-from al_core.preprocessing import CHUNK
+from al_core.judging.evaluation import Evaluation, answers_of
+from al_core.learning.checkpoint import MANIFEST_FILE, code_version, sha256_of, training_key
+from al_core.learning.contract import TrainingRequest
+from al_core.learning.inference import Predictor
+from al_core.learning.preprocessing import CHUNK
+from al_core.learning.settings import TrainingSettings
+from al_core.learning.torch_trainer import TorchTrainer
+from al_core.near_duplicates import near_duplicate_hash
 from al_core.records import ModelManifest, Preprocessing, prediction_table
 from al_core.selection import select_batch, select_seed_batch
 from al_core.strategies.base import KEY_SPACE, Labeled, Order, QueryStrategy
 from al_core.strategies.registry import get_strategy
-from al_core.torch_trainer import TorchTrainer
-from al_core.training import TrainingRequest
-from al_core.training_settings import TrainingSettings
+from simulation.annotators import Oracle
 from simulation.datasets import BadData, LabeledData
-from simulation.oracle import Oracle
 from simulation.study import STARTS, Run, Study
 
 ROUNDS_FILE = "rounds.jsonl"
@@ -346,7 +346,7 @@ def prepare(data: LabeledData, preprocessing: Preprocessing, folder: Path) -> No
         BadData: an image cannot be read.
     """
     from al_core.images import BadImage, decode_image
-    from al_core.preprocessing import to_pixels
+    from al_core.learning.preprocessing import to_pixels
 
     folder.mkdir(parents=True, exist_ok=True)
     shape = (len(data.images), preprocessing.channels, preprocessing.size, preprocessing.size)

@@ -18,11 +18,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from al_core.networks import Classifier, build_network, has_fast_bfloat16, resolve_device
-from al_core.preprocessing import normalise
+from al_core.learning.networks import Classifier, build_network, has_fast_bfloat16, resolve_device
+from al_core.learning.preprocessing import normalise
+from al_core.learning.settings import TrainingSettings
+from al_core.learning.torch_trainer import warm_up_and_cosine
 from al_core.records import Preprocessing
-from al_core.torch_trainer import warm_up_and_cosine
-from al_core.training_settings import TrainingSettings
 from simulation.datasets import LabeledData
 from simulation.study import PretrainSettings, Study
 
@@ -36,7 +36,7 @@ def pretrain_on_pool(
     study: Study, data: LabeledData, preprocessing: Preprocessing, folder: Path, say: Callable[[str], None]
 ) -> Path:
     """The encoder of the study, learned on its pool unless that was done before; test images are not seen."""
-    from al_core.checkpoint import save_weights
+    from al_core.learning.checkpoint import save_weights
 
     assert study.pretrain is not None
     file = folder / ENCODER_FILE

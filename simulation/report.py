@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from al_core.images import SheetItem, contact_sheet, decode_image
+from al_core.contact_sheet import SheetItem, contact_sheet
+from al_core.images import decode_image
 from simulation.datasets import LabeledData, load_data
 from simulation.experiment import ROUNDS_FILE, read_rounds
 from simulation.runner import load_study

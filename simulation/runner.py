@@ -16,9 +16,9 @@ from pathlib import Path
 
 import polars as pl
 
-from al_core.training_settings import TrainingSettings
+from al_core.learning.settings import TrainingSettings
+from simulation.annotators import Oracle
 from simulation.datasets import BadData, LabeledData, load_data
-from simulation.oracle import Oracle
 from simulation.study import Run, Study
 
 STUDY_FILE = "study.json"
@@ -154,7 +154,7 @@ def _prepare(study: Study, data: LabeledData, folder: Path, say: Callable[[str],
 
 
 def _prepare_alone(study: Study, data: LabeledData, folder: Path, say: Callable[[str], None]) -> None:
-    from al_core.networks import preprocessing_for
+    from al_core.learning.networks import preprocessing_for
     from simulation.experiment import prepare
 
     training = study.training

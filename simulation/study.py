@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from al_core.training_settings import TrainingSettings
-from simulation.oracle import OracleSettings
+from al_core.learning.settings import TrainingSettings
+from simulation.annotators import OracleSettings
 
 Start = Literal["warm", "cold", "shrink"]
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from azure.ai.ml import MLClient
-from emulators.azure_ml import GROUP, SUBSCRIPTION, WORKSPACE, AzureML
 
-from al_resources.azure_ml import Arm, workspace_client
-from al_resources.azure_ml_datasets import AzureMLDatasetStore
-from al_resources.azure_ml_settings import AzureMLSettings
+from al_resources.azure.workspace import Arm, workspace_client
+from al_resources.datasets.azure_ml import AzureMLDatasetStore
 from al_resources.endpoint.azure_ml_online import AzureMLOnlineEndpoint
 from al_resources.model_registry.azure_ml import AzureMLModelRegistry
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
+from al_resources.settings.azure_ml import AzureMLSettings
 from al_resources.training.azure_ml_job import AzureMLTrainer
+from emulators.azure_ml import GROUP, SUBSCRIPTION, WORKSPACE, AzureML
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emulators.node_packages import NotInstalled
 from filelock import FileLock
 
 from al_resources.platform import Platform
 from al_resources.settings import Settings
+from emulators.node_packages import NotInstalled
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FILES_OF_THE_DEMO = {"tests/loop/test_demo.py", "tests/loop/test_ui.py"}
@@ -34,7 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("DAGSTER_HOME", None)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not spin: tests share the cores
     if os.environ.get("REQUIRE_EMULATORS") and (missing := [name for name in EMULATED if find_spec(name) is None]):
-        raise pytest.UsageError(f"REQUIRE_EMULATORS is set without {', '.join(missing)}: pip install '.[azure,dev]'")
+        names = ", ".join(missing)
+        raise pytest.UsageError(f"REQUIRE_EMULATORS is set without {names}: pip install '.[azure,emulators,dev]'")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from al_core.checkpoint import WEIGHTS_FILE, save_weights, sha256_of
-from al_core.networks import build_network, preprocessing_for
+from al_core.learning.checkpoint import WEIGHTS_FILE, save_weights, sha256_of
+from al_core.learning.networks import build_network, preprocessing_for
 from al_core.records import ModelManifest, utc_now
 from al_resources.platform import Platform
 from al_serving.app import server_of

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from al_core.clustering import kmeans, nearest_centre
 from al_core.strategies._arrays import Array, like, namespace, to_numpy
 from al_core.strategies._spread import CHUNK_VALUES
+from al_core.strategies.clustering import kmeans, nearest_centre
 
 _CLUSTERING_ROWS = 20_000
 PRUNED_FROM = 1000  # points; fewer are compared before they are clustered

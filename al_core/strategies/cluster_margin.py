@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from al_core.clustering import kmeans
 from al_core.strategies._arrays import float32, like, to_numpy
 from al_core.strategies._ranking import first_by, round_robin
 from al_core.strategies.base import Need, Picks, Pool, QueryStrategy
+from al_core.strategies.clustering import kmeans
 from al_core.uncertainty import margin
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from al_core.clustering import kmeans
 from al_core.strategies._arrays import float32, like, namespace, to_numpy
 from al_core.strategies._ranking import round_robin
 from al_core.strategies.base import Need, Picks, Pool, QueryStrategy
+from al_core.strategies.clustering import kmeans
 
 
 class KMeans(QueryStrategy):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from al_core.clustering import kmeans
 from al_core.strategies._arrays import Array, float32, like, namespace, to_numpy, unit_length
 from al_core.strategies._balls import Balls
 from al_core.strategies._spread import CHUNK_VALUES, Embedded, farthest_first
 from al_core.strategies.base import Need, Picks, Pool, QueryStrategy
+from al_core.strategies.clustering import kmeans
 
 _CLASSES_UNKNOWN = 10
 _SAMPLED_BALLS = 2000

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from al_core.clustering import kmeans
 from al_core.strategies._arrays import Array, float32, like, namespace, to_numpy, unit_length
 from al_core.strategies._ranking import round_robin
 from al_core.strategies._spread import CHUNK_VALUES
 from al_core.strategies.base import Need, Picks, Pool, QueryStrategy
+from al_core.strategies.clustering import kmeans
 
 _NEIGHBOURS = 20
 _SMALLEST_CLUSTER = 5

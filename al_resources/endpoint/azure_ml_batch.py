@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from al_resources.azure_ml import (
+from al_resources.azure.workspace import (
     SCORING_SCRIPT,
     Arm,
     WorkspaceError,
@@ -30,13 +30,13 @@ from al_resources.azure_ml import (
     environment_of,
     lookup,
 )
-from al_resources.azure_ml_settings import AzureMLSettings
+from al_resources.settings.azure_ml import AzureMLSettings
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from azure.ai.ml.entities import ModelBatchDeployment
 
-    from al_resources.blob_store import BlobStore
+    from al_resources.blobs import BlobStore
 
 BATCHES = "batch"
 JOBS_API = {"api-version": "2024-01-01-preview"}
@@ -88,7 +88,7 @@ class AzureMLBatchEndpoint:
             log: Told how it goes.
 
         Returns:
-            One answer per file that the script got to see, in any order, as `al_serving.score.run` gives them.
+            One answer per file that the script got to see, in any order, as the scoring script gives them.
 
         Raises:
             BatchFailed: the job failed, was cancelled from outside, or took longer than `azure_ml.batch_minutes`;

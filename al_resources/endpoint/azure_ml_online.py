@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from al_core.records import utc_now
-from al_resources.azure_ml import (
+from al_resources.azure.workspace import (
     DATA_SCIENTIST,
     SCORING_SCRIPT,
     Arm,
@@ -25,9 +25,9 @@ from al_resources.azure_ml import (
     lookup,
     status_text,
 )
-from al_resources.azure_ml_settings import AzureMLSettings
 from al_resources.endpoint import DeploymentFailed, EndpointState, check_traffic, refuse_with_traffic
 from al_resources.endpoint.asking import NotAdmitted, ask
+from al_resources.settings.azure_ml import AzureMLSettings
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient

@@ -15,13 +15,13 @@ import httpx
 from pydantic import ValidationError
 
 from al_core.images import BadImage, decode_image
-from al_resources.blob_store import BlobStore
+from al_resources.blobs import BlobStore
 from al_resources.endpoint import DeploymentFailed, EndpointState, check_traffic, refuse_with_traffic
 from al_resources.endpoint.asking import ask
 from al_resources.model_registry import ModelRegistry, TamperedModel
 
 if TYPE_CHECKING:
-    from al_core.inference import Predictor
+    from al_core.learning.inference import Predictor
 
 LOGGER = logging.getLogger(__name__)
 ATTEMPTS = 20  # to write the state while others write it too
@@ -208,7 +208,7 @@ class LocalEndpoint:
     # ------------------------------------------------------------------ in this process
 
     def _load(self, model_version: int) -> Predictor:
-        from al_core.inference import Predictor
+        from al_core.learning.inference import Predictor
 
         if model_version not in self._loaded:
             try:

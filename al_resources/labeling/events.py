@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from al_resources.blob_store import BlobInfo
+from al_resources.blobs import BlobInfo
 from al_resources.labeling.inbox import Look, consider
 from al_resources.labeling.merge import INBOX, is_export, note_gone, unmerged_exports
 from al_resources.settings import LabelingSettings
 
 if TYPE_CHECKING:
-    from al_resources.blob_store import BlobStore
-    from al_resources.event_queue import EventQueue, Message
+    from al_resources.azure.event_queue import EventQueue, Message
+    from al_resources.blobs import BlobStore
     from al_resources.image_store import ImageStore
     from al_resources.ledgers import Ledgers
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from al_resources.blob_store import BlobInfo
+from al_resources.blobs import BlobInfo
 from al_resources.labeling.exports import BrokenExport
 from al_resources.labeling.merge import INBOX, Merge, Plan, carry_out, is_export, note_gone, plan_merge, refuse_export
 from al_resources.settings import LabelingSettings
 
 if TYPE_CHECKING:
-    from al_resources.blob_store import BlobStore
+    from al_resources.blobs import BlobStore
     from al_resources.image_store import ImageStore
     from al_resources.ledgers import Ledgers
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from al_core.records import EXPORTS, LABELS, table_of, utc_now
-from al_resources.blob_store import BlobInfo
+from al_resources.blobs import BlobInfo
 from al_resources.labeling.exports import BrokenExport, ParsedExport, SetAside, parse_export
 from al_resources.labeling.quarantine import quarantine_export, quarantine_rows
 from al_resources.settings import LabelingSettings
 
 if TYPE_CHECKING:
-    from al_resources.blob_store import BlobStore
+    from al_resources.blobs import BlobStore
     from al_resources.image_store import ImageStore
     from al_resources.ledgers import Ledgers
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from al_resources.labeling.exports import SetAside
 
 if TYPE_CHECKING:
-    from al_resources.blob_store import BlobStore
+    from al_resources.blobs import BlobStore
 
 QUARANTINE = "labeling/quarantine"
 

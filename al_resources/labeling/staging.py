@@ -14,7 +14,7 @@ from al_resources.labeling import StagedImage
 if TYPE_CHECKING:
     import polars as pl
 
-    from al_resources.blob_store import BlobStore
+    from al_resources.blobs import BlobStore
     from al_resources.image_store import ImageStore
 
 INPUT = "labeling/input"

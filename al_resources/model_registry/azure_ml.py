@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from al_core.records import ModelManifest
-from al_resources.azure_ml import asked, checked_name, datastore_uri, lookup
-from al_resources.azure_ml_settings import AzureMLSettings
+from al_resources.azure.workspace import asked, checked_name, datastore_uri, lookup
 from al_resources.model_registry.directory import DirectoryModelRegistry
+from al_resources.settings.azure_ml import AzureMLSettings
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
 
-    from al_resources.blob_store import BlobStore
+    from al_resources.blobs import BlobStore
 
 LONGEST_TAG = 256
 

@@ -26,7 +26,7 @@ from al_core.records import ModelManifest
 from al_resources.model_registry import TamperedModel
 
 if TYPE_CHECKING:
-    from al_resources.blob_store import BlobStore
+    from al_resources.blobs import BlobStore
 
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"

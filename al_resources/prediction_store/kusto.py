@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from al_core.records import PREDICTIONS
 from al_core.strategies.base import KEY_SPACE, Order
-from al_resources.kusto import Ingestion, KustoDatabase, Query
+from al_resources.azure.data_explorer import Ingestion, KustoDatabase, Query
 from al_resources.prediction_store import Watermark
 from al_resources.prediction_store.rows import as_records, check_columns, checked_rows, wanted_columns
 

@@ -1,1 +1,1 @@
-"""Where a training runs when it does not run in this process. The contract is `al_core.training.Trainer`."""
+"""Where a training runs when it does not run in this process. The contract is `al_core.learning.contract.Trainer`."""

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from al_core.checkpoint import WEIGHTS_FILE, save_weights
-from al_core.training import TrainingResult
+from al_core.learning.checkpoint import WEIGHTS_FILE, save_weights
+from al_core.learning.contract import TrainingResult
 from al_resources.training.job import RemoteRequest, run
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def convert(given: argparse.Namespace, request: RemoteRequest, report: Callable[
     """
     import torch
 
-    from al_core.networks import build_network, load_state, preprocessing_for
+    from al_core.learning.networks import build_network, load_state, preprocessing_for
 
     settings, file = request.settings, given.trained / TRAINED_FILE
     trained = torch.load(file, map_location="cpu", weights_only=True)

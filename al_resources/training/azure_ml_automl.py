@@ -12,9 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from al_core.checkpoint import read_manifest
-from al_core.training import TrainingRequest, TrainingResult
-from al_resources.azure_ml_datasets import LABEL_COLUMN
+from al_core.learning.checkpoint import read_manifest
+from al_core.learning.contract import TrainingRequest, TrainingResult
+from al_resources.datasets.azure_ml import LABEL_COLUMN
 from al_resources.training.automl_job import NETWORKS
 from al_resources.training.azure_ml_job import AzureMLTrainer, checked_dataset, tables_of, tags_of
 from al_resources.training.azure_ml_runner import JobFailed

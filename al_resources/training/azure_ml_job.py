@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from al_core.checkpoint import WEIGHTS_FILE, read_manifest, sha256_of
-from al_core.training import TrainingRequest, TrainingResult
-from al_resources.azure_ml import CODE, code_snapshot, datastore_uri, environment_of
-from al_resources.azure_ml_datasets import IMAGES_FILE, asset_of, table_folder, to_lines
-from al_resources.azure_ml_settings import AzureMLSettings
+from al_core.learning.checkpoint import WEIGHTS_FILE, read_manifest, sha256_of
+from al_core.learning.contract import TrainingRequest, TrainingResult
+from al_resources.azure.workspace import CODE, code_snapshot, datastore_uri, environment_of
+from al_resources.datasets.azure_ml import IMAGES_FILE, asset_of, table_folder, to_lines
 from al_resources.image_store import IMAGES
+from al_resources.settings.azure_ml import AzureMLSettings
 from al_resources.training.azure_ml_runner import JobFailed, JobRunner
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from azure.ai.ml.entities import Command
 
     from al_core.dataset import Split
+    from al_core.learning.contract import LabeledImage
     from al_core.records import DatasetManifest
-    from al_core.training import LabeledImage
-    from al_resources.blob_store import BlobStore
+    from al_resources.blobs import BlobStore
     from al_resources.training.job import RemoteResult
 
 ENTRY = "al_resources.training.job"

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from al_resources.azure_ml import WorkspaceError, checked_name, explained, status_text
-from al_resources.azure_ml_settings import AzureMLSettings
+from al_resources.azure.workspace import WorkspaceError, checked_name, explained, status_text
+from al_resources.settings.azure_ml import AzureMLSettings
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient

@@ -35,11 +35,11 @@ from dagster_pipes import (
 )
 from pydantic import BaseModel, ConfigDict
 
-from al_core.checkpoint import WEIGHTS_FILE, sha256_of
+from al_core.learning.checkpoint import WEIGHTS_FILE, sha256_of
+from al_core.learning.contract import LabeledImage, TrainingRequest, TrainingResult, load_trainer
+from al_core.learning.settings import TrainingSettings
 from al_core.records import Preprocessing
-from al_core.training import LabeledImage, TrainingRequest, TrainingResult, load_trainer
-from al_core.training_settings import TrainingSettings
-from al_resources.azure_ml_datasets import IMAGES_FILE, from_lines
+from al_resources.datasets.azure_ml import IMAGES_FILE, from_lines
 from al_resources.image_store import IMAGES, image_path
 
 ASSET = "model_checkpoint"

@@ -11,22 +11,16 @@ import numpy as np
 import pytest
 
 from al_assets.definitions import build_definitions
-from al_assets.selected_candidates import SelectionConfig, configured_strategy, preview
-from al_assets.selection_inputs import SelectionInputs
 from al_cli.digits import digit_pngs
+from al_core.learning.settings import TrainingSettings
 from al_core.strategies.cost_aware import CostAware
 from al_core.strategies.k_center_greedy import KCenterGreedy
-from al_core.strategies.registry import StrategyName, strategy_names
-from al_core.training_settings import TrainingSettings
-from al_resources.labeling.oracle import OracleLabeling
+from al_core.strategies.registry import strategy_names
+from al_loop.selecting import Wishes, configured_strategy, preview
+from al_loop.strategy_inputs import SelectionInputs
+from al_resources.labeling.projects.oracle import OracleLabeling
 from al_resources.platform import Platform
-from al_resources.settings import (
-    HoldoutSettings,
-    LabelingSettings,
-    SelectionSettings,
-    ServingSettings,
-    Settings,
-)
+from al_resources.settings import HoldoutSettings, LabelingSettings, SelectionSettings, ServingSettings, Settings
 from al_serving.batch import NamedFile, score_files
 from al_serving.collector import Collector
 from al_serving.scoring import Scorer
@@ -84,8 +78,8 @@ def run(platform: Platform, instance: dg.DagsterInstance, job: str, round_: int,
 @pytest.mark.parametrize("name", strategy_names())
 def test_every_strategy_fills_the_budget_with_what_the_log_and_the_models_give_it(digits, name: str):
     platform, _ = digits
-    chosen, facts = preview(platform, SelectionConfig(strategy=StrategyName(name)))
-    again, _ = preview(platform, SelectionConfig(strategy=StrategyName(name)))
+    chosen, facts = preview(platform, Wishes(strategy=name))
+    again, _ = preview(platform, Wishes(strategy=name))
     assert chosen["reason"].to_list() == ["strategy"] * (BUDGET - 1) + ["control"]
     assert chosen["image_id"].n_unique() == BUDGET
     assert chosen["image_id"].to_list() == again["image_id"].to_list()
@@ -124,26 +118,26 @@ def test_embeddings_of_labeled_images_and_their_distances_are_kept_for_the_next_
     digits, monkeypatch: pytest.MonkeyPatch
 ):
     platform, _ = digits
-    first, _ = preview(platform, SelectionConfig(strategy=StrategyName.k_center_greedy))
+    first, _ = preview(platform, Wishes(strategy="k_center_greedy"))
 
     def nothing_left_to_compute(_platform: Any, _predictor: Any, images: list[Any]) -> Any:
         assert not images
         return [], np.empty((0, 10), np.float32), np.empty((0, 64), np.float32)
 
-    monkeypatch.setattr("al_assets.selection_inputs._answers", nothing_left_to_compute)
-    second, _ = preview(platform, SelectionConfig(strategy=StrategyName.k_center_greedy))
+    monkeypatch.setattr("al_loop.strategy_inputs._answers", nothing_left_to_compute)
+    second, _ = preview(platform, Wishes(strategy="k_center_greedy"))
     assert second["image_id"].to_list() == first["image_id"].to_list()
-    strategy = SelectionInputs(platform, 1).prepare(configured_strategy(platform, SelectionConfig()))
+    strategy = SelectionInputs(platform, 1).prepare(configured_strategy(platform, Wishes()))
     assert not isinstance(strategy, KCenterGreedy)  # margin keeps nothing
     assert list(Path(platform.settings.home, "cache", "selection").glob("distances.npz"))
 
 
 def test_a_broken_cache_is_computed_again(digits):
     platform, _ = digits
-    first, _ = preview(platform, SelectionConfig(strategy=StrategyName.k_center_greedy))
+    first, _ = preview(platform, Wishes(strategy="k_center_greedy"))
     for file in Path(platform.settings.home, "cache", "selection").rglob("*.npz"):
         file.write_bytes(file.read_bytes()[:100])
-    second, _ = preview(platform, SelectionConfig(strategy=StrategyName.k_center_greedy))
+    second, _ = preview(platform, Wishes(strategy="k_center_greedy"))
     assert second["image_id"].to_list() == first["image_id"].to_list()
 
 

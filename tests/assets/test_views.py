@@ -23,7 +23,7 @@ def test_the_class_mix_is_that_of_the_serving_version_over_all_days(
     store: str, platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = PREDICTION_STORES[store](tmp_path, LEDGER_STORES[store](tmp_path))
-    platform.__dict__["predictions"] = log
+    platform = platform.with_parts(predictions=log)
     drawn: list[np.ndarray] = []
     monkeypatch.setattr(views, "_bars", lambda _, values, __: drawn.append(values) or b"")
     sure, unsure = [1.0, 0.0], [0.48, 0.52]

@@ -16,20 +16,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
-from emulators.azurite import shared_azurite
-from emulators.events import announce, send
-from emulators.faults import Fault as StorageFault
-from emulators.faults import FaultyDoor
 
 from al_cli.main import cli
 from al_core.records import prediction_table, utc_now
-from al_resources import azure_checks
-from al_resources.kusto import MAPPING
+from al_resources.azure import checks as azure_checks
+from al_resources.azure.data_explorer import MAPPING
 from al_resources.labeling import events
 from al_resources.labeling.events import EventCursor, listen
 from al_resources.labeling.merge import INBOX
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
+from emulators.azurite import shared_azurite
+from emulators.events import announce, send
+from emulators.faults import Fault as StorageFault
+from emulators.faults import FaultyDoor
 
 pytest.importorskip("duckdb_kql", reason="the emulated Data Explorer: pip install 'duckdb-kql[all]'")
 from emulators.kusto import Fault, KustoEmulator

@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
-from emulators.azurite import Azurite, shared_azurite
 
 from al_cli.azure import EVENTS_TEMPLATE
 from al_cli.main import cli
 from al_core.records import LEDGERS, REJECTED_IMAGES, prediction_table, table_of, utc_now
-from al_resources.kusto import setup_commands
+from al_resources.azure.data_explorer import setup_commands
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
+from emulators.azurite import Azurite, shared_azurite
 
 pytest.importorskip("duckdb_kql", reason="the emulated Data Explorer: pip install 'duckdb-kql[all]'")
 from emulators.kusto import KustoEmulator
@@ -150,8 +150,8 @@ def test_the_template_takes_the_parameters_that_the_command_gives_it_and_keeps_w
 def test_the_emulated_demo_says_how_to_get_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from al_cli import emulators
 
-    monkeypatch.setattr(emulators, "EMULATORS", tmp_path / "nowhere")
+    monkeypatch.setattr(emulators, "NEEDED", ("duckdb_kql", "a_package_that_is_not_here"))
     monkeypatch.setenv("AL_CONFIG", "")
     done = CliRunner().invoke(cli, ["demo", "--profile", "azure-emulated", "--home", str(tmp_path / "home")])
     assert done.exit_code == 1
-    assert "run this in a checkout" in done.output
+    assert "need a_package_that_is_not_here: pip install" in done.output

@@ -11,11 +11,11 @@ import yaml
 from azure.identity import DefaultAzureCredential
 from azure.storage.blob import BlobServiceClient
 from click.testing import CliRunner
-from emulators.azurite import Azurite
-from emulators.tls_proxy import proxy_to, write_certificates
 
 from al_cli.main import cli
-from al_resources.azure_storage import DEVELOPMENT_ACCOUNT
+from al_resources.azure.storage import DEVELOPMENT_ACCOUNT
+from emulators.azurite import Azurite
+from emulators.tls_proxy import proxy_to, write_certificates
 
 HOST = "devstoreaccount1.blob.core.windows.net"
 CONTAINER = "active-learning"

@@ -122,9 +122,9 @@ def test_what_data_explorer_refuses_is_one_line(al: Al, on_azure: tuple[Path, Ku
 def test_failed_ingestions_are_shown_and_sent_again_when_a_person_says_so(
     al: Al, on_azure: tuple[Path, KustoEmulator]
 ) -> None:
-    from al_resources.azure_data_settings import AzureDataSettings
-    from al_resources.kusto import MAPPING, KustoDatabase, setup_commands
+    from al_resources.azure.data_explorer import MAPPING, KustoDatabase, setup_commands
     from al_resources.prediction_store.kusto import KustoPredictionStore
+    from al_resources.settings.azure_data import AzureDataSettings
 
     config, kusto = on_azure
     database = KustoDatabase(AzureDataSettings(kusto_uri=kusto.url, kusto_ingestion="queued"))

@@ -23,7 +23,7 @@ from al_core.dataset import (
     resolve_labels,
     to_jsonl,
 )
-from al_core.images import hamming_distance
+from al_core.near_duplicates import hamming_distance
 from al_core.records import LABELS
 
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)

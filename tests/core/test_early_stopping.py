@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from al_core.early_stopping import EarlyStopping, clearly_worse
+from al_core.learning.early_stopping import EarlyStopping, clearly_worse
 
 
 @pytest.fixture

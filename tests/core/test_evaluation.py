@@ -15,10 +15,10 @@ from sklearn.metrics import f1_score
 from trained import Files, fit
 from trained import settings as training_settings
 
-from al_core import evaluation
-from al_core.evaluation import COLUMNS, Evaluation, answers_of, evaluate, paired_bootstrap, wilson
-from al_core.inference import Predictor
-from al_core.training import LabeledImage
+from al_core.judging import evaluation
+from al_core.judging.evaluation import COLUMNS, Evaluation, answers_of, evaluate, paired_bootstrap, wilson
+from al_core.learning.contract import LabeledImage
+from al_core.learning.inference import Predictor
 
 CLASSES = ("a", "b", "c")
 

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 from scipy.stats import binom
 
-from al_core.evaluation import COLUMNS, Evaluation
-from al_core.gate import LEAST_IMAGES, GateMismatch, decide, verify
+from al_core.judging.evaluation import COLUMNS, Evaluation
+from al_core.judging.gate import LEAST_IMAGES, GateMismatch, decide, verify
 from al_core.records import GateVerdict
 
 

@@ -14,18 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from pools import random_hashes
 
-from al_core.images import (
-    BadImage,
-    NearDuplicates,
-    SheetItem,
-    contact_sheet,
-    content_id,
-    decode_image,
-    hamming_distance,
-    image_suffix,
-    may_have_near_duplicates,
-    near_duplicate_hash,
-)
+from al_core.contact_sheet import SheetItem, contact_sheet
+from al_core.images import BadImage, content_id, decode_image, image_suffix
+from al_core.near_duplicates import NearDuplicates, hamming_distance, may_have_near_duplicates, near_duplicate_hash
 
 FORMATS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 

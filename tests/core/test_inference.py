@@ -11,11 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from trained import Files, fit, settings
 
-from al_core import inference
-from al_core.checkpoint import BadCheckpoint, sha256_of
 from al_core.images import decode_image
-from al_core.inference import Predictor
-from al_core.preprocessing import normalise, to_pixels
+from al_core.learning import inference
+from al_core.learning.checkpoint import BadCheckpoint, sha256_of
+from al_core.learning.inference import Predictor
+from al_core.learning.preprocessing import normalise, to_pixels
 from al_core.records import ModelManifest, Preprocessing
 
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pools import MemorySource, image_ids, random_hashes, random_probs
 
-from al_core.images import BadImage, hamming_distance
+from al_core.images import BadImage
+from al_core.near_duplicates import hamming_distance
 from al_core.records import SELECTIONS
 from al_core.selection import Selection, select_batch, select_seed_batch
 from al_core.strategies.base import Labeled, Need, Picks, Pool, QueryStrategy

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from al_core.softmax_regression import fit_linear_head
+from al_core.learning.softmax_regression import fit_linear_head
 
 
 def problem(seed: int, *, count: int = 60, width: int = 5, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:

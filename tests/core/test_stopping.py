@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from al_core.stopping import RoundEvidence, advise
+from al_core.judging.stopping import RoundEvidence, advise
 
 
 def rounds(

@@ -13,7 +13,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pools import random_pool, random_probs
 
-from al_core.clustering import kmeans, nearest_centre
 from al_core.strategies import _balls, _spread, typiclust
 from al_core.strategies._balls import Balls
 from al_core.strategies._spread import Embedded, draw_far_apart
@@ -23,6 +22,7 @@ from al_core.strategies.balanced_boundary import BalancedBoundary
 from al_core.strategies.base import Labeled, Pool
 from al_core.strategies.class_balanced import ClassBalanced
 from al_core.strategies.cluster_margin import ClusterMargin
+from al_core.strategies.clustering import kmeans, nearest_centre
 from al_core.strategies.cost_aware import CostAware, seconds_per_class
 from al_core.strategies.probcover import pure_radius
 from al_core.strategies.registry import get_strategy
@@ -121,7 +121,7 @@ def test_clusters_that_lie_apart_are_found_also_in_chunks(monkeypatch: pytest.Mo
     truth = rng.integers(0, 7, 3001)
     rows = (20 * np.eye(7, 12)[truth] + rng.normal(size=(3001, 12))).astype(np.float32)
     whole, _ = kmeans(rows, 7, 1)
-    monkeypatch.setattr("al_core.clustering.CHUNK_VALUES", 1000)
+    monkeypatch.setattr("al_core.strategies.clustering.CHUNK_VALUES", 1000)
     parts, centres = kmeans(rows, 7, 1)
     np.testing.assert_array_equal(whole, parts)
     assert len(set(zip(truth.tolist(), whole.tolist(), strict=True))) == 7

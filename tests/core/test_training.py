@@ -10,15 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from trained import Files, digits, fit, png, settings
 
-from al_core import torch_trainer
-from al_core.checkpoint import BadCheckpoint, code_version, read_manifest, training_key
 from al_core.images import decode_image
-from al_core.inference import Predictor
-from al_core.networks import build_network, preprocessing_for, resolve_device
-from al_core.preprocessing import to_pixels
-from al_core.torch_trainer import TorchTrainer, augment, fit_temperature, shrink_and_perturb
-from al_core.training import LabeledImage, TrainingRequest, load_trainer
-from al_core.training_settings import TrainingSettings
+from al_core.learning import torch_trainer
+from al_core.learning.calibration import fit_temperature
+from al_core.learning.checkpoint import BadCheckpoint, code_version, read_manifest, training_key
+from al_core.learning.contract import LabeledImage, TrainingRequest, load_trainer
+from al_core.learning.inference import Predictor
+from al_core.learning.networks import build_network, preprocessing_for, resolve_device
+from al_core.learning.preprocessing import to_pixels
+from al_core.learning.settings import TrainingSettings
+from al_core.learning.torch_trainer import TorchTrainer, augment, shrink_and_perturb
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +97,7 @@ def test_importing_the_contract_loads_no_torch():
     import subprocess
     import sys
 
-    code = "import sys, al_core.training, al_core.checkpoint; sys.exit('torch' in sys.modules)"
+    code = "import sys, al_core.learning.contract, al_core.learning.checkpoint; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -306,9 +307,9 @@ def test_cuda_without_a_gpu_is_an_error():
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("al_core.torch_trainer", "expected module:attribute"),
+        ("al_core.learning.torch_trainer", "expected module:attribute"),
         ("nowhere.at_all:Trainer", "cannot be imported"),
-        ("al_core.torch_trainer:Nothing", "has no Nothing"),
+        ("al_core.learning.torch_trainer:Nothing", "has no Nothing"),
         ("builtins:dict", "has no fit"),
     ],
 )

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from al_core.checkpoint import sha256_of
+from al_core.learning.checkpoint import sha256_of
+from al_core.learning.contract import LabeledImage, TrainingRequest, TrainingResult
+from al_core.learning.settings import TrainingSettings
+from al_core.learning.torch_trainer import TorchTrainer
 from al_core.records import ModelManifest, utc_now
-from al_core.torch_trainer import TorchTrainer
-from al_core.training import LabeledImage, TrainingRequest, TrainingResult
-from al_core.training_settings import TrainingSettings
 
 STRIPES = ("across", "down", "plain", "spots")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import FinishedDemo
+
 from emulators.inference_server import installed
 from emulators.node_packages import node_modules
 

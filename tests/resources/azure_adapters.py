@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from al_resources.blobs import BlobStore
+from al_resources.blobs.azure import AzureBlobStore
+from al_resources.settings.azure_data import AzureDataSettings
 from emulators.azurite import Azurite, shared_azurite
-
-from al_resources.azure_blobs import AzureBlobStore
-from al_resources.azure_data_settings import AzureDataSettings
-from al_resources.blob_store import BlobStore
 
 
 def running_azurite() -> Azurite:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 from resource_adapters import BLOB_STORES, LEDGER_STORES, PREDICTION_STORES
 
-from al_resources.blob_store import BlobStore
+from al_resources.blobs import BlobStore
 from al_resources.ledgers import Ledgers
 from al_resources.prediction_store import PredictionStore
 
 if TYPE_CHECKING:  # Azure's SDK takes seconds to import: only where it is tested
     from azure_workspace import Workspace
+
     from emulators.azure_ml import AzureML
 
 

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from emulators.kusto import KustoEmulator
-
-from al_resources.azure_data_settings import AzureDataSettings
-from al_resources.kusto import KustoDatabase, setup_commands
-from al_resources.kusto_ledgers import KustoLedgers
+from al_resources.azure.data_explorer import KustoDatabase, setup_commands
 from al_resources.ledgers import Ledgers
+from al_resources.ledgers.kusto import KustoLedgers
 from al_resources.prediction_store.kusto import KustoPredictionStore
+from al_resources.settings.azure_data import AzureDataSettings
+from emulators.kusto import KustoEmulator
 
 _DATABASES: dict[Path, KustoDatabase] = {}
 

@@ -12,8 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from al_core.records import PREDICTIONS, image_keys, new_ids
-from al_resources.blob_store import BlobStore, FsspecBlobStore
-from al_resources.ledgers import DeltaLedgers, Ledgers
+from al_resources.blobs import BlobStore
+from al_resources.blobs.local import FsspecBlobStore
+from al_resources.ledgers import Ledgers
+from al_resources.ledgers.delta import DeltaLedgers
 from al_resources.prediction_store import PredictionStore
 from al_resources.prediction_store.delta import DeltaPredictionStore
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from resource_adapters import LEDGER_STORES, MIDNIGHT, PREDICTION_STORES, after, image, prediction_rows
 
-from al_resources.analytics import ANSWERS, Every, Question, Window, ask
+from al_loop.questions import ANSWERS, Every, Question, Window, ask
 from al_resources.prediction_store import PredictionStore
 
 QUESTIONS: tuple[Question, ...] = get_args(Question)
@@ -195,8 +195,8 @@ def test_delta_and_data_explorer_give_the_same_answers(
 def test_what_is_shown_gives_the_same_answer(tmp_path: Path) -> None:
     from kusto_adapters import kusto_database
 
-    from al_resources.analytics import kql
-    from al_resources.kusto import Query
+    from al_loop.questions import kql
+    from al_resources.azure.data_explorer import Query
 
     store = PREDICTION_STORES["kusto"](tmp_path, LEDGER_STORES["kusto"](tmp_path))
     store.append(prediction_rows([{"image_id": image(n), "model_name": AWKWARD[3]} for n in range(3)]))

@@ -14,18 +14,18 @@ import pytest
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError
 from azure_adapters import running_azurite
+
+from al_core.records import utc_now
+from al_resources.azure import storage as azure_storage
+from al_resources.azure.event_queue import EventQueue
+from al_resources.azure.storage import DEVELOPMENT_ACCOUNT, account_name, storage_credential
+from al_resources.blobs.azure import AzureBlobStore
+from al_resources.image_store import ImageStore
+from al_resources.settings import SettingsError
+from al_resources.settings.azure_data import AzureDataSettings
 from emulators.azurite import Azurite
 from emulators.faults import Fault, FaultyDoor
 from emulators.tls_proxy import write_certificates
-
-from al_core.records import utc_now
-from al_resources import azure_storage
-from al_resources.azure_blobs import AzureBlobStore
-from al_resources.azure_data_settings import AzureDataSettings
-from al_resources.azure_storage import DEVELOPMENT_ACCOUNT, account_name, storage_credential
-from al_resources.event_queue import EventQueue
-from al_resources.image_store import ImageStore
-from al_resources.settings import SettingsError
 
 
 @pytest.fixture

@@ -15,17 +15,15 @@ from typing import Any
 import dagster as dg
 import pytest
 from azure_workspace import Workspace
-from emulators.azure_ml import ROOT, US_GOVERNMENT, Fault
-from emulators.inference_server import installed
 from small_models import register_model
 from test_endpoint_contract import IMAGE
 
 from al_assets.definitions import build_definitions
 from al_cli.digits import digit_pngs
 from al_core.records import GateVerdict, Interval
-from al_resources import azure_checks
-from al_resources.azure_checks import check_azure
-from al_resources.azure_ml import (
+from al_resources.azure import checks as azure_checks
+from al_resources.azure.checks import check_azure
+from al_resources.azure.workspace import (
     INFERENCE_SERVER,
     Arm,
     Purpose,
@@ -35,13 +33,15 @@ from al_resources.azure_ml import (
     environment_of,
     workspace_client,
 )
-from al_resources.azure_ml_settings import AzureMLSettings
 from al_resources.endpoint import DeploymentFailed, azure_ml_online
 from al_resources.endpoint.azure_ml_online import AzureMLOnlineEndpoint
 from al_resources.endpoint.rollout import roll_out
 from al_resources.model_registry.azure_ml import AzureMLModelRegistry
 from al_resources.platform import Platform
 from al_resources.settings import SettingsError, load_settings
+from al_resources.settings.azure_ml import AzureMLSettings
+from emulators.azure_ml import ROOT, US_GOVERNMENT, Fault
+from emulators.inference_server import installed
 
 
 def sent(workspace: Workspace, method: str) -> list[str]:

@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 import torch
 from azure_workspace import Workspace
-from emulators.azure_ml import ROOT, Fault
 from safetensors.torch import load_file
 from torchvision import models
 from training_workspace import CLASSES, TrainingBench, publish_dataset
 
-from al_core.checkpoint import sha256_of
-from al_core.networks import build_network, load_state
+from al_core.learning.checkpoint import sha256_of
+from al_core.learning.contract import TrainingRequest
+from al_core.learning.networks import build_network, load_state
+from al_core.learning.torch_trainer import TorchTrainer
 from al_core.records import ModelManifest, utc_now
-from al_core.torch_trainer import TorchTrainer
-from al_core.training import TrainingRequest
-from al_resources.azure_ml import WorkspaceError
+from al_resources.azure.workspace import WorkspaceError
 from al_resources.platform import Platform
 from al_resources.settings import Settings, SettingsError
 from al_resources.training.automl_job import NETWORKS, renamed
 from al_resources.training.azure_ml_automl import TRAINER, AutoMLTrainer
 from al_resources.training.azure_ml_job import AzureMLTrainer
+from emulators.azure_ml import ROOT, Fault
 
 SMALLEST = {"architecture": "mobilenet_v2", "image_size": 32, "channels": 3, "trainer": TRAINER}
 
@@ -127,7 +127,7 @@ def test_the_settings_choose_where_a_training_runs(workspace: Workspace, tmp_pat
     azure = {"kusto_uri": "https://k.kusto.windows.net", "blob_account_url": "https://a.blob.core.windows.net"}
     place = {"subscription": "s", "resource_group": "g", "workspace": "w"}
 
-    def trainer(trainer: str = "al_core.torch_trainer:TorchTrainer", **azure_ml: str) -> Any:
+    def trainer(trainer: str = "al_core.learning.torch_trainer:TorchTrainer", **azure_ml: str) -> Any:
         settings = Settings.model_validate(
             {
                 "profile": "azure",

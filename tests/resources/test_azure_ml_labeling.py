@@ -9,8 +9,6 @@ from typing import Any
 import dagster as dg
 import pytest
 from azure_workspace import Workspace
-from emulators.azure_ml import CONTAINER, ROOT, Fault
-from emulators.azure_ml_labeling import Project
 from resource_adapters import coco
 from test_image_store import picture as png
 
@@ -18,14 +16,16 @@ from al_assets.views import labeling_progress
 from al_cli.console import console
 from al_cli.status import print_progress
 from al_core.records import SELECTIONS, table_of, utc_now
-from al_resources.azure_ml import path_in_datastore
+from al_loop.status import progress
+from al_resources.azure.workspace import path_in_datastore
 from al_resources.labeling import LabelingError
-from al_resources.labeling.azure_ml import ASKED, AzureMLLabeling
 from al_resources.labeling.merge import Merge, merge_export, unmerged_exports
+from al_resources.labeling.projects.azure_ml import ASKED, AzureMLLabeling
 from al_resources.labeling.staging import stage_round
 from al_resources.platform import Platform
-from al_resources.progress import progress
 from al_resources.settings import LabelingSettings, SettingsError, load_settings
+from emulators.azure_ml import CONTAINER, ROOT, Fault
+from emulators.azure_ml_labeling import Project
 from sensors.labeling_exports import look_for_exports
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 from azure_workspace import Workspace
-from emulators.azure_ml import OPERATIONS, RESULTS, ROOT, SUBSCRIPTION
 from small_models import register_model
 from test_azure_ml_batch import batch_of, quiet
 from test_azure_ml_labeling import collected, labeling_of, staged
@@ -25,6 +24,7 @@ from test_image_store import picture
 from training_workspace import TrainingBench, publish_dataset
 
 from al_resources.endpoint.rollout import roll_out
+from emulators.azure_ml import OPERATIONS, RESULTS, ROOT, SUBSCRIPTION
 
 SNAPSHOTS = Path(__file__).parent / "azure_ml_requests"
 PASSING = (

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from azure_workspace import Workspace
-from emulators.azure_ml_schemas import problems_of
 
-from al_resources.azure_ml import WorkspaceError
+from al_resources.azure.workspace import WorkspaceError
+from emulators.azure_ml_schemas import problems_of
 
 SNAPSHOTS = Path(__file__).parent / "azure_ml_requests"
 JOB, DEPLOYMENT, ENDPOINT = (

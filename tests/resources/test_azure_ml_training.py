@@ -21,20 +21,20 @@ from typing import Any
 import dagster as dg
 import pytest
 from azure_workspace import Workspace
-from emulators.azure_ml import ROOT, Fault
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from training_workspace import TrainingBench, publish_dataset
 
 from al_assets.model_checkpoint import model_checkpoint
 from al_core.dataset import Dataset
-from al_core.training import Trainer, TrainingRequest
-from al_core.training_settings import TrainingSettings
-from al_resources.azure_ml import TRAINING_PACKAGES, WorkspaceError
-from al_resources.azure_ml_datasets import AzureMLDatasetStore, asset_of, from_lines
+from al_core.learning.contract import Trainer, TrainingRequest
+from al_core.learning.settings import TrainingSettings
+from al_resources.azure.workspace import TRAINING_PACKAGES, WorkspaceError
+from al_resources.datasets.azure_ml import AzureMLDatasetStore, asset_of, from_lines
 from al_resources.platform import Platform
 from al_resources.training.azure_ml_job import AzureMLTrainer
 from al_resources.training.azure_ml_runner import JobFailed
+from emulators.azure_ml import ROOT, Fault
 
 pytestmark = pytest.mark.live
 TRAINERS = Path(__file__).parent / "job_trainers"
@@ -421,7 +421,8 @@ class Finder(PathFinder):
         return None if name.split(".")[0] in missing else super().find_spec(name, path, target)
 
 sys.meta_path = [Finder if finder is PathFinder else finder for finder in sys.meta_path]
-from al_core import images, torch_trainer
+from al_core import images
+from al_core.learning import torch_trainer
 from al_resources.training import automl_job, job
 """
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from al_resources.blob_store import BlobStore, FsspecBlobStore
+from al_resources.blobs import BlobStore
+from al_resources.blobs.local import FsspecBlobStore
 
 
 def paths(blobs: BlobStore, prefix: str) -> list[str]:

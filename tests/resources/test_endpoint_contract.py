@@ -16,7 +16,7 @@ from PIL import Image
 from small_models import CLASSES, register_model, service_of
 
 from al_core.images import content_id
-from al_resources.blob_store import BlobStore
+from al_resources.blobs import BlobStore
 from al_resources.endpoint import DeploymentFailed, Endpoint
 from al_resources.endpoint.local import LocalEndpoint
 from al_resources.endpoint.rollout import roll_out

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from resource_adapters import coco, image, jsonl
 
-from al_resources.blob_store import FsspecBlobStore
+from al_resources.blobs.local import FsspecBlobStore
 from al_resources.labeling.exports import BrokenExport, ParsedExport, parse_export
 from al_resources.labeling.merge import merge_export
 from al_resources.labeling.quarantine import quarantine_rows

@@ -10,7 +10,7 @@ from PIL import Image
 
 from al_core.images import BadImage, content_id
 from al_core.records import image_keys
-from al_resources.blob_store import BlobStore
+from al_resources.blobs import BlobStore
 from al_resources.image_store import ImageStore
 
 

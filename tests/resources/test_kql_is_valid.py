@@ -13,14 +13,13 @@ from typing import Any, get_args
 
 import pytest
 from azure.kusto.data.exceptions import KustoServiceError
-from emulators.kql_analyser import Analysis, shared_analyser
 from resource_adapters import MIDNIGHT, after
 
 from al_core.records import LEDGERS, PREDICTIONS
 from al_core.strategies.base import Order
-from al_resources.analytics import Every, Question, Window, kql
-from al_resources.kusto import TABLES, Query, kql_type, setup_commands
-from al_resources.kusto_ledgers import known_query, read_query, winners_query
+from al_loop.questions import Every, Question, Window, kql
+from al_resources.azure.data_explorer import TABLES, Query, kql_type, setup_commands
+from al_resources.ledgers.kusto import known_query, read_query, winners_query
 from al_resources.prediction_store.kusto import (
     WIDE,
     arrays_query,
@@ -30,6 +29,7 @@ from al_resources.prediction_store.kusto import (
     rows_query,
     watermark_query,
 )
+from emulators.kql_analyser import Analysis, shared_analyser
 
 NARROW = [name for name in PREDICTIONS.names if name not in WIDE]
 ORDERS = [
@@ -113,8 +113,9 @@ def test_the_analyser_sees_what_is_wrong() -> None:
 def test_no_text_of_any_test_gets_past_the_analyser() -> None:
     """The engine behind the emulated service would answer all of these."""
     pytest.importorskip("duckdb_kql")
-    from emulators.kusto import KustoEmulator
     from kusto_adapters import ready_database
+
+    from emulators.kusto import KustoEmulator
 
     with KustoEmulator() as emulator:
         database = ready_database(emulator)

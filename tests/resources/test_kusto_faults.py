@@ -16,20 +16,20 @@ pytest.importorskip("duckdb")
 from azure.core.credentials import AccessToken
 from azure.kusto.data.exceptions import KustoError, KustoServiceError
 from azure_adapters import running_azurite
-from emulators.kusto import Fault, KustoEmulator
 from kusto_adapters import database_of, ready_database
 from PIL import Image
 from resource_adapters import image, prediction_rows
 
 from al_core.records import LABELS, table_of
 from al_core.strategies.base import Order
-from al_resources import kusto
-from al_resources.blob_store import FsspecBlobStore
+from al_resources.azure import data_explorer as kusto
+from al_resources.blobs.local import FsspecBlobStore
 from al_resources.image_store import ImageStore
-from al_resources.kusto_ledgers import KustoLedgers
+from al_resources.ledgers.kusto import KustoLedgers
 from al_resources.prediction_store.kusto import KustoPredictionStore
 from al_serving import collector as collector_module
 from al_serving.collector import Collector, Prediction
+from emulators.kusto import Fault, KustoEmulator
 
 ROWS = 40
 INGEST, QUERY, MANAGE, BLOB = "/v1/rest/ingest/", "/v2/rest/query", "/v1/rest/mgmt", "/queued/predictions"

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from resource_adapters import coco, image, jsonl
 
 from al_core.records import SELECTIONS, table_of
-from al_resources.blob_store import FsspecBlobStore
+from al_resources.blobs.local import FsspecBlobStore
 from al_resources.image_store import ImageStore
 from al_resources.labeling.inbox import InboxCursor, Look, look
 from al_resources.labeling.merge import Merge, merge_export, unmerged_exports
-from al_resources.ledgers import DeltaLedgers
+from al_resources.ledgers.delta import DeltaLedgers
 from al_resources.settings import LabelingSettings
 
 INBOX = "labeling/exports"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from al_core.records import ModelManifest, Preprocessing
-from al_resources.blob_store import BlobStore, FsspecBlobStore
+from al_resources.blobs import BlobStore
+from al_resources.blobs.local import FsspecBlobStore
 from al_resources.model_registry import ModelRegistry, TamperedModel
 from al_resources.model_registry.directory import DirectoryModelRegistry
 

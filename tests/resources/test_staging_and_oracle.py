@@ -13,13 +13,13 @@ from PIL import Image
 from resource_adapters import image
 
 from al_core.records import SELECTIONS, table_of
-from al_resources.blob_store import BlobStore
+from al_resources.blobs import BlobStore
 from al_resources.image_store import ImageStore, StoredImage
-from al_resources.labeling.manual import ManualLabeling
 from al_resources.labeling.merge import merge_export
-from al_resources.labeling.oracle import OracleLabeling
+from al_resources.labeling.projects.manual import ManualLabeling
+from al_resources.labeling.projects.oracle import OracleLabeling
 from al_resources.labeling.staging import is_staged, stage_round, staged_images
-from al_resources.ledgers import DeltaLedgers
+from al_resources.ledgers.delta import DeltaLedgers
 from al_resources.settings import LabelingSettings
 
 

@@ -10,11 +10,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from training_workspace import CLASSES, TrainingBench, publish_dataset
 
-from al_core.checkpoint import sha256_of
-from al_core.inference import Predictor
+from al_core.learning.checkpoint import sha256_of
+from al_core.learning.contract import TrainingRequest, TrainingResult
+from al_core.learning.inference import Predictor
+from al_core.learning.torch_trainer import TorchTrainer
 from al_core.records import ModelManifest, utc_now
-from al_core.torch_trainer import TorchTrainer
-from al_core.training import TrainingRequest, TrainingResult
 from al_resources.platform import Platform
 
 AZURE = "azure ml job"

@@ -13,11 +13,11 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from al_core.checkpoint import training_key
 from al_core.dataset import ROWS, Dataset
+from al_core.learning.checkpoint import training_key
+from al_core.learning.contract import Trainer, TrainingRequest
+from al_core.learning.settings import TrainingSettings
 from al_core.records import DatasetManifest, utc_now
-from al_core.training import Trainer, TrainingRequest
-from al_core.training_settings import TrainingSettings
 from al_resources.platform import Platform
 
 CLASSES = ("across", "down")

@@ -13,22 +13,22 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from azure.core.exceptions import HttpResponseError
-from emulators.azurite import Azurite, shared_azurite
-from emulators.events import Schema, blob_event, encoded, send
-from emulators.faults import Fault, FaultyDoor
 from hypothesis import given
 from hypothesis import strategies as st
 
 from al_core.records import SELECTIONS, table_of, utc_now
-from al_resources import azure_storage
-from al_resources.azure_blobs import AzureBlobStore
-from al_resources.azure_data_settings import AzureDataSettings
-from al_resources.event_queue import EventQueue
+from al_resources.azure import storage as azure_storage
+from al_resources.azure.event_queue import EventQueue
+from al_resources.blobs.azure import AzureBlobStore
 from al_resources.labeling import events
 from al_resources.labeling.events import EventCursor, NoEvent, exports_named_by
 from al_resources.labeling.merge import merge_export
 from al_resources.platform import Platform
 from al_resources.settings import LabelingSettings, SensorSettings, Settings
+from al_resources.settings.azure_data import AzureDataSettings
+from emulators.azurite import Azurite, shared_azurite
+from emulators.events import Schema, blob_event, encoded, send
+from emulators.faults import Fault, FaultyDoor
 from sensors.labeling_export_events import listen_for_exports
 from sensors.labeling_exports import look_for_exports
 

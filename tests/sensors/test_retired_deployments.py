@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from small_models import register_model
 
-from al_assets.retirement import retirement_job
+from al_assets.jobs import retirement_job
 from al_core.records import DEPLOYMENTS, table_of, utc_now
 from al_resources.platform import Platform
 from al_resources.settings import load_settings

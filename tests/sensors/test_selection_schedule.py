@@ -9,8 +9,8 @@ import dagster as dg
 import numpy as np
 import pytest
 
+from al_core.judging.stopping import RoundEvidence, advise
 from al_core.records import LABELS, SELECTIONS, prediction_table, table_of, utc_now
-from al_core.stopping import RoundEvidence, advise
 from al_resources.endpoint import EndpointState
 from al_resources.platform import Platform
 from sensors.selection_schedule import next_round
@@ -124,7 +124,7 @@ def test_advice_to_stop_stops_only_where_that_was_asked_for(
     selection = platform.settings.selection.model_copy(update={"stop_when_advised": asked})
     monkeypatch.setattr(platform, "settings", platform.settings.model_copy(update={"selection": selection}))
     flat = [RoundEvidence(labels, 100_000, 99_000) for labels in range(200, 1000, 50)]
-    monkeypatch.setattr("al_assets.advice.stopping_advice", lambda _: advise(flat, next_labels=50))
+    monkeypatch.setattr("al_loop.advice.stopping_advice", lambda _: advise(flat, next_labels=50))
     if asked:
         assert "another round is hardly worth its labels (selection.stop_when_advised)" in reason(platform, instance)
     else:

@@ -10,13 +10,13 @@ from typing import Any
 
 import httpx
 import pytest
-from emulators.inference_server import inference_server
 from serving_stores import png
 from small_models import CLASSES, register_model
 
-from al_resources.azure_ml import code_snapshot
+from al_resources.azure.workspace import code_snapshot
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
+from emulators.inference_server import inference_server
 
 MEBIBYTE = 1024 * 1024
 

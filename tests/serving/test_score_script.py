@@ -24,7 +24,7 @@ from al_resources.platform import Platform
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The script as a fresh module, as a server loads it."""
     monkeypatch.delenv("AZUREML_MODEL_DIR", raising=False)
-    module = importlib.reload(importlib.import_module("al_serving.score"))
+    module = importlib.reload(importlib.import_module("al_serving.azure_ml_script"))
     yield module
     if module._collector is not None:
         module._collector.close()
@@ -119,7 +119,7 @@ def test_a_mini_batch_of_paths_is_answered_line_by_line(script: ModuleType, home
 LAST_ANSWER = """
 import sys
 from pathlib import Path
-from al_serving import score
+from al_serving import azure_ml_script as score
 score.init()
 assert "probs" in score.run(Path(sys.argv[1]).read_bytes())[0]
 assert "error" in score.run(b"no image")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from al_core.training_settings import TrainingSettings
+from al_core.learning.settings import TrainingSettings
 from simulation.study import Study
 
 CLASSES = ("across", "down", "spots")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from small_study import write_images
 
 from al_core.images import decode_image
-from al_core.training import LabeledImage
+from al_core.learning.contract import LabeledImage
 from simulation.datasets import BadData, load_data, long_tailed
 
 

@@ -20,10 +20,10 @@ from pydantic import ValidationError
 from small_study import small_study, write_images
 
 from al_cli.simulate import simulate
-from al_core.networks import preprocessing_for
-from al_core.training_settings import TrainingSettings
+from al_core.learning.networks import preprocessing_for
+from al_core.learning.settings import TrainingSettings
+from simulation.annotators import OracleSettings
 from simulation.datasets import BadData
-from simulation.oracle import OracleSettings
 from simulation.pretraining import pretrain
 from simulation.report import write_report
 from simulation.runner import RunsFailed, StudyMismatch, load_study, run_study

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from al_core.images import content_id
+from al_core.learning.contract import LabeledImage
 from al_core.records import LABELS
-from al_core.training import LabeledImage
-from simulation.oracle import Oracle, OracleSettings
+from simulation.annotators import Oracle, OracleSettings
 
 IMAGES = [LabeledImage(content_id(str(i).encode()), "", "abc"[i % 3]) for i in range(900)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from al_core.training_settings import TrainingSettings
+from al_core.learning.settings import TrainingSettings
 from simulation.job import SimulationConfig, study_of
 from simulation.presets import DATA_DEFAULTS, default_start, training_defaults
 

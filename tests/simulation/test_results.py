@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from al_core.training_settings import TrainingSettings
+from al_core.learning.settings import TrainingSettings
 from simulation.presets import training_defaults
 from simulation.runner import run_study
 from simulation.study import Study

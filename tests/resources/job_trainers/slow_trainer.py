@@ -6,8 +6,8 @@ import json
 import time
 from collections.abc import Callable
 
+from al_core.learning.contract import TrainingRequest, TrainingResult
 from al_core.records import Preprocessing
-from al_core.training import TrainingRequest, TrainingResult
 
 
 class SlowTrainer:

@@ -1,0 +1,1 @@
+"""Learning: from labeled images to a checkpoint, and from a checkpoint to answers."""

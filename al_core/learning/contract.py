@@ -1,0 +1,81 @@
+"""Training: the contract every trainer keeps, and how one is found. Free of torch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from al_core.learning.settings import TrainingSettings
+from al_core.records import DatasetManifest, Preprocessing
+
+
+@dataclass(frozen=True)
+class LabeledImage:
+    """One image with its resolved label; `uri` is what `read_image` understands."""
+
+    image_id: str
+    uri: str
+    label: str
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """Everything a trainer gets; `parent` is a folder as `ModelRegistry.fetch` returns it."""
+
+    train: Sequence[LabeledImage]
+    validation: Sequence[LabeledImage]
+    classes: tuple[str, ...]  # the parent's classes first, in their order, new ones after them
+    settings: TrainingSettings
+    read_image: Callable[[str], bytes]
+    output: Path  # an empty folder; the trainer leaves model.safetensors there
+    parent: Path | None = None
+    key: str = ""  # `checkpoint.training_key`; a trainer that runs elsewhere finds its work again by it
+    dataset: DatasetManifest | None = None  # the published version that `train` and `validation` are the splits of
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a trainer leaves behind, beside `model.safetensors` in the output folder."""
+
+    weights: Path
+    architecture: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    temperature: float
+    log: dict[str, Any]
+
+
+class Trainer(Protocol):
+    """Anything that turns labels into a checkpoint."""
+
+    def fit(self, request: TrainingRequest, report: Callable[[str], None]) -> TrainingResult:
+        """Train; `report` takes a line of progress for people. Raises `ValueError` on data it cannot train on."""
+
+
+def load_trainer(dotted_path: str) -> Trainer:
+    """The trainer behind `module:attribute`: a class, or a function without arguments, that makes one.
+
+    Raises:
+        ValueError: the path has another form, nothing is there, or what is there makes no trainer.
+    """
+    module_name, colon, attribute = dotted_path.partition(":")
+    if not (module_name and colon and attribute):
+        raise ValueError(
+            f"training.trainer is {dotted_path!r}; expected module:attribute, like my_package.my_module:MyTrainer"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"training.trainer {dotted_path!r}: {module_name} cannot be imported ({error})") from error
+    make = getattr(module, attribute, None)
+    if make is None:
+        raise ValueError(f"training.trainer {dotted_path!r}: {module_name} has no {attribute}")
+    trainer = make() if callable(make) else make
+    if not callable(getattr(trainer, "fit", None)):
+        raise ValueError(
+            f"training.trainer {dotted_path!r} gives a {type(trainer).__name__}, which has no fit(request, report)"
+        )
+    return trainer

@@ -1,0 +1,80 @@
+"""From image files to a model's input: the same path for training, evaluation and serving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from al_core.images import BadImage, decode_image
+from al_core.records import Preprocessing
+
+if TYPE_CHECKING:
+    from al_core.learning.contract import LabeledImage
+
+CHUNK = 256  # images decoded together: what bounds the memory of a pass over many files
+READERS = 4  # threads: Pillow decodes outside the interpreter lock, and remote stores are slow to answer
+
+
+@dataclass(frozen=True)
+class ReadChunk:
+    """Some consecutive images, decoded; `positions` says which ones of the list they are."""
+
+    positions: list[int]
+    pixels: torch.Tensor  # (len(positions), channels, size, size) uint8
+    skipped: dict[str, str]  # image id -> why it could not be read
+
+
+def to_pixels(images: Sequence[Image.Image], preprocessing: Preprocessing) -> torch.Tensor:
+    """Pictures resized to the model's input, shape (N, channels, size, size), uint8."""
+    size, channels = preprocessing.size, preprocessing.channels
+    pixels = np.empty((len(images), channels, size, size), np.uint8)
+    mode = "L" if channels == 1 else "RGB"
+    for row, image in zip(pixels, images, strict=True):
+        picture = image if image.mode == mode else image.convert(mode)
+        if picture.size != (size, size):
+            picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+        row[:] = np.asarray(picture).reshape(size, size, channels).transpose(2, 0, 1)
+    return torch.from_numpy(pixels)
+
+
+def normalise(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """uint8 pixels as the network's float input: (pixel / 255 - mean) / std."""
+    std = torch.tensor(preprocessing.std, device=pixels.device).view(1, -1, 1, 1)
+    mean = torch.tensor(preprocessing.mean, device=pixels.device).view(1, -1, 1, 1)
+    return (pixels.float() - 255 * mean) / (255 * std)
+
+
+def read_in_chunks(
+    images: Sequence[LabeledImage], read_image: Callable[[str], bytes], preprocessing: Preprocessing
+) -> Iterator[ReadChunk]:
+    """Read and decode images, `CHUNK` at a time, in their order.
+
+    A file that is missing or broken is left out and named with the reason; any other trouble (the store is
+    not reachable, say) is raised: it would come back for every image.
+    """
+
+    def read(image: LabeledImage) -> torch.Tensor | str:
+        try:
+            picture = decode_image(read_image(image.uri), name=image.image_id, channels=preprocessing.channels)
+        except BadImage as error:
+            return error.reason
+        except FileNotFoundError:
+            return f"there is no file {image.uri}"
+        return to_pixels([picture], preprocessing)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(images), CHUNK):
+            part = images[start : start + CHUNK]
+            answers = list(pool.map(read, part))
+            good = [(start + i, pixels) for i, pixels in enumerate(answers) if isinstance(pixels, torch.Tensor)]
+            skipped = {
+                image.image_id: reason for image, reason in zip(part, answers, strict=True) if isinstance(reason, str)
+            }
+            empty = torch.empty((0, preprocessing.channels, preprocessing.size, preprocessing.size), dtype=torch.uint8)
+            yield ReadChunk([i for i, _ in good], torch.cat([p for _, p in good]) if good else empty, skipped)

@@ -1,0 +1,474 @@
+"""The trainer for image classifiers in torch: incremental, reproducible, at home with few labels."""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from al_core.learning.calibration import fit_temperature
+from al_core.learning.checkpoint import WEIGHTS_FILE, load_weights, read_manifest, save_weights
+from al_core.learning.contract import LabeledImage, TrainingRequest, TrainingResult
+from al_core.learning.early_stopping import EarlyStopping
+from al_core.learning.networks import Classifier, build_network, load_state, preprocessing_for, resolve_device
+from al_core.learning.preprocessing import normalise, read_in_chunks
+from al_core.learning.settings import TrainingSettings
+from al_core.learning.softmax_regression import fit_linear_head
+from al_core.records import ModelManifest, Preprocessing
+
+MIN_VALIDATION = 20  # images; fewer say nothing about when to stop, nor about calibration
+MIN_STEPS = 4  # per epoch: twenty labels are one batch, and a network learns little in sixty steps
+LONGEST_SILENCE = 60.0  # seconds between two epochs; whoever watches a job takes a silent one for stuck
+MAX_IN_MEMORY = 2 << 30  # bytes of decoded images; more lie in a scratch file that the system pages in
+WARM_UP = 0.2  # share of the steps with a rising learning rate
+EVALUATION_VALUES = 1 << 24  # pixels looked at together without gradients
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """Decoded images, or their embeddings where these are known, with the position of their label."""
+
+    pixels: torch.Tensor  # (N, channels, size, size) uint8
+    targets: torch.Tensor  # (N,) int64
+    embeddings: torch.Tensor | None = None  # (N, d) float32
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+class TorchTrainer:
+    """Trains on all labels there are, from the champion's weights where it fits.
+
+    * Warm start with replay: the parent's weights, all labels again, so nothing is forgotten; shrink-and-
+      perturb (Ash & Adams 2020) where the settings ask for it. A parent of another architecture or
+      preprocessing cannot be continued: training starts cold, and the log says why.
+    * New classes get new rows in the head, after the parent's rows.
+    * AdamW with warm-up and cosine decay. An epoch is one pass, but at least `MIN_STEPS` steps.
+    * Early stopping where the validation loss is clearly above its best, see `EarlyStopping`. Patience counts
+      from the middle of the schedule: before the learning rate falls a warm start looks worse than its parent
+      (stopping there cost 1 to 3 points on digits). With fewer than `MIN_VALIDATION` validation images all
+      epochs are run and the last weights count. Validation images are never trained on.
+    * Uneven classes: the loss weighs a class by 1/sqrt(its share). Active learning asks for the hard classes
+      more often; full balancing would let a class of three labels rule, none would let the large ones.
+    * `frozen`: embeddings once, then the head as logistic regression, a convex problem solved to its end
+      (L-BFGS); images are not augmented there.
+    * Temperature scaling (Guo et al. 2017) on the validation images.
+    * The same request gives the same weights on the same machine.
+
+    Args:
+        embeddings: Of the frozen encoder, by image id, where somebody has computed them already: with `frozen`
+            set, these images are not even read.
+        pixels: Images (channels, size, size), uint8, by image id, decoded and resized already as the settings'
+            preprocessing does it; these are not read either.
+    """
+
+    def __init__(
+        self, embeddings: Mapping[str, np.ndarray] | None = None, pixels: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        self.embeddings = embeddings
+        self.pixels = pixels
+
+    def fit(self, request: TrainingRequest, report: Callable[[str], None]) -> TrainingResult:
+        """Train; see `Trainer`.
+
+        Raises:
+            ValueError: no usable training image, one class only, a label outside the classes, an image both in
+                train and in validation, classes that do not continue the parent's, settings that do not fit,
+                or a loss that diverged.
+            BadCheckpoint: the parent was tampered with.
+        """
+        began = time.monotonic()
+        settings = request.settings
+        _check(request)
+        device = resolve_device(settings.device)
+        preprocessing = preprocessing_for(
+            settings.architecture,
+            size=settings.image_size,
+            channels=settings.channels,
+            weights=settings.weights,
+        )
+        parent, cold_reason = _usable_parent(request, preprocessing)
+        if settings.frozen and parent is None and settings.weights == "none":
+            raise ValueError(
+                "training.frozen needs an encoder that has learned something: set training.weights, or train "
+                "a first version with frozen = false"
+            )
+        with tempfile.TemporaryDirectory(dir=request.output) as scratch:
+            train, unreadable = self._load(request.train, request, preprocessing, Path(scratch))
+            validation, unreadable_validation = self._load(request.validation, request, preprocessing, Path(scratch))
+            skipped = unreadable | unreadable_validation
+            for image_id, reason in list(skipped.items())[:10]:
+                report(f"image {image_id} is left out: {reason}")
+            _check_decoded(train, request, skipped)
+            with _reproducible(settings.seed):
+                network = _starting_network(request, preprocessing, parent).to(device)
+                task = _Task(network, train, validation, preprocessing, settings, parent is not None, device, report)
+                history = task.fit_head() if settings.frozen else task.fit_all()
+                temperature = task.temperature()
+            del task, train, validation  # the scratch file is about to go
+        weights = request.output / WEIGHTS_FILE
+        save_weights(network, weights)
+        log = history | {
+            "train_images": len(request.train) - len(unreadable),
+            "validation_images": len(request.validation) - len(unreadable_validation),
+            "skipped": skipped,
+            "warm_start": parent is not None,
+            "cold_start_reason": cold_reason,
+            "parent_version": parent.version if parent else None,
+            "temperature": round(temperature, 4),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "seconds": round(time.monotonic() - began, 3),
+        }
+        return TrainingResult(weights, settings.architecture, request.classes, preprocessing, temperature, log)
+
+    def _load(
+        self, images: Sequence[LabeledImage], request: TrainingRequest, preprocessing: Preprocessing, scratch: Path
+    ) -> tuple[Labeled, dict[str, str]]:
+        """What is known of the images, or else all of them decoded once; and why some are missing."""
+        known = self.embeddings if request.settings.frozen and self.embeddings is not None else self.pixels
+        if known is None or not images:
+            return _read(images, request, preprocessing, scratch)
+        position = {label: i for i, label in enumerate(request.classes)}
+        rows = torch.from_numpy(np.stack([known[image.image_id] for image in images]))
+        targets = torch.tensor([position[image.label] for image in images])
+        if known is self.embeddings:
+            return Labeled(torch.empty(0, dtype=torch.uint8), targets, rows), {}
+        return Labeled(rows, targets), {}
+
+
+@dataclass
+class _Task:
+    """One fit: network, data and settings together."""
+
+    network: Classifier
+    train: Labeled
+    validation: Labeled
+    preprocessing: Preprocessing
+    settings: TrainingSettings
+    warm: bool
+    device: torch.device
+    report: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        classes = self.network.head.out_features
+        self.class_weights = _class_weights(self.train.targets, classes).to(self.device)
+        self.half = _half_precision(self.settings, self.device)
+        self.judges = len(self.validation) >= MIN_VALIDATION
+        self.epochs = self.settings.epochs_from(warm=self.warm)
+        self.told = time.monotonic()
+
+    def fit_all(self) -> dict[str, Any]:
+        """Every weight, by gradient descent."""
+        settings = self.settings
+        batch = min(settings.batch_size, len(self.train))
+        steps = max(MIN_STEPS, math.ceil(len(self.train) / batch))
+        rate = settings.learning_rate_from(warm=self.warm)
+        optimizer = _optimizer(self.network, rate, settings.weight_decay)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_and_cosine(self.epochs * steps))
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.half is torch.float16)
+        generator = torch.Generator().manual_seed(settings.seed)
+        batches = _batches(len(self.train), batch, generator)
+        losses: list[float] = []
+        stopping = EarlyStopping(self.network, settings.patience, self.epochs // 2)
+        for epoch in range(self.epochs):
+            self.network.train()
+            total = torch.zeros((), device=self.device)
+            for _ in range(steps):
+                rows = next(batches)
+                pixels = augment(self.train.pixels[rows], settings.augment, generator, share=settings.shift)
+                images, targets = self._to_device(pixels), self.train.targets[rows].to(self.device)
+                with self._autocast():
+                    logits = self.network(images)
+                loss = functional.cross_entropy(
+                    logits.float(), targets, self.class_weights, label_smoothing=settings.label_smoothing
+                )
+                optimizer.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                scheduler.step()
+                total += loss.detach()
+            losses.append(total.item() / steps)
+            if not math.isfinite(losses[-1]):
+                raise ValueError(
+                    f"training diverged in epoch {epoch + 1} (loss {losses[-1]}); "
+                    f"lower training.{'incremental_' if self.warm else ''}learning_rate, now {rate:g}"
+                )
+            stop = self.judges and stopping.watch(self._validation_losses())
+            self._tell(epoch, losses, stopping.mean_losses)
+            if stop:
+                break
+        return {
+            "epochs": len(losses),
+            "best_epoch": stopping.settle() if self.judges else len(losses),
+            "steps_per_epoch": steps,
+            "train_loss": [round(loss, 5) for loss in losses],
+            "validation_loss": [round(loss, 5) for loss in stopping.mean_losses],
+            "precision": str(self.half or torch.float32).removeprefix("torch."),
+        }
+
+    def fit_head(self) -> dict[str, Any]:
+        """The head only, on embeddings computed once."""
+        found = fit_linear_head(
+            self._embed(self.train),
+            self.train.targets.to(self.device),
+            self.class_weights,
+            label_smoothing=self.settings.label_smoothing,
+            weight_decay=self.settings.weight_decay,
+        )
+        with torch.no_grad():
+            self.network.head.weight.copy_(found.weight)
+            self.network.head.bias.copy_(found.bias)
+        return {
+            "epochs": found.evaluations,
+            "train_loss": [round(found.loss, 5)],
+            "precision": "float32",
+        }
+
+    def temperature(self) -> float:
+        """What the logits are divided by before the softmax; 1 where too few validation images could say."""
+        if not self.judges:
+            return 1.0
+        return fit_temperature(self._logits(self.validation), self.validation.targets.to(self.device))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None)
+
+    def _to_device(self, pixels: torch.Tensor) -> torch.Tensor:
+        return normalise(pixels.to(self.device, non_blocking=True), self.preprocessing)
+
+    @torch.no_grad()
+    def _in_chunks(self, apply: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
+        self.network.eval()
+        rows = max(1, EVALUATION_VALUES // pixels[0].numel())
+        parts = []
+        for part in pixels.split(rows):
+            with self._autocast():
+                parts.append(apply(self._to_device(part)).float())
+        return torch.cat(parts)
+
+    def _logits(self, images: Labeled) -> torch.Tensor:
+        if images.embeddings is None:
+            return self._in_chunks(self.network, images.pixels)
+        with torch.no_grad():
+            return self.network.head(images.embeddings.to(self.device))
+
+    def _embed(self, images: Labeled) -> torch.Tensor:
+        if images.embeddings is None:
+            return self._in_chunks(self.network.embed, images.pixels)
+        return images.embeddings.to(self.device)
+
+    def _validation_losses(self) -> torch.Tensor:
+        """Of each validation image, (V,)."""
+        targets = self.validation.targets.to(self.device)
+        return functional.cross_entropy(self._logits(self.validation), targets, reduction="none")
+
+    def _tell(self, epoch: int, losses: Sequence[float], validation_losses: Sequence[float]) -> None:
+        every = max(1, self.epochs // 5)
+        silent = time.monotonic() - self.told
+        if (epoch + 1) % every == 0 or silent > LONGEST_SILENCE:
+            self.told = time.monotonic()
+            validated = f", validation {validation_losses[-1]:.3f}" if validation_losses else ""
+            self.report(f"epoch {epoch + 1}/{self.epochs}: loss {losses[-1]:.3f}{validated}")
+
+
+def augment(pixels: torch.Tensor, kind: str, generator: torch.Generator, *, share: float) -> torch.Tensor:
+    """A randomly changed copy of a batch (N, channels, size, size): each image moved by up to `share` of its
+    size, but a pixel at least (edges repeated), and for `shift_flip` mirrored half of the time. All images in one
+    indexing step.
+    """
+    if kind == "none":
+        return pixels
+    count, _, height, width = pixels.shape
+    most = max(1, round(share * height))
+    moves = torch.randint(-most, most + 1, (2, count, 1), generator=generator)
+    rows = (torch.arange(height) + moves[0]).clamp_(0, height - 1)  # (N, height)
+    columns = (torch.arange(width) + moves[1]).clamp_(0, width - 1)  # (N, width)
+    if kind == "shift_flip":
+        mirrored = torch.rand(count, 1, generator=generator) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    images = torch.arange(count)[:, None, None]
+    return pixels[images, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def shrink_and_perturb(network: nn.Module, fresh: nn.Module, shrink: float, perturb: float) -> None:
+    """Multiply the weights by `shrink` and add `perturb` times those of `fresh`, in place (Ash & Adams 2020)."""
+    with torch.no_grad():
+        for old, new in zip(network.parameters(), fresh.parameters(), strict=True):
+            old.mul_(shrink).add_(new, alpha=perturb)
+
+
+def _check(request: TrainingRequest) -> None:
+    if not request.train:
+        raise ValueError("there is no training image; label some first")
+    unknown = {image.label for image in (*request.train, *request.validation)} - set(request.classes)
+    if unknown:
+        raise ValueError(f"label(s) {sorted(unknown)} are not among the classes {list(request.classes)}")
+    shared = {image.image_id for image in request.train} & {image.image_id for image in request.validation}
+    if shared:
+        raise ValueError(f"{len(shared)} image(s) are both in train and in validation, like {min(shared)}")
+
+
+def _check_decoded(train: Labeled, request: TrainingRequest, skipped: dict[str, str]) -> None:
+    if not len(train):
+        reason = next(iter(skipped.values()))
+        raise ValueError(f"none of the {len(request.train)} training images can be read; the first: {reason}")
+    present = train.targets.unique().tolist()
+    if len(present) < 2:
+        raise ValueError(
+            f"all {len(train)} training images are labeled {request.classes[present[0]]!r}; "
+            "a classifier needs at least two classes: label more images"
+        )
+
+
+def _usable_parent(request: TrainingRequest, preprocessing: Preprocessing) -> tuple[ModelManifest | None, str | None]:
+    """The parent's manifest where training can go on from it, else why not."""
+    if request.parent is None:
+        return None, "there is no parent"
+    if not request.settings.warm_start:
+        return None, "training.warm_start is off"
+    parent = read_manifest(request.parent)
+    if parent.architecture != request.settings.architecture:
+        return (
+            None,
+            f"v{parent.version} is a {parent.architecture}, the settings ask for {request.settings.architecture}",
+        )
+    if parent.preprocessing != preprocessing:
+        return (
+            None,
+            f"v{parent.version} was trained on {_in_words(parent.preprocessing)} images, "
+            f"now {_in_words(preprocessing)}",
+        )
+    if parent.classes != request.classes[: len(parent.classes)]:
+        raise ValueError(
+            f"the classes {list(request.classes)} do not begin with those of v{parent.version}, "
+            f"{list(parent.classes)}; the rows of its head would change their meaning"
+        )
+    return parent, None
+
+
+def _in_words(preprocessing: Preprocessing) -> str:
+    colour = "grey" if preprocessing.channels == 1 else "colour"
+    return f"{preprocessing.size}x{preprocessing.size} {colour} (mean {preprocessing.mean}, std {preprocessing.std})"
+
+
+def _starting_network(
+    request: TrainingRequest, preprocessing: Preprocessing, parent: ModelManifest | None
+) -> Classifier:
+    settings = request.settings
+    # a frozen encoder stays as it is, and its head is solved to the end from anywhere
+    blends = not settings.frozen and (settings.shrink != 1 or settings.perturb > 0)
+    fresh = build_network(
+        settings.architecture,
+        classes=len(request.classes),
+        size=preprocessing.size,
+        channels=preprocessing.channels,
+        weights=settings.weights if parent is None or (blends and settings.perturb) else "none",
+    )
+    if parent is None or request.parent is None:
+        return fresh
+    network = copy.deepcopy(fresh) if blends else fresh
+    state = dict(load_weights(request.parent, parent))
+    known = len(parent.classes)
+    for name in ("head.weight", "head.bias"):
+        if name in state:
+            state[name] = torch.cat([state[name], fresh.state_dict()[name][known:]])
+    load_state(network, state, str(request.parent / WEIGHTS_FILE))
+    if blends:
+        shrink_and_perturb(network, fresh, settings.shrink, settings.perturb)
+    return network
+
+
+def _read(
+    images: Sequence[LabeledImage], request: TrainingRequest, preprocessing: Preprocessing, scratch: Path
+) -> tuple[Labeled, dict[str, str]]:
+    """All images decoded once, and why some of them are missing."""
+    position = {label: i for i, label in enumerate(request.classes)}
+    pixels = _pixel_memory((len(images), preprocessing.channels, preprocessing.size, preprocessing.size), scratch)
+    labels: list[int] = []
+    skipped: dict[str, str] = {}
+    for chunk in read_in_chunks(images, request.read_image, preprocessing):
+        pixels[len(labels) : len(labels) + len(chunk.positions)] = chunk.pixels
+        labels += [position[images[row].label] for row in chunk.positions]
+        skipped |= chunk.skipped
+    return Labeled(pixels[: len(labels)], torch.tensor(labels, dtype=torch.int64)), skipped
+
+
+def _pixel_memory(shape: tuple[int, ...], scratch: Path) -> torch.Tensor:
+    """Room for decoded images: in memory or, where they are too many, in a scratch file."""
+    if math.prod(shape) <= MAX_IN_MEMORY:
+        return torch.empty(shape, dtype=torch.uint8)
+    with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as file:
+        return torch.from_numpy(np.memmap(file.name, np.uint8, "w+", shape=shape))
+
+
+def _half_precision(settings: TrainingSettings, device: torch.device) -> torch.dtype | None:
+    """What layers compute in; None where that is float32."""
+    if settings.precision == "bfloat16":
+        return torch.bfloat16
+    if settings.precision == "float32" or device.type == "cpu":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _class_weights(targets: torch.Tensor, classes: int) -> torch.Tensor:
+    """1/sqrt(share) per class, one on average over the images; classes without an image weigh one."""
+    counts = torch.bincount(targets, minlength=classes).float()
+    weights = counts.clamp(min=1).rsqrt()
+    weights = weights * counts.sum() / (weights * counts).sum()
+    return torch.where(counts > 0, weights, 1.0)
+
+
+def _optimizer(network: nn.Module, rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019); norms and biases are not decayed."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, fused=True)
+
+
+def warm_up_and_cosine(steps: int) -> Callable[[int], float]:
+    """The learning rate's factor at each step: a linear rise over `WARM_UP`, then half a cosine to zero."""
+    warm_up = max(1, round(WARM_UP * steps))
+
+    def factor(step: int) -> float:
+        if step < warm_up:
+            return (step + 1) / warm_up
+        return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+    return factor
+
+
+def _batches(count: int, batch: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Endless batches of row numbers, all of the same size: every image once before any comes again."""
+    rest = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(rest) < batch:
+            rest = torch.cat([rest, torch.randperm(count, generator=generator)])
+        yield rest[:batch]
+        rest = rest[batch:]
+
+
+@contextmanager
+def _reproducible(seed: int) -> Iterator[None]:
+    """The seed decides inside; torch's global state is as it was outside."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        cudnn.deterministic, cudnn.benchmark = True, False
+        try:
+            yield
+        finally:
+            cudnn.deterministic, cudnn.benchmark = before

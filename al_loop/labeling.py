@@ -1,0 +1,97 @@
+"""Labeling: exports become labels, and labels become a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import polars as pl
+
+if TYPE_CHECKING:
+    from al_core.dataset import Dataset
+    from al_resources.datasets import DatasetStore
+    from al_resources.image_store import ImageStore
+    from al_resources.labeling.merge import Merge
+    from al_resources.ledgers import Ledgers
+    from al_resources.platform import Platform
+    from al_resources.settings import HoldoutSettings
+
+
+def merge_exports(platform: Platform, path: str, log: Callable[[str], None]) -> list[Merge]:
+    """Bring one export, or all that wait, into the label ledger. Repeating it changes nothing."""
+    from al_resources.labeling.merge import merge_export, unmerged_exports
+
+    paths = [path] if path else unmerged_exports(platform.blobs, platform.ledgers)
+    merges = [
+        merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, export)
+        for export in paths
+    ]
+    for merge in merges:
+        log(f"{merge.path}: {merge.labels} labels, {merge.new_labels} new, {merge.set_aside} set aside")
+    return merges
+
+
+def publish_dataset(platform: Platform, round_: int) -> Dataset:
+    """Build the dataset from the ledger and publish it, unless that very version is there already."""
+    return build_and_publish(
+        platform.datasets,
+        platform.ledgers,
+        platform.images,
+        round_=round_,
+        holdout=platform.settings.holdout,
+        resolve=platform.settings.labeling.resolve,
+        near_duplicate_distance=platform.settings.selection.near_duplicate_distance,
+    )
+
+
+def build_and_publish(
+    datasets: DatasetStore,
+    ledgers: Ledgers,
+    images: ImageStore,
+    *,
+    round_: int,
+    holdout: HoldoutSettings,
+    resolve: Literal["latest", "majority"],
+    near_duplicate_distance: int,
+) -> Dataset:
+    """The dataset that the label ledger amounts to now; the same labels give the version there is."""
+    from al_core.dataset import build_dataset, resolve_labels
+
+    parent = datasets.latest()
+    resolved = resolve_labels(ledgers.read("labels"), resolve)
+    selections = ledgers.read("selections").unique("image_id", keep="last")
+    new = resolved if parent is None else resolved.join(parent.rows, on="image_id", how="anti")
+    urls, hashes = _describe(new["image_id"].to_list(), selections, images)
+    dataset = build_dataset(
+        resolved,
+        reasons=dict(selections.select("image_id", "reason").iter_rows()),
+        urls=urls,
+        hashes=hashes,
+        parent=parent,
+        holdout_share=holdout.share,
+        validation_share=holdout.validation_share,
+        near_duplicate_distance=near_duplicate_distance,
+        round_=round_,
+    )
+    datasets.publish(dataset)
+    return dataset
+
+
+def _describe(
+    image_ids: list[str], selections: pl.DataFrame, images: ImageStore
+) -> tuple[dict[str, str], dict[str, str | None]]:
+    """Address and near-duplicate hash of each image: from its selection, or from the image itself."""
+    from al_core.images import BadImage, decode_image
+    from al_core.near_duplicates import near_duplicate_hash
+
+    urls: dict[str, str] = dict(selections.select("image_id", "image_uri").iter_rows())
+    hashes: dict[str, str | None] = dict(selections.select("image_id", "image_hash").iter_rows())
+    for image_id in image_ids:
+        if image_id not in urls:
+            urls[image_id] = images.path_of(image_id)
+        if hashes.get(image_id) is None:
+            try:
+                hashes[image_id] = near_duplicate_hash(decode_image(images.read(urls[image_id]), name=urls[image_id]))
+            except (BadImage, FileNotFoundError):
+                hashes[image_id] = None  # training records and skips what it cannot read
+    return urls, hashes

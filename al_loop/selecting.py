@@ -1,0 +1,139 @@
+"""Selecting: the few images of a round that are worth a person's time, on record and staged for labeling."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from al_core.errors import GiveUp
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from al_core.selection import Selection
+    from al_core.strategies.base import QueryStrategy
+    from al_resources.labeling.staging import Staged
+    from al_resources.platform import Platform
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How one round is to be selected; what is left empty comes from the settings."""
+
+    strategy: str | None = None
+    strategy_settings: dict[str, Any] = field(default_factory=dict)
+    budget: int | None = None
+    control_share: float | None = None
+    seed: int | None = None
+
+
+def choose(
+    platform: Platform, round_: int, wishes: Wishes, log: Callable[[str], None]
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """The round's rows of the selections ledger, made now or earlier, and facts about the choice."""
+    recorded = platform.ledgers.read("selections", round=round_)
+    if recorded.height:
+        log(f"round {round_} was selected before: its {recorded.height} images are staged again")
+        return recorded.sort("rank"), {}
+    version = platform.endpoint.state().serving_version
+    selection = _seed_batch(platform, round_, wishes) if version is None else _batch(platform, round_, version, wishes)
+    if selection.table.num_rows == 0:
+        raise GiveUp(
+            f"round {round_}: nothing to select. Every image that model v{version} scored is selected or labeled "
+            "already; send it more traffic, or score a folder with `al score FOLDER`"
+        )
+    platform.ledgers.insert_new("selections", selection.table, on=["round", "image_id"])
+    return platform.ledgers.read("selections", round=round_).sort("rank"), selection.facts
+
+
+def preview(platform: Platform, wishes: Wishes) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """What the next round would choose now, and facts about the choice; nothing is recorded."""
+    import polars as pl
+
+    round_ = 1 + max(platform.ledgers.read("selections")["round"].to_list(), default=-1)
+    version = platform.endpoint.state().serving_version
+    selection = _seed_batch(platform, round_, wishes) if version is None else _batch(platform, round_, version, wishes)
+    return pl.DataFrame(selection.table).sort("rank"), selection.facts
+
+
+def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> Selection:
+    from al_core.selection import select_batch
+    from al_loop.strategy_inputs import SelectionInputs
+    from al_resources.prediction_store.candidates import Candidates
+
+    defaults = platform.settings.selection
+    inputs = SelectionInputs(platform, version)
+    strategy = inputs.prepare(configured_strategy(platform, wishes))
+    return select_batch(
+        Candidates(platform.predictions, platform.settings.model.name, version),
+        strategy=strategy,
+        budget=wishes.budget or defaults.budget,
+        control_share=defaults.control_share if wishes.control_share is None else wishes.control_share,
+        near_duplicate_distance=defaults.near_duplicate_distance,
+        seed=_seed(wishes, defaults.seed, round_),
+        round_=round_,
+        model_version=version,
+        pool_limit=defaults.pool_limit,
+        labeled=inputs.labeled(strategy),
+        committee=inputs.committee,
+    )
+
+
+def configured_strategy(platform: Platform, wishes: Wishes) -> QueryStrategy:
+    """The strategy that is wished for, else of the settings; its own settings go with the name they are for.
+
+    Raises:
+        ValueError: there is no such strategy or setting; the message names the nearest one.
+    """
+    from al_core.strategies.registry import get_strategy
+
+    defaults = platform.settings.selection
+    if wishes.strategy is None or wishes.strategy == defaults.strategy:
+        return get_strategy(defaults.strategy, **{**defaults.strategy_settings, **wishes.strategy_settings})
+    return get_strategy(wishes.strategy, **wishes.strategy_settings)
+
+
+def _seed_batch(platform: Platform, round_: int, wishes: Wishes) -> Selection:
+    """Before there is a model, images are drawn at random from the whole image store."""
+    from al_core.images import decode_image
+    from al_core.near_duplicates import near_duplicate_hash
+    from al_core.selection import select_seed_batch
+
+    defaults = platform.settings.selection
+    uris = dict(platform.images.items())
+
+    def hash_of(image_id: str) -> str:
+        uri = uris[image_id]
+        limit = platform.settings.serving.max_image_pixels
+        return near_duplicate_hash(decode_image(platform.images.read(uri), name=uri, max_pixels=limit))
+
+    return select_seed_batch(
+        uris,
+        hash_of=hash_of,
+        budget=wishes.budget or defaults.initial_budget,
+        near_duplicate_distance=defaults.near_duplicate_distance,
+        seed=_seed(wishes, defaults.seed, round_),
+        round_=round_,
+    )
+
+
+def _seed(wishes: Wishes, default: int, round_: int) -> int:
+    """Another seed each round, or the random order would begin at the same pivot every time."""
+    return wishes.seed if wishes.seed is not None else default + round_
+
+
+def stage(platform: Platform, round_: int, chosen: pl.DataFrame) -> Staged:
+    """Copy the images to where people label, and tell the labeling tool."""
+    from al_resources.labeling.staging import stage_round
+
+    staged = stage_round(platform.blobs, platform.images, round_, chosen)
+    platform.labeling.announce(round_)
+    return staged
+
+
+def picks_version(chosen: pl.DataFrame) -> str:
+    """Content hash of the batch: the same images in the same order are the same data."""
+    text = "\n".join(chosen.sort("rank")["image_id"])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

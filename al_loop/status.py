@@ -1,0 +1,105 @@
+"""How the loop stands, told from its records alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+if TYPE_CHECKING:
+    from al_core.records import ModelManifest
+    from al_resources.platform import Platform
+
+
+def progress(platform: Platform) -> dict[str, Any]:
+    """Everything `al status` shows, as plain JSON values."""
+    from al_resources.labeling.merge import unmerged_exports
+
+    state = platform.endpoint.state()
+    watermark = platform.predictions.watermark()
+    exports = platform.ledgers.read("exports")
+    version = state.serving_version
+    return {
+        "profile": platform.settings.profile,
+        "home": str(platform.settings.home),
+        "images": platform.images.count(),
+        "rejected_images": platform.ledgers.read("rejected_images").height,
+        "predictions": watermark.rows,
+        "failed_ingestions": platform.predictions.failures(),
+        "newest_prediction": str(watermark.last_logged_at) if watermark.last_logged_at else None,
+        "eligible_images": 0
+        if version is None
+        else platform.predictions.count_eligible(platform.settings.model.name, version),
+        "labels": platform.ledgers.read("labels")["image_id"].n_unique(),
+        "waiting_for_labels": platform.unlabeled_candidates(),
+        "exports": dict(exports["status"].value_counts().sort("status").iter_rows()),
+        "events": platform.events.counts() if platform.profile.hears_events else None,
+        "unmerged_exports": unmerged_exports(platform.blobs, platform.ledgers),
+        "gone_exports": exports.filter(pl.col("path").is_unique(), status="gone")["path"].to_list(),
+        "quarantined": exports.filter(status="quarantined").select("path", "reason").to_dicts(),
+        "champion": version,
+        "deployments": state.deployments,
+        "traffic": state.traffic,
+        "labeling": labeling(platform),
+        "rounds": rounds(platform),
+    }
+
+
+def labeling(platform: Platform) -> dict[str, Any] | None:
+    """What the labeling tool says of the newest staged round; None before the first, a reason where it is silent."""
+    from al_resources.labeling import LabelingError
+    from al_resources.labeling.staging import is_staged
+
+    newest = platform.ledgers.read("selections")["round"].max()
+    if newest is None or not is_staged(platform.blobs, newest):  # type: ignore[arg-type]
+        return None
+    try:
+        return platform.labeling.status(newest).model_dump(mode="json")  # type: ignore[arg-type]
+    except LabelingError as error:
+        return {"error": str(error)}
+
+
+def rounds(platform: Platform) -> list[dict[str, Any]]:
+    """One row per round: what was selected and labeled, which model came of it, how good, promoted or refused."""
+    selections = platform.ledgers.read("selections")
+    labels = platform.ledgers.read("labels")
+    labeled = labels.select("image_id").unique()
+    done = selections.join(labeled, on="image_id", how="semi").group_by("round").len("labeled")
+    selected = (
+        selections.group_by("round")
+        .agg(pl.len().alias("selected"), pl.col("strategy").filter(pl.col("reason") != "control").first())
+        .join(done, on="round", how="left")
+        .with_columns(pl.col("labeled").fill_null(0))
+        .sort("round")
+    )
+    models = _model_of_each_round(platform)
+    promoted = set(platform.ledgers.read("deployments").filter(outcome="promoted")["model_version"])
+    return [row | _model_columns(models.get(row["round"]), promoted) for row in selected.to_dicts()]
+
+
+def _model_of_each_round(platform: Platform) -> dict[int, ModelManifest]:
+    made = [platform.registry.manifest(version) for version in platform.registry.versions()]
+    return {manifest.round: manifest for manifest in made if manifest.round is not None}
+
+
+def _model_columns(manifest: ModelManifest | None, promoted: set[int]) -> dict[str, Any]:
+    if manifest is None:
+        return {
+            "model_version": None,
+            "training_job": None,
+            "training_labels": None,
+            "accuracy": None,
+            "outcome": "waiting",
+            "gate": None,
+        }
+    accuracy = manifest.metrics.get("accuracy")
+    refused = manifest.gate is not None and not manifest.gate.passed
+    outcome = "promoted" if manifest.version in promoted else "refused" if refused else "trained"
+    return {
+        "model_version": manifest.version,
+        "training_job": manifest.training_log.get("azure_ml_job"),
+        "training_labels": manifest.labels,
+        "accuracy": accuracy.model_dump() if accuracy else None,
+        "outcome": outcome,
+        "gate": manifest.gate.reason if manifest.gate else None,
+    }

@@ -1,0 +1,75 @@
+"""The blob store: raw images, staged batches, exports, datasets, models. A local folder or an Azure container."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BlobInfo:
+    """One blob as a listing shows it; `path@etag` names one content of it."""
+
+    path: str  # relative to the store, with forward slashes
+    etag: str
+    size: int  # bytes
+    modified_at: datetime
+
+
+class BlobStore(Protocol):
+    """What every blob store can do. Paths are relative, with forward slashes; `..` and absolute ones are refused."""
+
+    def read(self, path: str) -> bytes:
+        """The blob's bytes. Raises `FileNotFoundError`."""
+
+    def write(self, path: str, data: bytes, *, if_absent: bool = False) -> bool:
+        """Write atomically: a reader sees the old or the new blob, never half. False: it was there (if_absent)."""
+
+    def exists(self, path: str) -> bool:
+        """Whether the blob is there."""
+
+    def info(self, path: str) -> BlobInfo:
+        """Raises `FileNotFoundError`."""
+
+    def list(self, prefix: str) -> Iterator[BlobInfo]:
+        """All blobs below a folder, in the order of their paths; nothing where the folder is missing."""
+
+    def delete(self, path: str) -> None:
+        """Remove a blob; one that is missing is no error."""
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy within the store."""
+
+    def url(self, path: str) -> str:
+        """The address to show to people and to store as `image_uri`."""
+
+
+_UNFIT = re.compile(r"[\\\x00-\x1f\x7f]")  # backslashes and control characters
+
+TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")  # files in the middle of being written; no blob is called so
+
+
+def checked_path(path: str) -> str:
+    """`path`, if it can only lead to a place inside the store."""
+    segments = path.split("/")
+    if _UNFIT.search(path):
+        raise ValueError(f"blob path {path!r} holds a backslash or control character; use forward slashes")
+    if any(segment in ("", ".", "..") for segment in segments):
+        raise ValueError(f"blob path {path!r} is not relative; expected names joined by '/', without '.' or '..'")
+    if TEMPORARY.fullmatch(segments[-1]):
+        raise ValueError(f"blob path {path!r} is named like a file in the middle of being written")
+    return path
+
+
+def is_fit(path: str) -> bool:
+    """Whether a file that others put into the store can be a blob; one that cannot must not stop a listing."""
+    if _UNFIT.search(path):
+        LOGGER.warning("left out of the listing: %r; rename it without backslashes and control characters", path)
+        return False
+    return True

@@ -1,0 +1,192 @@
+"""The blob store: raw images, staged batches, exports, datasets, models. A local folder or an Azure container."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+from al_resources.blobs import TEMPORARY, BlobInfo, checked_path, is_fit
+
+
+class FsspecBlobStore:
+    """`BlobStore` on fsspec: a local folder, or an object store by its URL. Azure's is in `azure_blobs`.
+
+    Object stores write whole objects by themselves. In a local folder a blob is written beside its place and
+    moved there; creating only works through a hard link, so the file system has to know these.
+    """
+
+    def __init__(self, root: Path | str, **options: Any) -> None:
+        """`options` go to the file system: credentials, account, host."""
+        from fsspec.core import url_to_fs
+
+        # Others write to the same store: what a listing said a moment ago must not be remembered.
+        self._fs: AbstractFileSystem
+        self._fs, self._root = url_to_fs(str(root), use_listings_cache=False, **options)
+        self._local = "file" in self._fs.protocol
+
+    def read(self, path: str) -> bytes:
+        """The blob's bytes. Raises `FileNotFoundError`."""
+        with _missing_is_missing(path):
+            return bytes(self._fs.cat_file(self._full(path)))
+
+    def write(self, path: str, data: bytes, *, if_absent: bool = False) -> bool:
+        """Write atomically; False: the blob was there already (`if_absent`), and stays as it was."""
+        full = self._full(path)
+        if if_absent and self.exists(path):
+            return False  # known already: the bytes need not travel
+        if self._local:
+            with _beside(Path(full)) as temporary:
+                temporary.write_bytes(data)
+                return _move(temporary, Path(full), if_absent=if_absent)
+        try:
+            self._fs.pipe_file(full, data, mode="create" if if_absent else "overwrite")
+        except FileExistsError:
+            return False
+        return True
+
+    def exists(self, path: str) -> bool:
+        """Whether the blob is there."""
+        return bool(self._fs.isfile(self._full(path)))
+
+    def info(self, path: str) -> BlobInfo:
+        """Raises `FileNotFoundError`."""
+        full = self._full(path)
+        with _missing_is_missing(path):
+            if self._local:
+                return _local_info(path, Path(full).stat())
+            details = self._fs.info(full)
+        if details["type"] != "file":
+            raise FileNotFoundError(f"there is no blob {path!r}")
+        return self._object_info(path, details)
+
+    def list(self, prefix: str) -> Iterator[BlobInfo]:
+        """All blobs below a folder, in the order of their paths; nothing where the folder is missing."""
+        folder = self._full(prefix) if prefix else self._root
+        if self._local:
+            return _local_list(folder, f"{prefix}/" if prefix else "")
+        found = self._fs.find(folder, detail=True)
+        return (
+            self._object_info(full[len(self._root) :].lstrip("/"), found[full])
+            for full in sorted(found)
+            if full != folder and is_fit(full)
+        )
+
+    def delete(self, path: str) -> None:
+        """Remove a blob; one that is missing is no error."""
+        with suppress(FileNotFoundError):
+            self._fs.rm_file(self._full(path))
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy within the store. Raises `FileNotFoundError`."""
+        origin, full = self._full(source), self._full(target)
+        if not self.exists(source):
+            raise FileNotFoundError(f"there is no blob {source!r}")
+        with _missing_is_missing(source):
+            if not self._local:
+                self._fs.cp_file(origin, full)
+                return
+            with _beside(Path(full)) as temporary:
+                shutil.copyfile(origin, temporary)
+                _move(temporary, Path(full), if_absent=False)
+
+    def url(self, path: str) -> str:
+        """The address to show to people and to store as `image_uri`."""
+        full = self._full(path)
+        return Path(full).as_uri() if self._local else str(self._fs.unstrip_protocol(full))
+
+    def _full(self, path: str) -> str:
+        return f"{self._root.rstrip('/')}/{checked_path(path)}"
+
+    def _object_info(self, path: str, details: dict[str, Any]) -> BlobInfo:
+        full = details["name"]
+        etag = details.get("etag")
+        if etag is None:  # a store that names no version: its content does
+            etag = hashlib.blake2b(self._fs.cat_file(full), digest_size=8).hexdigest()
+        modified = details.get("last_modified") or self._fs.modified(full)
+        return BlobInfo(path, etag.strip('"'), details["size"], modified.astimezone(timezone.utc))
+
+
+@contextmanager
+def _missing_is_missing(path: str) -> Iterator[None]:
+    """A folder is no blob, and neither is anything below a file."""
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"there is no blob {path!r}") from error
+
+
+# ---------------------------------------------------------------------- a local folder
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A name in the folder of `target` that no listing shows; what is left there in the end is removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _move(temporary: Path, target: Path, *, if_absent: bool) -> bool:
+    """Give the file its name. Its time is set, and later than that of what it replaces.
+
+    The system's own time stamps stand still for milliseconds: two writes within would have the same etag.
+    """
+    now = time.time_ns()
+    with suppress(FileNotFoundError):
+        now = max(now, target.stat().st_mtime_ns + 1)
+    os.utime(temporary, ns=(now, now))
+    if not if_absent:
+        temporary.replace(target)
+        return True
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _local_info(path: str, status: os.stat_result) -> BlobInfo:
+    if not stat.S_ISREG(status.st_mode):
+        raise FileNotFoundError(f"there is no blob {path!r}")
+    # A file that was moved or copied here with its old time is new all the same: that is its change time.
+    modified = max(status.st_mtime, status.st_ctime)
+    return BlobInfo(
+        path=path,
+        etag=f"{status.st_mtime_ns:x}-{status.st_size:x}",
+        size=status.st_size,
+        modified_at=datetime.fromtimestamp(modified, timezone.utc),
+    )
+
+
+def _local_list(folder: str, prefix: str) -> Iterator[BlobInfo]:
+    try:
+        with os.scandir(folder) as scan:
+            # "a-b/x" comes before "a/x": folders are sorted as their blobs' paths go on
+            entries = sorted((entry.name + ("/" if _is_folder(entry) else ""), entry) for entry in scan)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name, entry in entries:
+        if name.endswith("/"):
+            yield from _local_list(entry.path, prefix + name)
+        elif not TEMPORARY.fullmatch(name) and is_fit(entry.path):
+            try:
+                yield _local_info(prefix + name, entry.stat())
+            except FileNotFoundError:
+                continue  # deleted since, or no regular file
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)

@@ -1,0 +1,19 @@
+"""Who labels: one module a tool, all behind `al_resources.labeling.LabelingProject`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from al_resources.labeling import LabelingProject
+    from al_resources.platform import Platform
+
+
+def labeling_project(platform: Platform) -> LabelingProject:
+    """The tool that `labeling.project` names, of those that work with every profile."""
+    from al_resources.labeling.projects.manual import ManualLabeling
+    from al_resources.labeling.projects.oracle import OracleLabeling
+
+    if platform.settings.labeling.project == "oracle":
+        return OracleLabeling.from_file(platform.blobs, platform.settings.labeling.oracle_labels)
+    return ManualLabeling(platform.blobs, platform.ledgers)

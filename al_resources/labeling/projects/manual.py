@@ -1,0 +1,33 @@
+"""Labeling by hand: people label the staged folder with any tool and put its export into the inbox."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from al_resources.labeling import LabelingStatus
+from al_resources.labeling.staging import staged_images
+
+if TYPE_CHECKING:
+    from al_resources.blobs import BlobStore
+    from al_resources.ledgers import Ledgers
+
+
+class ManualLabeling:
+    """No tool to talk to: the folder is the announcement, the ledger is the progress."""
+
+    def __init__(self, blobs: BlobStore, ledgers: Ledgers) -> None:
+        self.blobs = blobs
+        self.ledgers = ledgers
+
+    def announce(self, round_: int) -> None:
+        """Nothing to do: the staged folder is there."""
+
+    def status(self, round_: int) -> LabelingStatus:
+        """Labeled is what came back."""
+        staged = {image.image_id for image in staged_images(self.blobs, round_)}
+        labeled = set(self.ledgers.read("labels")["image_id"])
+        return LabelingStatus(total=len(staged), labeled=len(staged & labeled))
+
+    def collect(self) -> list[str]:
+        """Nothing to do: people put exports into the inbox themselves."""
+        return []

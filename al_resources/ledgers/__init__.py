@@ -1,0 +1,62 @@
+"""The ledgers: small append-only tables of what people and machines decided (see `al_core.records.LEDGERS`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import polars as pl
+import pyarrow as pa
+
+from al_core.records import LEDGERS
+
+
+class Ledgers(Protocol):
+    """What every ledger store can do. `name` is a key of `LEDGERS`."""
+
+    def insert_new(self, name: str, rows: pa.Table, on: Sequence[str]) -> int:
+        """Append the rows whose `on` values are not in the ledger yet, in one transaction; returns how many.
+
+        Two processes that insert the same rows at the same time insert them once.
+        """
+
+    def read(self, name: str, **equals: object) -> pl.DataFrame:
+        """The ledger's rows, oldest first, filtered by equality where asked (`round=3`)."""
+
+
+def schema_of(name: str) -> pa.Schema:
+    """The columns of a ledger. Raises `ValueError`, naming the ledgers there are."""
+    if name not in LEDGERS:
+        raise ValueError(f"unknown ledger {name!r}; expected one of {sorted(LEDGERS)}")
+    return LEDGERS[name]
+
+
+def empty_ledger(schema: pa.Schema) -> pl.DataFrame:
+    """A ledger that nobody wrote to yet."""
+    return pl.DataFrame(schema.empty_table())
+
+
+def check_ledger_columns(name: str, columns: Sequence[str] | dict[str, object]) -> None:
+    """Raises `ValueError` for an unknown ledger, or naming the columns it does not have."""
+    schema_of(name)
+    if unknown := [column for column in columns if column not in LEDGERS[name].names]:
+        raise ValueError(f"ledger {name!r} has no column {unknown}; it has {LEDGERS[name].names}")
+
+
+def checked_ledger_rows(name: str, rows: pa.Table, on: Sequence[str]) -> pl.DataFrame:
+    """`rows` in the ledger's schema, each `on` value once (the first).
+
+    Raises:
+        ValueError: unknown ledger, rows of another schema, or no `on` column.
+    """
+    schema = schema_of(name)
+    check_ledger_columns(name, on)
+    if not on:
+        raise ValueError(f"insert_new into {name!r} needs at least one column to tell rows apart by")
+    try:
+        table = rows.select(schema.names).cast(schema)
+    except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ValueError(f"not rows of the ledger {name!r}: {error}; build them with table_of()") from error
+    if unknown := [column for column in rows.schema.names if column not in schema.names]:
+        raise ValueError(f"not rows of the ledger {name!r}: unknown column(s) {unknown}")
+    return pl.DataFrame(table).unique(on, keep="first", maintain_order=True)

@@ -1,0 +1,80 @@
+"""The ledgers: small append-only tables of what people and machines decided (see `al_core.records.LEDGERS`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from al_resources.delta_tables import commit, merging_files, open_or_create, open_table, vacuum
+from al_resources.ledgers import check_ledger_columns, checked_ledger_rows, empty_ledger, schema_of
+
+MERGE_FILES_ABOVE = 64  # each insert is one small file, and every file costs each reader an open
+_PLACE = ("_commit", "_row")  # columns of this adapter: where a row stands in the order of insertion
+
+
+class DeltaLedgers:
+    """`Ledgers` as one Delta table each, in one local folder; a missing table is an empty ledger."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def insert_new(self, name: str, rows: pa.Table, on: Sequence[str]) -> int:
+        """Append what is new, see `Ledgers.insert_new`; nulls in `on` columns are equal.
+
+        Raises:
+            ValueError: unknown ledger, rows of another schema, or no `on` column.
+            TimeoutError: other writers were faster for minutes; nothing was written.
+        """
+        wanted = checked_ledger_rows(name, rows, on)
+        if wanted.is_empty():
+            return 0
+        inserted = commit(self.path / name, lambda: self._insert(name, wanted, list(on)))
+        self._merge_files(name)
+        return inserted
+
+    def read(self, name: str, **equals: object) -> pl.DataFrame:
+        """The ledger in the order of insertion, filtered by equality (None finds nulls)."""
+        schema = schema_of(name)
+        check_ledger_columns(name, equals)
+        table = open_table(self.path / name)
+        if table is None:
+            return empty_ledger(schema)
+        rows = pl.scan_delta(table)
+        for column, value in equals.items():
+            rows = rows.filter(pl.col(column).is_null() if value is None else pl.col(column) == pl.lit(value))
+        return rows.sort(_PLACE).select(schema.names).collect()
+
+    def _insert(self, name: str, rows: pl.DataFrame, on: list[str]) -> int:
+        """One attempt. The commit must follow the version that was looked at, or it fails and is tried again."""
+        from deltalake import CommitProperties, write_deltalake
+
+        columns = pa.schema([*schema_of(name), *(pa.field(column, pa.int64()) for column in _PLACE)])
+        table = open_or_create(self.path / name, columns)
+        known = pl.scan_delta(table).select(on).unique().collect()
+        new = rows.join(known, on=on, how="anti", nulls_equal=True, maintain_order="left")
+        if new.is_empty():
+            return 0
+        placed = new.with_columns(
+            pl.lit(table.version() + 1, pl.Int64).alias("_commit"), pl.int_range(len(new)).alias("_row")
+        )
+        write_deltalake(
+            table, placed.to_arrow(), mode="append", commit_properties=CommitProperties(max_commit_retries=0)
+        )
+        return len(new)
+
+    def _merge_files(self, name: str) -> None:
+        """Keep the ledger quick to read. What does not come about now will at one of the next inserts."""
+        from deltalake.exceptions import CommitFailedError
+
+        table = open_table(self.path / name)
+        if table is None or len(table.file_uris()) <= MERGE_FILES_ABOVE:
+            return
+        with merging_files(self.path / name) as our_turn, suppress(CommitFailedError):
+            if our_turn:
+                table.update_incremental()
+                table.optimize.compact()
+                vacuum(table)

@@ -1,0 +1,120 @@
+"""The sections of `al.toml`, each what one part of the platform can be told. Azure's two are modules of their own."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(_Section):
+    """Which model this instance improves."""
+
+    name: str = Field(
+        "classifier", pattern=r"^[a-z][a-z0-9_-]{1,62}$", description="name in registry, log and endpoint"
+    )
+
+
+class LabelingSettings(_Section):
+    """Who labels, and what may come back."""
+
+    project: Literal["manual", "oracle", "azure_ml"] = Field(
+        "manual",
+        description="manual: people export into labeling/exports; oracle: known labels; azure_ml: a project there",
+    )
+    classes: tuple[str, ...] = Field((), description="the classes people choose from; empty accepts whatever comes")
+    new_classes: Literal["refuse", "grow"] = Field("refuse", description="what to do with a class that is not listed")
+    resolve: Literal["latest", "majority"] = Field(
+        "latest", description="which label counts where an image has several"
+    )
+    settle_seconds: float = Field(
+        60,
+        ge=0,
+        description="an unreadable export that has not changed for so long is broken, not half-written",
+    )
+    oracle_labels: str = Field("", description="the oracle's answers: a JSON file {image id: label}")
+
+
+class SelectionSettings(_Section):
+    """Which images are worth a person's time, and how many of them."""
+
+    strategy: str = Field("margin", description="a query strategy, see `al strategies`")
+    strategy_settings: dict[str, float | str] = Field({}, description="of that strategy, like beta or base")
+    pool_limit: int = Field(
+        50_000, ge=1, description="candidates loaded for a strategy that needs embeddings or probabilities"
+    )
+    budget: int = Field(50, ge=1, description="images per round")
+    control_share: float = Field(0.1, ge=0, le=1, description="share of the budget drawn at random: unbiased truth")
+    initial_budget: int = Field(
+        200, ge=1, description="images of the seed round, drawn at random before there is a model"
+    )
+    near_duplicate_distance: int = Field(
+        4,
+        ge=-1,
+        le=128,
+        description="hashes (of 128 bits) that differ in so few bits are one picture; -1: no check",
+    )
+    seed: int = Field(0, ge=0, description="of every random choice; each round adds its number")
+    cron: str = Field("*/10 * * * *", description="when the schedule opens a round")
+    min_new_predictions: int = Field(100, ge=0, description="no round before so many eligible images wait")
+    worthwhile_gain: float = Field(
+        0.005, ge=0, lt=1, description="accuracy a round has to bring to be worth its labels; decides the advice"
+    )
+    stop_when_advised: bool = Field(False, description="no new round once the advice is to stop")
+    max_unlabeled: int = Field(500, ge=0, description="no new round while more candidates than this wait for a label")
+
+
+class HoldoutSettings(_Section):
+    """Held-out truth: which random images never enter training."""
+
+    share: float = Field(
+        0.5, gt=0, lt=1, description="of the random images (seed and control); decided by content hash"
+    )
+    validation_share: float = Field(0.15, ge=0, lt=1, description="of all other labeled images; for early stopping")
+
+
+class GateSettings(_Section):
+    """When a challenger may take the champion's place."""
+
+    tolerance: float = Field(0.0, ge=0, lt=1, description="accuracy it may lose, at most, to pass")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="certainty demanded")
+
+
+class DeploymentSettings(_Section):
+    """How a model version takes the traffic."""
+
+    endpoint: str = Field("classifier", pattern=r"^[a-z][a-z0-9-]{2,31}$", description="its name")
+    traffic_steps: tuple[int, ...] = Field((10, 50, 100), description="percent of the traffic, step by step")
+    watch_seconds: float = Field(2.0, ge=0, description="how long each step is watched")
+    smoke_images: int = Field(
+        8, ge=1, description="holdout images the new deployment must answer before it gets traffic"
+    )
+
+
+class ServingSettings(_Section):
+    """The scoring service and its collector."""
+
+    host: str = Field("127.0.0.1", description="where the service listens; loopback unless you say otherwise")
+    port: int = Field(8808, ge=1, le=65535, description="of the scoring service")
+    log_embeddings: bool = Field(False, description="log the penultimate layer with every prediction")
+    max_image_bytes: int = Field(20_000_000, ge=1, description="larger requests are refused")
+    max_image_pixels: int = Field(50_000_000, ge=1, description="images with more pixels are refused before decoding")
+    flush_rows: int = Field(500, ge=1, description="the collector writes after so many predictions ...")
+    flush_seconds: float = Field(2.0, gt=0, description="... or after so long, whichever is first")
+    queue_rows: int = Field(20_000, ge=1, description="predictions waiting in memory; more go to the spool on disk")
+
+    @property
+    def url(self) -> str:
+        """Where the service answers."""
+        return f"http://{self.host}:{self.port}"
+
+
+class SensorSettings(_Section):
+    """How often the sensors look, and how much they take at once."""
+
+    export_interval_seconds: int = Field(30, ge=1, description="seconds between two looks for exports")
+    exports_per_tick: int = Field(20, ge=1, description="more wait for the next tick")
