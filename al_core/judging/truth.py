@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 
+from al_core.errors import InvalidInput
 from al_core.records import image_keys
 
 MODULUS = 2**31 - 1  # a prime; products of two residues fit into 63 bits, in every engine
@@ -31,7 +32,7 @@ class Reserve:
     where the rows lie. With the same salt a larger share holds all images of a smaller one.
 
     Raises:
-        ValueError: the share is not between 0 and 1.
+        InvalidInput: the share is not between 0 and 1.
     """
 
     share: float
@@ -39,7 +40,7 @@ class Reserve:
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1:
-            raise ValueError(f"a reserve of {self.share} of all images; expected a share from 0 to below 1")
+            raise InvalidInput(f"a reserve of {self.share} of all images; expected a share from 0 to below 1")
 
     @cached_property
     def multiplier(self) -> int:

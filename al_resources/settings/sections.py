@@ -109,7 +109,11 @@ class DeploymentSettings(_Section):
 
     endpoint: str = Field("classifier", pattern=r"^[a-z][a-z0-9-]{2,31}$", description="its name")
     traffic_steps: tuple[int, ...] = Field((10, 50, 100), description="percent of the traffic, step by step")
-    watch_seconds: float = Field(2.0, ge=0, description="how long each step is watched")
+    watch_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="how long each step is watched; unset: 2, on a managed endpoint 300: it counts by the minute",
+    )
     smoke_images: int = Field(
         8, ge=1, description="holdout images the new deployment must answer before it gets traffic"
     )
