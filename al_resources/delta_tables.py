@@ -31,12 +31,15 @@ def open_or_create(
     partition_by: Sequence[str] = (),
     configuration: dict[str, str | None] | None = None,
 ) -> DeltaTable:
-    """The table; when many processes begin at once, exactly one of them creates it."""
+    """The table; when many processes begin at once, exactly one of them creates it.
+
+    One of an earlier version gains the columns of `schema` that it lacks; they have to be nullable.
+    """
     from deltalake import CommitProperties, DeltaTable
     from deltalake.exceptions import DeltaError
 
     if (table := open_table(path)) is not None:
-        return table
+        return _with_columns(table, schema)
     try:
         return DeltaTable.create(
             path,
@@ -50,6 +53,16 @@ def open_or_create(
         if (table := open_table(path)) is None:
             raise
         return table
+
+
+def _with_columns(table: DeltaTable, schema: pa.Schema) -> DeltaTable:
+    """Raises `CommitFailedError` where another writer came in between: to be tried again, see `commit`."""
+    from deltalake import Schema
+
+    known = {field.name for field in table.schema().fields}
+    if lacking := [field for field in Schema.from_arrow(schema).fields if field.name not in known]:
+        table.alter.add_columns(lacking)
+    return table
 
 
 def commit(path: Path, attempt: Callable[[], Answer]) -> Answer:

@@ -44,6 +44,9 @@ class DeltaLedgers:
         if table is None:
             return empty_ledger(schema)
         rows = pl.scan_delta(table)
+        known = {field.name for field in table.schema().fields}  # one of an earlier version lacks some
+        empty = empty_ledger(schema).schema
+        rows = rows.with_columns(pl.lit(None, kind).alias(name) for name, kind in empty.items() if name not in known)
         for column, value in equals.items():
             rows = rows.filter(pl.col(column).is_null() if value is None else pl.col(column) == pl.lit(value))
         return rows.sort(_PLACE).select(schema.names).collect()
