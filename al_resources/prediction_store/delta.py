@@ -114,7 +114,7 @@ class DeltaPredictionStore:
                 done["partitions"] += 1
                 done["files_before"] += metrics["numFilesRemoved"]
                 done["files_after"] += metrics["numFilesAdded"]
-            return {**done, "files_deleted": vacuum(table)}
+            return {**done, "files_deleted": vacuum(self.path, table)}
 
     # ------------------------------------------------------------------ selection
     def eligible(
