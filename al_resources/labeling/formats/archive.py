@@ -71,7 +71,7 @@ def with_pictures(rows: Iterable[Row], pictures: Mapping[str, str]) -> list[Row]
 def is_left_behind(name: str) -> bool:
     """Whether a file is hidden, or was left by an operating system or a notebook: no export, no image, no class."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
-    if any(part in LEFT_FOLDERS or part.startswith((".", "~$")) for part in parts):
+    if any(part in LEFT_FOLDERS or (part.startswith((".", "~$")) and part != "..") for part in parts):
         return True
     return bool(parts) and (parts[-1].lower() in LEFT_FILES or parts[-1].lower().endswith(UNFINISHED))
 
