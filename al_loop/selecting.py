@@ -66,10 +66,8 @@ def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> Sel
     defaults = platform.settings.selection
     inputs = SelectionInputs(platform, version)
     strategy = inputs.prepare(configured_strategy(platform, wishes))
-    name, holdout = platform.settings.model.name, platform.settings.holdout
     return select_batch(
-        Candidates(platform.predictions, name, version, holdout.teaching),
-        judges=Candidates(platform.predictions, name, version, holdout.judging),
+        Candidates(platform.predictions, platform.settings.model.name, version),
         strategy=strategy,
         budget=wishes.budget or defaults.budget,
         control_share=defaults.control_share if wishes.control_share is None else wishes.control_share,
@@ -118,8 +116,6 @@ def _seed_batch(platform: Platform, round_: int, wishes: Wishes) -> Selection:
         near_duplicate_distance=defaults.near_duplicate_distance,
         seed=_seed(wishes, defaults.seed, round_),
         round_=round_,
-        reserve=platform.settings.holdout.judges,
-        judging_share=platform.settings.holdout.share,
     )
 
 

@@ -31,7 +31,7 @@ from al_core.learning.settings import TrainingSettings
 from al_core.learning.torch_trainer import TorchTrainer
 from al_core.near_duplicates import near_duplicate_hash
 from al_core.records import ModelManifest, Preprocessing, prediction_table
-from al_core.selection import NOBODY, select_batch, select_seed_batch
+from al_core.selection import select_batch, select_seed_batch
 from al_core.strategies.base import KEY_SPACE, Labeled, Order, QueryStrategy
 from al_core.strategies.registry import get_strategy
 from simulation.annotators import Oracle
@@ -228,7 +228,7 @@ class Experiment:
             urls={image_id: self.pool[image_id].uri for image_id in self.selected},
             hashes=self.prepared.hashes,
             parent=self.dataset,
-            reserve=NOBODY,  # the test set takes the holdout's place, and lies outside the pool
+            holdout_share=0,  # the test set takes its place, and lies outside the pool
             validation_share=self.study.validation_share,
             near_duplicate_distance=self.study.near_duplicate_distance,
             round_=round_,
