@@ -77,7 +77,7 @@ class DeltaLedgers:
             if our_turn:
                 table.update_incremental()
                 table.optimize.compact()
-                vacuum(table)
+                vacuum(self.path / name, table)
 
 
 def ledger_tables(path: Path) -> list[tuple[Path, pa.Schema]]:
