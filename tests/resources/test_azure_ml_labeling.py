@@ -37,7 +37,7 @@ def labeling_of(workspace: Workspace, **settings: Any) -> AzureMLLabeling:
         workspace.settings.model_copy(update=settings),
         container=CONTAINER,
     )
-    workspace.platform.__dict__["labeling"] = adapter
+    workspace.platform.labeling = adapter
     return adapter
 
 
