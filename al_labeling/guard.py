@@ -14,21 +14,22 @@ import os
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from html import escape
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from al_core.errors import ActiveLearningError
 from al_resources.settings.labeling_page import LabelingPageSettings
+from al_serving.guard import LOOPBACK, host_problem, page_problem
 
-COOKIE = "al-label"
 COOKIE_SECONDS = 30 * 24 * 3600
 PAGE_HEADER = "x-al-page"  # another site's form cannot send it
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 LONGEST_NAME = 200
 ENTRA_NAME, ENTRA_PROVIDER = "x-ms-client-principal-name", "x-ms-client-principal-idp"
 HEADERS = {
@@ -53,9 +54,7 @@ class Refused(ActiveLearningError):
 class Guard:
     """Knows people by their cookie or by the platform's header, and refuses what other sites send."""
 
-    def __init__(
-        self, settings: LabelingPageSettings, secret: bytes, *, now: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, settings: LabelingPageSettings, secret: bytes, *, now: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._secret = secret
         self._now = now
@@ -76,24 +75,33 @@ class Guard:
         name64 = base64.urlsafe_b64encode(name.encode()).decode()
         return f"{end}.{name64}.{self._sign('cookie', end, name)}"
 
-    def set_cookie(self, response: Response, value: str, *, secure: bool) -> None:
-        """Keep the cookie out of reach of scripts and of other sites."""
-        response.set_cookie(
-            COOKIE, value, max_age=COOKIE_SECONDS, path="/", secure=secure, httponly=True, samesite="strict"
-        )
+    def let_in(self, request: Request, cookie: str) -> Response:
+        """A page that keeps the cookie and goes on to the address without the token.
+
+        No redirect: browsers do not send a strict cookie along one that began on another site's page.
+        """
+        round_ = request.query_params.get("round", "")
+        target = f"/?round={round_}" if round_.isdecimal() else "/"
+        page = f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(target)}">'
+        response = HTMLResponse(page, headers={"cache-control": "no-store"})
+        secure = request.url.scheme == "https" or self._settings.public_url.startswith("https:")
+        name = _cookie_name(request)
+        response.set_cookie(name, cookie, COOKIE_SECONDS, path="/", secure=secure, httponly=True, samesite="strict")
+        return response
 
     def person(self, request: Request) -> str:
         """Who asks. Raises `Refused`."""
         if self._settings.login == "entra":
             return self._of_platform(request)
-        return self._of_cookie(request.cookies.get(COOKIE, ""))
+        return self._of_cookie(request.cookies.get(_cookie_name(request), ""))
 
-    def refuse_other_sites(self, request: Request) -> None:
-        """Only the page itself may write: its requests name where they come from. Raises `Refused`."""
-        origin, host = request.headers.get("origin"), request.headers.get("host")
-        if origin is None or urlsplit(origin).netloc != host:
-            raise Refused(403, f"requests of web pages from {origin or 'nowhere'} are not answered, only those of {host}")
-        if request.headers.get(PAGE_HEADER) is None:
+    def refuse_strangers(self, request: Request) -> None:
+        """Requests for another host, of another site's page, or that write and are not the page's. Raises `Refused`."""
+        if problem := host_problem(request.headers, self.hosts):
+            raise Refused(421, problem)
+        if problem := "" if request.method == "GET" and _is_navigation(request) else page_problem(request.headers):
+            raise Refused(403, problem)
+        if request.method != "GET" and request.headers.get(PAGE_HEADER) is None:
             raise Refused(403, f"the header {PAGE_HEADER} is missing; only the page itself may write")
 
     def _of_platform(self, request: Request) -> str:
@@ -104,7 +112,7 @@ class Guard:
         except ValueError:
             trusted = False
         if not trusted:
-            raise Refused(403, f"requests from {client!r} do not come through the login (labeling_page.trusted_proxies)")
+            raise Refused(403, f"{client!r} is not the login before this page (labeling_page.trusted_proxies)")
         name, provider = request.headers.get(ENTRA_NAME, ""), request.headers.get(ENTRA_PROVIDER, "")
         if provider != "aad" or not name:
             raise Refused(401, "nobody is logged in; switch the built-in login of Azure on and require it")
@@ -133,6 +141,17 @@ def checked_name(name: str) -> str:
     return name
 
 
+def _is_navigation(request: Request) -> bool:
+    """Opened by a person, be it by a link on another site's page: it shows, and changes nothing."""
+    return request.headers.get("sec-fetch-mode", "navigate") == "navigate" and "origin" not in request.headers
+
+
+def _cookie_name(request: Request) -> str:
+    """Cookies know no ports: two instances on one machine must not take each other's."""
+    port = request.headers.get("host", "").rpartition(":")[2]
+    return f"al_label_{port if port.isdecimal() else 'default'}"
+
+
 def page_secret(settings: LabelingPageSettings, home: Path) -> bytes:
     """What links and cookies are signed with: of the settings, or of a file that only its owner reads."""
     if given := settings.secret.get_secret_value():
@@ -143,10 +162,8 @@ def page_secret(settings: LabelingPageSettings, home: Path) -> bytes:
     try:
         with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as new:
             new.write(secrets.token_hex(32))
-        try:
+        with suppress(FileExistsError):
             os.link(temporary, file)  # whole, and only if nobody else made one
-        except FileExistsError:
-            pass
     finally:
         temporary.unlink(missing_ok=True)
     return file.read_bytes()

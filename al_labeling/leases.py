@@ -41,13 +41,13 @@ class LeaseBook:
         """Read the newest turn of each picture: what a page before this one handed out still holds."""
         newest: dict[str, int] = {}
         for blob in self._blobs.list(self._folder):
-            image_id, _, number = blob.path.rsplit("/", 1)[-1].removesuffix(".json").partition(".")
-            if number.isdigit():
-                newest[image_id] = max(newest.get(image_id, 0), int(number))
+            image_id, _, turn = blob.path.rsplit("/", 1)[-1].removesuffix(".json").partition(".")
+            if turn.isdecimal():
+                newest[image_id] = max(newest.get(image_id, 0), int(turn))
         for image_id, number in newest.items():
             first = self._numbers.get(image_id, max(0, number - 2))
-            for turn in range(first + 1, number + 1):
-                self._learn(image_id, turn)
+            for missed in range(first + 1, number + 1):
+                self._learn(image_id, missed)
 
     def holders(self, image_id: str, now: datetime) -> list[Lease]:
         """The leases that hold at this moment; several where several people are to answer."""
@@ -89,7 +89,8 @@ class LeaseBook:
 
     def _keep(self, image_id: str, number: int, lease: Lease) -> None:
         """A holder's newer turn takes the place of the older one."""
-        others = [one for one in self._turns.get(image_id, ()) if (one.annotator, one.tab) != (lease.annotator, lease.tab)]
+        holder = (lease.annotator, lease.tab)
+        others = [one for one in self._turns.get(image_id, ()) if (one.annotator, one.tab) != holder]
         self._turns[image_id] = [*others, lease]
         self._numbers[image_id] = number
 

@@ -111,8 +111,7 @@ class WorkQueue:
             return [
                 self.images[image_id]
                 for image_id in image_ids
-                if self._is_free(image_id, annotator, tab, mine_elsewhere=True)
-                and self._take(image_id, annotator, tab)
+                if self._is_free(image_id, annotator, tab, mine_elsewhere=True) and self._take(image_id, annotator, tab)
             ]
 
     def open_to(self, annotator: str, tab: str) -> list[str]:

@@ -51,6 +51,12 @@ class ClassList:
         """What a class of that name is called now."""
         return self.became.get(name, name)
 
+    def widened(self, settings: LabelingSettings) -> LabelingSettings:
+        """The settings with every class that an export may name: those in force and what they were called before."""
+        if not settings.classes:
+            return settings
+        return settings.model_copy(update={"classes": tuple(dict.fromkeys([*self.names, *self.became]))})
+
     def after(self, change: ClassChange) -> ClassList:
         """The list once a change is made. Raises `ClassChangeRefused`."""
         name, into = change.name.strip(), (change.into or "").strip()

@@ -10,6 +10,7 @@ import polars as pl
 
 from al_core.records import EXPORTS, LABELS, table_of, utc_now
 from al_resources.blobs import BlobInfo
+from al_resources.labeling.class_list import ClassList, class_list
 from al_resources.labeling.exports import BrokenExport, ParsedExport, SetAside, parse_export
 from al_resources.labeling.quarantine import quarantine_export, quarantine_rows
 from al_resources.settings import LabelingSettings
@@ -82,8 +83,9 @@ def plan_merge(
     def known_images(image_ids: Collection[str]) -> set[str]:
         return {image_id for image_id in image_ids if image_id in chosen or images.exists(image_id)}
 
-    parsed = parse_export(blobs.read(export.path), export.path, settings, known_images)
-    rows = _label_rows(export, parsed, chosen)
+    classes = class_list(blobs, settings)
+    parsed = parse_export(blobs.read(export.path), export.path, classes.widened(settings), known_images)
+    rows = _label_rows(export, parsed, chosen, classes)
     labels = ledgers.read("labels")
     if ledgers.read("exports", export_id=parsed.export_id).is_empty():
         others = labels.filter(pl.col("export_id") != parsed.export_id)  # not those of an interrupted attempt
@@ -148,7 +150,7 @@ def note_gone(ledgers: Ledgers, path: str) -> None:
     _record(ledgers, Merge(path=path, export_id=None, status="gone", reason="deleted before it was read"), etag=None)
 
 
-def _label_rows(export: BlobInfo, parsed: ParsedExport, chosen: dict[str, int]) -> pl.DataFrame:
+def _label_rows(export: BlobInfo, parsed: ParsedExport, chosen: dict[str, int], classes: ClassList) -> pl.DataFrame:
     """Rows of `LABELS`; where the tool reports no time, the export's own counts.
 
     No label is younger than its export: a clock that is ahead would make it win over all later corrections.
@@ -156,7 +158,7 @@ def _label_rows(export: BlobInfo, parsed: ParsedExport, chosen: dict[str, int]) 
     rows = [
         {
             "image_id": label.image_id,
-            "label": label.label,
+            "label": classes.current(label.label),
             "annotator": label.annotator or UNKNOWN_ANNOTATOR,
             "labeled_at": min(label.labeled_at or export.modified_at, export.modified_at),
             "export_id": parsed.export_id,

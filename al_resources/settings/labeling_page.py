@@ -36,6 +36,11 @@ class LabelingPageSettings(BaseModel):
     )
     auto_release: bool = Field(False, description="release a round by itself when every picture is answered")
 
+    @property
+    def url(self) -> str:
+        """Where people find the page."""
+        return self.public_url or f"http://{self.host}:{self.port}"
+
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
