@@ -307,6 +307,8 @@ class LabelingPage:
 
     def _change(self, name: str, body: WantChange) -> dict[str, Any]:
         """Add, rename or merge a class, once it was told what that does to standing labels."""
+        from al_core.answers import standing
+
         classes = self._class_list(fresh=True)
         try:
             change = ClassChange(kind=body.kind, name=body.name, into=body.into, annotator=name, at=utc_now())
@@ -315,7 +317,7 @@ class LabelingPage:
             raise Refused(400, f"a class needs a name of 1 to 100 characters: {error.errors()[0]['msg']}") from error
         except ClassChangeRefused as error:
             raise Refused(409, str(error)) from error
-        votes = self._platform.ledgers.read("labels").sort("labeled_at").unique(["image_id", "annotator"], keep="last")
+        votes = standing(self._platform.ledgers.read("labels"))
         merged = votes.filter(label=change.name).height if change.kind != "add" else 0
         here = self._standing_here(change.name) if change.kind != "add" else 0
         if not body.confirmed:
@@ -371,7 +373,7 @@ class LabelingPage:
 
     def _known_classes(self) -> tuple[str, ...]:
         """Where the settings name no classes: those that somebody labeled with already."""
-        return tuple(self._platform.ledgers.read("labels")["label"].unique().sort())
+        return tuple(self._platform.ledgers.read("labels")["label"].drop_nulls().unique().sort())
 
     def _later(self) -> datetime:
         """The time, later than all that it gave before: answers keep the order in which they were sent."""

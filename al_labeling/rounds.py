@@ -37,9 +37,11 @@ class Round:
 
     def labeled_elsewhere(self) -> Mapping[str, set[str]]:
         """Image id -> who labeled it with another tool."""
-        labels = self.platform.ledgers.read("labels").select("image_id", "annotator")
+        from al_core.answers import standing
+
         found: dict[str, set[str]] = defaultdict(set)
-        for image_id, annotator in labels.iter_rows():
+        labels = standing(self.platform.ledgers.read("labels"))
+        for image_id, annotator in labels.select("image_id", "annotator").iter_rows():
             if image_id in self.queue.images:
                 found[image_id].add(annotator)
         return found

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from al_core.errors import ActiveLearningError
+from al_resources.labeling.exports import plain_class
 
 if TYPE_CHECKING:
     from al_resources.blobs import BlobStore
@@ -59,7 +60,7 @@ class ClassList:
 
     def after(self, change: ClassChange) -> ClassList:
         """The list once a change is made. Raises `ClassChangeRefused`."""
-        name, into = change.name.strip(), (change.into or "").strip()
+        name, into = plain_class(change.name), plain_class(change.into or "")
         if change.kind == "add":
             if name in self.names:
                 raise ClassChangeRefused(f"class {name!r} is there already; choose it")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from al_resources.blobs import BlobStore
 
-OUTCOMES = "labeling/outcomes"
+OUTCOMES = {"unsure": "skip", "bad_image": "bad"}
 
 
 class NothingToRelease(ActiveLearningError):
@@ -40,23 +40,30 @@ class Release:
 
 
 def release_round(blobs: BlobStore, round_: int, answers: Iterable[Answer], classes: ClassList) -> Release:
-    """Write the standing labels of a round as an export. Raises `NothingToRelease`.
+    """Write what stands in a round as an export: labels, what people could not label, and what they took back.
 
-    What people could not label (unsure, bad image) is written beside, so that nobody waits for it.
+    Raises:
+        NothingToRelease: nobody has answered yet.
     """
+    answers = list(answers)
     file_of = {image.image_id: image.file_name for image in staged_images(blobs, round_)}
-    standing = [answer for answer in standing_answers(answers).values() if answer.image_id in file_of]
-    labels = [answer for answer in standing if answer.kind == "label" and answer.label]
-    _write_outcomes(blobs, round_, standing)
-    if not labels:
+    standing = standing_answers(answers)
+    last: dict[tuple[str, str], Answer] = {
+        (answer.image_id, answer.annotator): answer for answer in sorted(answers, key=lambda answer: answer.at)
+    }
+    rows = [
+        _row(answer, whose in standing, f"{round_folder(round_)}/{file_of[answer.image_id]}", classes)
+        for whose, answer in {**last, **standing}.items()
+        if answer.image_id in file_of
+    ]
+    if not standing:
         raise NothingToRelease(f"round {round_}: nobody has labeled a picture yet; label some, then release")
-    rows = [_row(answer, f"{round_folder(round_)}/{file_of[answer.image_id]}", classes) for answer in labels]
     path, new = _write(blobs, f"{round_:04d}-page", rows)
-    return Release(path, len(rows), new)
+    return Release(path, sum(row["label"] is not None for row in rows), new)
 
 
 def release_renamed(blobs: BlobStore, votes: pl.DataFrame, name: str, into: str, at: str) -> Release:
-    """An export that says of every standing vote (rows of `LABELS`) for `name` that it is for `into`."""
+    """An export that says of every standing vote for `name` (see `al_core.answers.standing`) that it is for `into`."""
     rows = [
         {"image_url": image_id, "label": into, "annotator": annotator, "labeled_at": at}
         for image_id, annotator in votes.filter(label=name).select("image_id", "annotator").sort("image_id").iter_rows()
@@ -67,31 +74,17 @@ def release_renamed(blobs: BlobStore, votes: pl.DataFrame, name: str, into: str,
     return Release(path, len(rows), new)
 
 
-def settled_without_label(blobs: BlobStore) -> Mapping[str, str]:
-    """Image id -> "unsure" or "bad_image", of all rounds: people looked, and no label will come."""
-    found: dict[str, str] = {}
-    for blob in blobs.list(OUTCOMES):
-        found |= json.loads(blobs.read(blob.path))
-    return found
-
-
-def _write_outcomes(blobs: BlobStore, round_: int, standing: Iterable[Answer]) -> None:
-    standing = list(standing)
-    labeled = {answer.image_id for answer in standing if answer.kind == "label"}
-    outcomes = {answer.image_id: answer.kind for answer in standing if answer.image_id not in labeled}
-    if outcomes or blobs.exists(f"{OUTCOMES}/{round_:04d}.json"):
-        blobs.write(f"{OUTCOMES}/{round_:04d}.json", json.dumps(outcomes, indent=1, sort_keys=True).encode())
-
-
-def _row(answer: Answer, path: str, classes: ClassList) -> dict[str, Any]:
-    assert answer.label is not None
+def _row(answer: Answer, stands: bool, path: str, classes: ClassList) -> dict[str, Any]:
+    """One line of the export, as `formats.azure_ml_jsonl` reads it: a label of null takes the answer back."""
+    label = classes.current(answer.label) if stands and answer.label is not None else None
     return {
         "image_url": path,
-        "label": classes.current(answer.label),
+        "label": label,
         "annotator": answer.annotator,
         "labeled_at": answer.at.isoformat(),
-        "annotation_seconds": answer.milliseconds / 1000 if answer.milliseconds else None,
+        "annotation_seconds": answer.milliseconds / 1000 if label and answer.milliseconds else None,
         "mode": answer.mode,
+        **({"outcome": OUTCOMES[answer.kind]} if stands and answer.kind in OUTCOMES else {}),
         **({"note": answer.note} if answer.note else {}),
     }
 

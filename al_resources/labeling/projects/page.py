@@ -38,11 +38,13 @@ class PageLabeling:
 
     def status(self, round_: int) -> LabelingStatus:
         """Labeled on the page or, as an export of any other tool, in the ledger."""
+        from al_core.answers import standing
+
         staged = {image.image_id for image in staged_images(self.blobs, round_)}
-        standing = standing_answers(_read(self.blobs, round_)).values()
-        answered = {kind: {one.image_id for one in standing if one.kind == kind} for kind in ("label", "unsure")}
-        bad = {one.image_id for one in standing if one.kind == "bad_image"}
-        labeled = (answered["label"] | set(self.ledgers.read("labels")["image_id"])) & staged
+        here = standing_answers(_read(self.blobs, round_)).values()
+        answered = {kind: {one.image_id for one in here if one.kind == kind} for kind in ("label", "unsure")}
+        bad = {one.image_id for one in here if one.kind == "bad_image"}
+        labeled = (answered["label"] | set(standing(self.ledgers.read("labels"))["image_id"])) & staged
         return LabelingStatus(
             total=len(staged), labeled=len(labeled), skipped=len((answered["unsure"] | bad) & staged - labeled)
         )
