@@ -245,7 +245,7 @@ def test_a_nearly_full_disk_refuses_answers_and_says_not_ready(served: Served, m
     assert ready.status_code == 503
     assert "make room" in ready.json()["status"]
     assert "make room" in ready.json()["problems"]["log"]
-    monkeypatch.undo()
+    monkeypatch.setattr(collector_module.shutil, "disk_usage", lambda _: whole)
     assert client.post("/score", content=png(1)).status_code == 200
     assert client.get("/health/ready").status_code == 200
 
