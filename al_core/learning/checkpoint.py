@@ -126,6 +126,7 @@ def load_network(folder: Path, manifest: ModelManifest) -> Classifier:
             classes=len(manifest.classes),
             size=manifest.preprocessing.size,
             channels=manifest.preprocessing.channels,
+            configuration=manifest.encoder.configuration if manifest.encoder else None,
         )
         load_state(network, weights, str(folder / WEIGHTS_FILE))
     except ValueError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from al_core.learning.settings import TrainingSettings
-from al_core.records import DatasetManifest, Preprocessing
+from al_core.records import DatasetManifest, EncoderRecord, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class TrainingResult:
     preprocessing: Preprocessing
     temperature: float
     log: dict[str, Any]
+    encoder: EncoderRecord | None = None  # where the encoder comes from, and what rebuilds it
 
 
 class Trainer(Protocol):
