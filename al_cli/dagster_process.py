@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from al_core.errors import ActiveLearningError
 from al_resources.profiles import profile_of
 from al_resources.settings import Settings
 
@@ -60,7 +61,7 @@ load_from:
 """
 
 
-class DagsterError(Exception):
+class DagsterError(ActiveLearningError):
     """Dagster answered with an error, or did not come up."""
 
 

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 
 from al_cli.console import console
-from al_cli.dagster_process import DagsterError, dagster_dev, export_sensor, free_port, process, write_dagster_home
+from al_cli.dagster_process import dagster_dev, export_sensor, free_port, process, write_dagster_home
 from al_cli.oracle import answer_waiting
 from al_resources.platform import Platform
 from al_resources.settings import CONFIG_VARIABLE, load_settings
@@ -58,8 +58,6 @@ def ui(home: Path, port: int, traffic: int) -> None:
                     time.sleep(3600)
     except KeyboardInterrupt:
         console.print("stopped")
-    except DagsterError as error:
-        raise click.ClickException(str(error)) from error
 
 
 def keep_alive(platform: Platform, per_second: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from al_core.errors import ActiveLearningError
+from al_core.errors import InvalidInput
 from al_core.records import EncoderRecord, Preprocessing
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class NoEncoder(ActiveLearningError, ValueError):
+class NoEncoder(InvalidInput):
     """An encoder that cannot be had as asked for; the message says why, and the way out."""
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from al_core.encoders.contract import Encoder, EncoderRequest, NoEncoder
 from al_core.encoders.registry import build_encoder, preprocessing_for
 from al_core.encoders.weight_files import file_hash, load_state, read_state
+from al_core.errors import InvalidInput
 from al_core.learning.settings import SMALL_CNN
 from al_core.records import EncoderRecord
 
@@ -112,10 +113,10 @@ def resolve_device(device: str) -> torch.device:
     """`auto` is the GPU where there is one.
 
     Raises:
-        ValueError: cuda is asked for and there is none.
+        InvalidInput: cuda is asked for and there is none.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError('training.device is "cuda", but torch sees no GPU; set it to "auto" or "cpu"')
+        raise InvalidInput('training.device is "cuda", but torch sees no GPU; set it to "auto" or "cpu"')
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from al_core.errors import InvalidInput
 from al_core.strategies._arrays import to_numpy
 from al_core.strategies._ranking import first_by
 from al_core.strategies.base import Need, Picks, Pool, QueryStrategy
 from al_core.uncertainty import entropy, least_confidence, margin
+
+if TYPE_CHECKING:
+    from al_core.strategies.context import StrategyContext
 
 Uncertainty = Literal["least_confidence", "margin", "entropy"]
 _SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -39,6 +43,10 @@ class CostAware(QueryStrategy):
         self.seconds = seconds
         self.prefilter = "confidence" if uncertainty == "least_confidence" else uncertainty
 
+    def given(self, context: StrategyContext) -> CostAware:
+        """With the seconds that labels took so far, unless the settings say what they take."""
+        return self if self.seconds is not None else CostAware(self.uncertainty, context.seconds.tolist())
+
     def query(self, pool: Pool, budget: int, seed: int) -> Picks:
         """The largest ratios; `seed` changes nothing.
 
@@ -47,11 +55,11 @@ class CostAware(QueryStrategy):
         """
         count = self.check(pool, budget)
         if self.uncertainty not in _SCORES:
-            raise ValueError(f"uncertainty {self.uncertainty!r}; expected one of {', '.join(_SCORES)}")
+            raise InvalidInput(f"uncertainty {self.uncertainty!r}; expected one of {', '.join(_SCORES)}")
         probs = np.asarray(to_numpy(pool.probs), np.float32)
         seconds = np.ones(probs.shape[1]) if self.seconds is None else np.asarray(self.seconds, np.float64)
         if seconds.shape != probs.shape[1:] or not (np.isfinite(seconds) & (seconds > 0)).all():
-            raise ValueError(
+            raise InvalidInput(
                 f"seconds {self.seconds} for {probs.shape[1]} classes; expected one positive number per class"
             )
         expected = probs @ seconds

@@ -1,7 +1,7 @@
 """Whole folders scored by a batch endpoint of Azure ML: many machines, and none that costs while nothing is scored.
 
-Each model version gets a deployment of its own when it is first asked for, with the same `al_serving/score.py` as
-online. It logs its answers as the online one does, through the collector; they also come as a file into the blob
+Each model version gets a deployment of its own when it is first asked for, with the same scoring script as online. It
+logs its answers as the online one does, through the collector; they also come as a file into the blob
 store, from which the caller tells what could not be scored.
 """
 
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from al_core.errors import ActiveLearningError
 from al_resources.azure.workspace import (
     SCORING_SCRIPT,
     Arm,
@@ -46,7 +47,7 @@ KEPT_DEPLOYMENTS = 3  # an endpoint holds twenty
 WELL, BADLY, SILENT = ("Completed", "Finished"), ("Failed", "Canceled"), "NotResponding"
 
 
-class BatchFailed(Exception):
+class BatchFailed(ActiveLearningError):
     """A batch did not come to its end; the message says why. What was scored until then is in the log."""
 
 
