@@ -98,6 +98,15 @@ REJECTED_IMAGES = pa.schema(
     ]
 )
 
+IMAGE_NAMES = pa.schema(
+    [
+        ("name", pa.string()),  # path, file name or upload name, as it came
+        ("image_id", pa.string()),
+        ("source", pa.string()),  # ingest | score | service
+        ("recorded_at", UTC_MICROSECONDS),
+    ]
+)
+
 DEPLOYMENTS = pa.schema(
     [
         ("deployment_id", pa.string()),  # uuid7
@@ -129,6 +138,7 @@ LEDGERS: dict[str, pa.Schema] = {
     "labels": LABELS,
     "exports": EXPORTS,
     "rejected_images": REJECTED_IMAGES,
+    "image_names": IMAGE_NAMES,
     "deployments": DEPLOYMENTS,
     "failures": FAILURES,
 }

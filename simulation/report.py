@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from al_core.contact_sheet import SheetItem, contact_sheet
-from al_core.images import decode_image
+from al_core.images import decode_stored_image
 from simulation.datasets import LabeledData, load_data
 from simulation.experiment import ROUNDS_FILE, read_rounds
 from simulation.runner import load_study
@@ -383,7 +383,7 @@ def _sheet(line: dict[str, Any], truth: dict[str, Any], data: LabeledData) -> by
     chosen = list(zip(line["selected"], line["scores"], strict=True))[:SHEET_IMAGES]
     items = [
         SheetItem(
-            decode_image(data.read(truth[image_id].uri)),
+            decode_stored_image(data.read(truth[image_id].uri)),
             (truth[image_id].label, "" if score is None else f"{score:.3f}"),
         )
         for image_id, score in chosen

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from al_core.images import BadImage, decode_image
+from al_core.images import BadImage, decode_stored_image
 from al_core.records import Preprocessing
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def read_in_chunks(
 
     def read(image: LabeledImage) -> torch.Tensor | str:
         try:
-            picture = decode_image(read_image(image.uri), name=image.image_id, channels=preprocessing.channels)
+            picture = decode_stored_image(read_image(image.uri), name=image.image_id, channels=preprocessing.channels)
         except BadImage as error:
             return error.reason
         except FileNotFoundError:
