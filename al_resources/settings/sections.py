@@ -22,10 +22,9 @@ class ModelSettings(_Section):
 class LabelingSettings(_Section):
     """Who labels, and what may come back."""
 
-    project: Literal["page", "manual", "oracle", "azure_ml"] = Field(
+    project: Literal["page", "manual", "oracle"] = Field(
         "page",
-        description="page: people label on `al label`; manual: with a tool of their own; oracle: known labels; "
-        "azure_ml: a project there",
+        description="page: people label on `al label`; manual: with a tool of their own; oracle: known labels",
     )
     classes: tuple[str, ...] = Field((), description="the classes people choose from; empty accepts whatever comes")
     new_classes: Literal["refuse", "grow"] = Field("refuse", description="what to do with a class that is not listed")
