@@ -39,6 +39,12 @@ class LabelingSettings(_Section):
     resolve: Literal["latest", "majority"] = Field(
         "latest", description="which label counts where an image has several"
     )
+    review_share: float = Field(
+        0.0, ge=0, le=0.5, description="share of a round's budget that brings probably wrong labels back; 0: none"
+    )
+    review_floor: float = Field(
+        0.3, gt=0, lt=1, description="the review stops when fewer of the last 20 labels were wrong"
+    )
     settle_seconds: float = Field(
         60,
         ge=0,
