@@ -66,12 +66,12 @@ def suspicious_sheet(platform: Platform, worst: pl.DataFrame) -> dg.MetadataValu
     """Pictures whose label is probably wrong, with the label and what it may be instead."""
     from al_core.contact_sheet import SheetItem
     from al_core.contact_sheet import contact_sheet as draw
-    from al_core.images import BadImage, decode_image
+    from al_core.images import BadImage, decode_stored_image
 
     items = []
     for row in worst.iter_rows(named=True):
         try:
-            image = decode_image(platform.images.read(row["image_uri"]), name=row["image_uri"])
+            image = decode_stored_image(platform.images.read(row["image_uri"]), name=row["image_uri"])
         except (BadImage, FileNotFoundError):
             continue
         items.append(SheetItem(image, (row["label"], f"{row['predicted']}?")))
