@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from al_core.errors import GiveUp
+from al_core.errors import GiveUp, InvalidInput
 
 
 @contextmanager
 def told_once() -> Iterator[None]:
-    """Turn `GiveUp` into a failure that Dagster does not retry."""
+    """Turn what no retry can change into a failure that Dagster does not retry."""
     try:
         yield
-    except GiveUp as error:
+    except (GiveUp, InvalidInput) as error:
         raise dg.Failure(str(error), allow_retries=False) from error

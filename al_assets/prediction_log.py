@@ -1,6 +1,7 @@
 """`prediction_log`: what the deployed models answered, compacted and summed up."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -41,7 +42,7 @@ def prediction_log(
     with told_once():
         batch = score(
             platform,
-            folder=config.folder,
+            folder=Path(config.folder) if config.folder else None,
             prefix=config.prefix,
             key=context.run.root_run_id or context.run_id,
             log=context.log.info,

@@ -145,10 +145,7 @@ def demo(
         os.environ[CONFIG_VARIABLE] = str(config)
         platform = Platform(load_settings())
         started = time.monotonic()
-        try:
-            timings = Demo(home, platform, rounds, traffic, free_port(port), azure).run()
-        except DagsterError as error:
-            raise click.ClickException(str(error)) from error
+        timings = Demo(home, platform, rounds, traffic, free_port(port), azure).run()
         _report(home, platform, timings, time.monotonic() - started, emulated=azure is not None, as_json=as_json)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import click
 
+from al_core.errors import ActiveLearningError
 from al_resources.settings import CONFIG_VARIABLE, SettingsError
 
 # command -> (module, one line of help shown without importing it)
@@ -59,18 +61,20 @@ class LazyGroup(click.Group):
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Settings file; otherwise $AL_CONFIG, otherwise al.toml in this directory.",
 )
+@click.option("--debug", is_flag=True, help="Show the traceback of an error as well.")
 @click.version_option(package_name="active-learning-platform")
-def cli(config: Path | None) -> None:
+def cli(config: Path | None, debug: bool) -> None:
     """Active learning for images: score, select, label, train, gate, deploy, repeat.
 
     New here? Type `al demo`.
     """
+    del debug  # looked at where errors end up, in `main`
     if config is not None:
         os.environ[CONFIG_VARIABLE] = str(config.resolve())
 
 
 def main() -> None:
-    """Entry point: errors of the user's making, and what Azure refuses, are one line and no traceback."""
+    """Entry point: what a person can mend, and what Azure refuses, is one line; `--debug` shows where it was raised."""
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:
@@ -78,16 +82,23 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except SettingsError as error:
+    except ActiveLearningError as error:
+        _traceback_if_asked_for()
         click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, SettingsError) else 1)
     except Exception as error:
         if not type(error).__module__.startswith("azure."):
             raise
+        _traceback_if_asked_for()
         click.echo(
             f"Error: {type(error).__name__}: {error}\n`al doctor` asks every address and names what helps", err=True
         )
         sys.exit(1)
+
+
+def _traceback_if_asked_for() -> None:
+    if "--debug" in sys.argv[1:]:
+        traceback.print_exc()
 
 
 if __name__ == "__main__":

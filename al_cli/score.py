@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.markup import escape
 from rich.progress import Progress
 
 from al_cli.console import console, json_option, open_platform, print_json
+
+if TYPE_CHECKING:
+    from al_serving.batch import BatchProgress
 
 
 @click.command()
@@ -23,32 +26,26 @@ def score(folder: Path | None, prefix: str | None, as_json: bool) -> None:
     Files that are no readable images are put on record and skipped; the same picture under two names is scored
     once.
     """
-    from al_serving.batch import BatchProgress, NoImages, files_of_folder, files_of_store, score_files
-    from al_serving.collector import Collector
-    from al_serving.scoring import Scorer
+    from al_core.records import new_ids
+    from al_loop.scoring import score as score_images
 
     if (folder is None) == (prefix is None):
         raise click.UsageError("name a FOLDER, or --store PREFIX")
-    platform = open_platform()
-    version = platform.endpoint.state().serving_version
-    if version is None:
-        raise click.ClickException("no model is deployed yet; `al ingest` adds images without scoring them")
-    try:
-        files = files_of_folder(folder) if folder is not None else files_of_store(platform.blobs, str(prefix))
-    except NoImages as error:
-        raise click.ClickException(str(error)) from error
-    with (
-        closing(Collector.of(platform)) as collector,
-        Progress(console=console, transient=True, disable=as_json) as bar,
-    ):
-        task = bar.add_task("images", total=len(files))
+    with Progress(console=console, transient=True, disable=as_json) as bar:
+        task = bar.add_task("images", total=None)
 
         def report(progress: BatchProgress) -> None:
-            bar.update(task, completed=progress.done)
+            bar.update(task, completed=progress.done, total=progress.total)
 
-        summary = score_files(
-            Scorer.of(platform, platform.registry.fetch(version), collector), files, collector, report
+        summary = score_images(
+            open_platform(),
+            folder=folder,
+            prefix=prefix or "",
+            key=new_ids(1)[0],
+            log=bar.console.print,
+            report=report,
         )
+    assert summary is not None, "something was named"
     if as_json:
         print_json(asdict(summary))
         return

@@ -32,10 +32,7 @@ def select(
     if not dry_run:
         raise click.UsageError("add --dry-run; to open a round, use selection_schedule or materialize in the UI")
     platform = open_platform()
-    try:
-        chosen, facts = preview(platform, Wishes(strategy=strategy, budget=budget, seed=seed))
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
+    chosen, facts = preview(platform, Wishes(strategy=strategy, budget=budget, seed=seed))
     if chosen.height:
         sheet.write_bytes(contact_sheet_png(platform, chosen))
     columns = ["rank", "image_id", "reason", "strategy", "score", "cluster", "propensity"]

@@ -50,8 +50,7 @@ def simulate(output: Path | None, workers: int | None, as_json: bool, **options:
     sentence. Stopped, it goes on where it was when called again.
     """
     from al_core.strategies.registry import get_strategy
-    from simulation.datasets import BadData
-    from simulation.runner import RunsFailed, StudyMismatch, run_study
+    from simulation.runner import run_study
 
     for name in options["strategies"]:
         try:
@@ -60,11 +59,8 @@ def simulate(output: Path | None, workers: int | None, as_json: bool, **options:
             raise click.BadParameter(str(error), param_hint="--strategy") from error
     study = _study(options)
     folder = output or Path("studies") / f"{study.data.partition(':')[0]}-{study.key}"
-    try:
-        with _Progress(quiet=as_json) as progress:
-            table = run_study(study, folder, workers=workers, progress=progress.update, say=progress.say)
-    except (BadData, StudyMismatch, RunsFailed) as error:
-        raise click.ClickException(str(error)) from error
+    with _Progress(quiet=as_json) as progress:
+        table = run_study(study, folder, workers=workers, progress=progress.update, say=progress.say)
     from simulation.report import write_report
 
     summary = write_report(folder, table)

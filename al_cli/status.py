@@ -90,6 +90,13 @@ def print_progress(facts: dict[str, Any]) -> None:
         if facts["events"]["poison"]:
             console.print("[red]{poison} messages in the poison queue[/]: no blob events".format(**facts["events"]))
     console.print(rounds_table(facts["rounds"]))
+    for row in facts["rounds"]:
+        if failure := row["failure"]:
+            console.print(
+                f"[red]round {row['round']} failed[/] in {escape(failure['step'])}: {escape(failure['reason'])}; "
+                "run it again from the Runs page",
+                soft_wrap=True,
+            )
 
 
 def _some(paths: list[str]) -> str:
@@ -129,7 +136,7 @@ def rounds_table(rows: list[dict[str, Any]]) -> Table:
         table.add_column(column, justify=justify, min_width=width, max_width=most, no_wrap=True)  # type: ignore[arg-type]
     for row in rows:
         accuracy = row["accuracy"]
-        colour = {"promoted": "green", "refused": "red"}.get(row["outcome"], "yellow")
+        colour = {"promoted": "green", "refused": "red", "failed": "red"}.get(row["outcome"], "yellow")
         table.add_row(
             str(row["round"]),
             row["strategy"] or "",

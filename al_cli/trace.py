@@ -24,13 +24,9 @@ def trace(reference: str, as_json: bool) -> None:
       v7             a model version
       3fa85f6457...  an image, by its id or the beginning of it
     """
-    from al_loop.trace import NotFound
     from al_loop.trace import trace as follow
 
-    try:
-        found = follow(open_platform(), reference)
-    except NotFound as error:
-        raise click.ClickException(str(error)) from error
+    found = follow(open_platform(), reference)
     if as_json:
         print_json(found)
     else:

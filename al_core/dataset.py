@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import polars as pl
 
+from al_core.errors import InvalidInput
 from al_core.near_duplicates import NearDuplicates
 from al_core.records import DatasetManifest, utc_now
 
@@ -121,7 +122,9 @@ def build_dataset(
     new = resolved.join(kept, on="image_id", how="anti").sort("image_id")
     lost = [image_id for image_id in new["image_id"] if image_id not in urls]
     if lost:
-        raise ValueError(f"{len(lost)} labeled image(s) have no address, like {lost[0]}; put them into the image store")
+        raise InvalidInput(
+            f"{len(lost)} labeled image(s) have no address, like {lost[0]}; put them into the image store"
+        )
     splitter = _Splitter(kept, near_duplicate_distance, holdout_share, validation_share)
     candidates = [(image_id, reasons.get(image_id), hashes.get(image_id)) for image_id in new["image_id"]]
     assigned = splitter.assign(candidates)

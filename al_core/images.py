@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
+from al_core.errors import ActiveLearningError
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 MAX_PIXELS = 50_000_000
 # only these decoders are let near a stranger's bytes: one of Pillow's others calls an external program (EPS)
@@ -33,7 +35,7 @@ _DECODING_ERRORS = (
 )
 
 
-class BadImage(ValueError):
+class BadImage(ActiveLearningError, ValueError):
     """A file that cannot be used as an image; the message names it and the way out."""
 
     def __init__(self, name: str, reason: str) -> None:

@@ -112,12 +112,24 @@ DEPLOYMENTS = pa.schema(
     ]
 )
 
+FAILURES = pa.schema(
+    [
+        ("run_id", pa.string()),  # the Dagster run
+        ("job", pa.string()),
+        ("round", pa.int64()),  # null where the run was of no round
+        ("step", pa.string()),  # where it failed
+        ("reason", pa.string()),  # one line for people
+        ("failed_at", UTC_MICROSECONDS),
+    ]
+)
+
 LEDGERS: dict[str, pa.Schema] = {
     "selections": SELECTIONS,
     "labels": LABELS,
     "exports": EXPORTS,
     "rejected_images": REJECTED_IMAGES,
     "deployments": DEPLOYMENTS,
+    "failures": FAILURES,
 }
 
 Source = Literal["online", "batch", "simulation"]
@@ -211,6 +223,14 @@ def table_of(schema: pa.Schema, rows: Sequence[dict[str, Any]]) -> pa.Table:
     if unknown:
         raise ValueError(f"unknown column(s) {sorted(unknown)}; expected some of {schema.names}")
     return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def fitted(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`rows` that an earlier version wrote, with the columns that `schema` has gained since; these are null."""
+    for place, field in enumerate(schema):
+        if field.name not in rows.schema.names:
+            rows = rows.add_column(min(place, rows.num_columns), field, pa.nulls(len(rows), field.type))
+    return rows
 
 
 def half_precision(values: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from al_core.errors import InvalidInput
 from al_core.images import BadImage
 from al_core.near_duplicates import NearDuplicates, may_have_near_duplicates
 from al_core.records import PREDICTIONS, SELECTIONS, table_of, utc_now
@@ -311,7 +312,7 @@ def _pool_table(
     prefilter = Order(strategy.prefilter, descending=strategy.prefilter == "entropy", seed=seed)
     table = candidates.draw(prefilter, limit, columns)
     if candidates.unusable and not table.num_rows:
-        raise ValueError(
+        raise InvalidInput(
             f"strategy {strategy.name} needs {' and '.join(columns)}, which none of the eligible images has "
             f"logged ({len(candidates.unusable)} looked at); switch serving.log_embeddings on and score them "
             "again, or choose another strategy"
@@ -351,7 +352,7 @@ def _matrix(table: pa.Table, name: str) -> np.ndarray:
     lists = table.column(name).combine_chunks()
     lengths = lists.value_lengths().unique().to_pylist()
     if len(lengths) > 1:
-        raise ValueError(f"{name} of {sorted(lengths)} values in one pool; expected the same number for every image")
+        raise InvalidInput(f"{name} of {sorted(lengths)} values in one pool; expected the same number for every image")
     values = lists.flatten().to_numpy(zero_copy_only=False)
     return values.reshape(len(lists), lengths[0] if lengths else 0)
 
@@ -384,6 +385,6 @@ def _control_size(count: int, share: float) -> int:
 
 def _check_request(budget: int, control_share: float) -> None:
     if budget < 0:
-        raise ValueError(f"budget {budget} is negative; expected the number of images to choose")
+        raise InvalidInput(f"budget {budget} is negative; expected the number of images to choose")
     if not 0 <= control_share <= 1:
-        raise ValueError(f"control share {control_share}; expected a share of the budget between 0 and 1")
+        raise InvalidInput(f"control share {control_share}; expected a share of the budget between 0 and 1")

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import polars as pl
 import pyarrow as pa
 
+from al_core.errors import InvalidInput
 from al_core.records import UTC_MICROSECONDS
 from al_resources.azure.data_explorer import Query
 from al_resources.prediction_store import PredictionStore
@@ -53,11 +54,13 @@ class Window:
     def __post_init__(self) -> None:
         for name in ("since", "until"):
             if getattr(self, name).tzinfo is None:
-                raise ValueError(f"{name} {getattr(self, name)} has no time zone; expected one like 2026-01-31T00:00Z")
+                raise InvalidInput(
+                    f"{name} {getattr(self, name)} has no time zone; expected one like 2026-01-31T00:00Z"
+                )
         if self.since >= self.until:
-            raise ValueError(f"since {self.since} is not before until {self.until}")
+            raise InvalidInput(f"since {self.since} is not before until {self.until}")
         if self.every not in get_args(Every):
-            raise ValueError(f"every {self.every!r} is no step; expected one of {', '.join(get_args(Every))}")
+            raise InvalidInput(f"every {self.every!r} is no step; expected one of {', '.join(get_args(Every))}")
 
 
 def ask(store: PredictionStore, question: Question, window: Window) -> pl.DataFrame:

@@ -74,7 +74,17 @@ def rounds(platform: Platform) -> list[dict[str, Any]]:
     )
     models = _model_of_each_round(platform)
     promoted = set(platform.ledgers.read("deployments").filter(outcome="promoted")["model_version"])
-    return [row | _model_columns(models.get(row["round"]), promoted) for row in selected.to_dicts()]
+    failed = _failed_trainings(platform)
+    return [
+        row | _model_columns(models.get(row["round"]), promoted, failed.get(row["round"]))
+        for row in selected.to_dicts()
+    ]
+
+
+def _failed_trainings(platform: Platform) -> dict[int, dict[str, Any]]:
+    """The latest failure of each round's training and deployment."""
+    failures = platform.ledgers.read("failures").filter(pl.col("round").is_not_null(), job="training_deployment")
+    return {row["round"]: {"step": row["step"], "reason": row["reason"]} for row in failures.to_dicts()}
 
 
 def _model_of_each_round(platform: Platform) -> dict[int, ModelManifest]:
@@ -82,15 +92,16 @@ def _model_of_each_round(platform: Platform) -> dict[int, ModelManifest]:
     return {manifest.round: manifest for manifest in made if manifest.round is not None}
 
 
-def _model_columns(manifest: ModelManifest | None, promoted: set[int]) -> dict[str, Any]:
+def _model_columns(manifest: ModelManifest | None, promoted: set[int], failed: dict[str, Any] | None) -> dict[str, Any]:
     if manifest is None:
         return {
             "model_version": None,
             "training_job": None,
             "training_labels": None,
             "accuracy": None,
-            "outcome": "waiting",
+            "outcome": "failed" if failed else "waiting",
             "gate": None,
+            "failure": failed,
         }
     accuracy = manifest.metrics.get("accuracy")
     refused = manifest.gate is not None and not manifest.gate.passed
@@ -102,4 +113,5 @@ def _model_columns(manifest: ModelManifest | None, promoted: set[int]) -> dict[s
         "accuracy": accuracy.model_dump() if accuracy else None,
         "outcome": outcome,
         "gate": manifest.gate.reason if manifest.gate else None,
+        "failure": failed if outcome == "trained" else None,  # trained, and not deployed
     }

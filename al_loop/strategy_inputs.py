@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from al_core.errors import InvalidInput
 from al_core.strategies.base import Labeled, QueryStrategy
 from al_core.strategies.class_balanced import ClassBalanced
 from al_core.strategies.cost_aware import CostAware, seconds_per_class
@@ -76,7 +77,7 @@ class SelectionInputs:
         for number, member in enumerate(members):
             ids, probs, _ = _answers(self.platform, member, images)
             if len(ids) != len(images):
-                raise ValueError(f"{len(images) - len(ids)} images of the pool cannot be read any more")
+                raise InvalidInput(f"{len(images) - len(ids)} images of the pool cannot be read any more")
             answers[:, number, [classes.index(name) for name in member.classes]] = probs
         return answers
 

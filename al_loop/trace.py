@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from al_core.errors import ActiveLearningError
+
 if TYPE_CHECKING:
     from al_core.records import ModelManifest
     from al_resources.platform import Platform
 
 
-class NotFound(Exception):
+class NotFound(ActiveLearningError):
     """There is nothing by that name; the message says what there is."""
 
 
@@ -44,7 +46,7 @@ def trace_model(platform: Platform, version: int) -> dict[str, Any]:
     try:
         manifest = platform.registry.manifest(version)
     except KeyError as error:
-        raise NotFound(str(error.args[0])) from error
+        raise NotFound(str(error)) from error
     dataset = platform.datasets.of_version(manifest.dataset_version)
     rows = dataset.rows
     by_round = rows.group_by("round", "reason", "split").len("images").sort("round", "reason", "split")

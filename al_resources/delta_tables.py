@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import polars as pl
 import pyarrow as pa
 
 if TYPE_CHECKING:
@@ -31,12 +32,18 @@ def open_or_create(
     partition_by: Sequence[str] = (),
     configuration: dict[str, str | None] | None = None,
 ) -> DeltaTable:
-    """The table; when many processes begin at once, exactly one of them creates it."""
+    """The table; when many processes begin at once, exactly one of them creates it.
+
+    A table of an earlier version gains the columns that `schema` has and it lacks; in its old rows they are null.
+
+    Raises:
+        CommitFailedError: another process gave it the columns at the same time; try again.
+    """
     from deltalake import CommitProperties, DeltaTable
     from deltalake.exceptions import DeltaError
 
     if (table := open_table(path)) is not None:
-        return table
+        return _with_columns(table, schema)
     try:
         return DeltaTable.create(
             path,
@@ -50,6 +57,25 @@ def open_or_create(
         if (table := open_table(path)) is None:
             raise
         return table
+
+
+def _with_columns(table: DeltaTable, schema: pa.Schema) -> DeltaTable:
+    from deltalake import Schema
+
+    known = {field.name for field in table.schema().fields}
+    new = [field for field in Schema.from_arrow(schema).fields if field.name not in known]
+    if new:
+        table.alter.add_columns(new)
+        table.update_incremental()
+    return table
+
+
+def scan(table: DeltaTable, schema: pa.Schema) -> pl.LazyFrame:
+    """The table's rows with all columns of `schema`; those that an older table lacks are null."""
+    rows = pl.scan_delta(table)
+    known = {field.name for field in table.schema().fields}
+    types = pl.DataFrame(schema.empty_table()).schema
+    return rows.with_columns(pl.lit(None, types[name]).alias(name) for name in schema.names if name not in known)
 
 
 def commit(path: Path, attempt: Callable[[], Answer]) -> Answer:

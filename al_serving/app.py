@@ -31,6 +31,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive
 
+from al_core.errors import InvalidInput
 from al_resources.endpoint import DEPLOYMENT_HEADER, EndpointState
 from al_resources.endpoint.local import LocalEndpoint
 from al_serving.collector import Collector, CollectorFull
@@ -229,7 +230,7 @@ def run_service(
     settings = platform.settings.serving
     host, port = host or settings.host, settings.port if port is None else port
     if host not in LOOPBACK:
-        raise ValueError(f"serving.host is {host!r}, expected one of {LOOPBACK}; for others put a proxy before it")
+        raise InvalidInput(f"serving.host is {host!r}, expected one of {LOOPBACK}; for others put a proxy before it")
     with socket.create_server((host, port), backlog=BACKLOG) as listener:
         server = server_of(platform)
         ready(f"http://{host}:{listener.getsockname()[1]}")
@@ -239,7 +240,7 @@ def run_service(
 def server_of(platform: Platform) -> uvicorn.Server:
     """The platform's scoring service, not yet started. Raises `ValueError` as `run_service` does."""
     if not isinstance(platform.endpoint, LocalEndpoint):
-        raise ValueError(f"profile {platform.settings.profile!r} serves elsewhere: there is nothing to start here")
+        raise InvalidInput(f"profile {platform.settings.profile!r} serves elsewhere: there is nothing to start here")
     collector = Collector.of(platform)
     service = ScoringService(
         platform.endpoint.state,

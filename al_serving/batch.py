@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from al_core.errors import InvalidInput
 from al_core.images import IMAGE_SUFFIXES
 from al_serving.collector import Collector
 from al_serving.payloads import SentImage
@@ -21,7 +22,7 @@ READERS = 4
 ROOM_SECONDS = 300.0  # how long a store may hold up the batch before it ends with an error
 
 
-class NoImages(ValueError):
+class NoImages(InvalidInput):
     """There is nothing to score; the message says where was looked, and for what."""
 
 
@@ -57,11 +58,10 @@ def files_of_folder(folder: Path) -> list[NamedFile]:
     """All image files below `folder`, by their ending, in the order of their paths.
 
     Raises:
-        NoImages: there is none.
-        NotADirectoryError: there is no such folder.
+        NoImages: there is none, or no such folder.
     """
     if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is no folder")
+        raise NoImages(f"{folder} is no folder")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not paths:
         raise NoImages(f"{folder} holds no image: looked for {', '.join(sorted(IMAGE_SUFFIXES))} in it and below")

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from al_core.errors import ActiveLearningError
+
 if TYPE_CHECKING:
     from al_resources.blobs import BlobStore
 
@@ -20,7 +22,7 @@ MAX_IMAGES = 1_000  # of one request: more belong into a batch
 RAW_TYPES = ("image/", "application/octet-stream")
 
 
-class BadRequest(Exception):
+class BadRequest(ActiveLearningError):
     """The request cannot be answered; `status` is the HTTP status that says why."""
 
     def __init__(self, status: int, reason: str) -> None:

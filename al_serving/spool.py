@@ -15,7 +15,7 @@ from typing import Literal
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from al_core.records import new_ids
+from al_core.records import PREDICTIONS, REJECTED_IMAGES, fitted, new_ids
 
 Kind = Literal["predictions", "rejections"]
 
@@ -72,8 +72,13 @@ class Spool:
 
 
 def read_segment(segment: Path) -> pa.Table:
-    """The rows of a segment. Raises `pyarrow.ArrowInvalid` where the file is damaged."""
-    return pa.ipc.open_file(pa.py_buffer(segment.read_bytes())).read_all()
+    """The rows of a segment, also of one that an earlier version left behind.
+
+    Raises:
+        pyarrow.ArrowInvalid: the file is damaged.
+    """
+    rows = pa.ipc.open_file(pa.py_buffer(segment.read_bytes())).read_all()
+    return fitted(rows, REJECTED_IMAGES if kind_of(segment) == "rejections" else PREDICTIONS)
 
 
 def waiting(folder: Path) -> tuple[int, int]:

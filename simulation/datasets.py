@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from al_core.errors import ActiveLearningError
 from al_core.images import IMAGE_SUFFIXES, content_id
 from al_core.learning.contract import LabeledImage
 
@@ -37,7 +38,7 @@ _CIFAR_CLASSES = (
 _CIFAR_ROW = 1 + 3 * 32 * 32
 
 
-class BadData(ValueError):
+class BadData(ActiveLearningError, ValueError):
     """Images that cannot be simulated on; the message says what is wrong and what is expected."""
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
+from al_core.errors import ActiveLearningError
 from al_core.learning.settings import TrainingSettings
 from simulation.annotators import Oracle
 from simulation.datasets import BadData, LabeledData, load_data
@@ -26,11 +27,11 @@ NOT_TIDY = ("selected", "scores", "reasons", "recall")
 POLL_SECONDS = 0.5
 
 
-class StudyMismatch(ValueError):
+class StudyMismatch(ActiveLearningError, ValueError):
     """The folder holds another study than the one asked for."""
 
 
-class RunsFailed(RuntimeError):
+class RunsFailed(ActiveLearningError, RuntimeError):
     """Some runs stopped with an error; what they finished is kept."""
 
 

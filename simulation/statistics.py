@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 import polars as pl
 
+from al_core.errors import InvalidInput
 from al_core.records import Interval
 
 REPLICATES = 5_000
@@ -68,7 +69,7 @@ def curves_of(table: pl.DataFrame, metric: str = "accuracy", start: str = "warm"
     whole = rows.group_by("seed").agg(pl.len().alias("rows")).filter(rows=len(strategies) * (last + 1))
     seeds = sorted(whole["seed"])
     if not seeds:
-        raise ValueError("no seed is finished for all strategies yet; let the study run on")
+        raise InvalidInput("no seed is finished for all strategies yet; let the study run on")
     ordered = rows.filter(pl.col("seed").is_in(seeds)).sort("strategy", "seed", "round")
     shape = (len(strategies), len(seeds), last + 1)
     alphabetical = sorted(strategies)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from al_core.errors import InvalidInput
 from al_core.learning.settings import TrainingSettings
 from simulation.annotators import OracleSettings
 
@@ -69,12 +70,12 @@ class Study(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Study:
         if self.budget > self.score_sample:
-            raise ValueError(
+            raise InvalidInput(
                 f"a budget of {self.budget} cannot be chosen from {self.score_sample} scored images; "
                 "lower the budget or score more"
             )
         if self.training.frozen and self.training.weights == "none" and self.pretrain is None:
-            raise ValueError("a frozen encoder needs weights: training.weights, or pretraining on the pool")
+            raise InvalidInput("a frozen encoder needs weights: training.weights, or pretraining on the pool")
         return self
 
     @property

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from al_core.errors import ActiveLearningError
 from al_core.learning.settings import TrainingSettings
 from al_core.records import ModelManifest
 
@@ -29,7 +30,7 @@ MANIFEST_FILE = "manifest.json"
 _SOURCE = Path(__file__).resolve().parents[1]
 
 
-class BadCheckpoint(ValueError):
+class BadCheckpoint(ActiveLearningError, ValueError):
     """A checkpoint that must not be used; the message says what is wrong with it."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from al_core.errors import InvalidInput
 from al_core.learning.settings import TrainingSettings
 from al_core.records import DatasetManifest, Preprocessing
 
@@ -63,19 +64,19 @@ def load_trainer(dotted_path: str) -> Trainer:
     """
     module_name, colon, attribute = dotted_path.partition(":")
     if not (module_name and colon and attribute):
-        raise ValueError(
+        raise InvalidInput(
             f"training.trainer is {dotted_path!r}; expected module:attribute, like my_package.my_module:MyTrainer"
         )
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ValueError(f"training.trainer {dotted_path!r}: {module_name} cannot be imported ({error})") from error
+        raise InvalidInput(f"training.trainer {dotted_path!r}: {module_name} cannot be imported ({error})") from error
     make = getattr(module, attribute, None)
     if make is None:
-        raise ValueError(f"training.trainer {dotted_path!r}: {module_name} has no {attribute}")
+        raise InvalidInput(f"training.trainer {dotted_path!r}: {module_name} has no {attribute}")
     trainer = make() if callable(make) else make
     if not callable(getattr(trainer, "fit", None)):
-        raise ValueError(
+        raise InvalidInput(
             f"training.trainer {dotted_path!r} gives a {type(trainer).__name__}, which has no fit(request, report)"
         )
     return trainer

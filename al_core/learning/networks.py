@@ -14,6 +14,7 @@ from torch import nn
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
+from al_core.errors import InvalidInput
 from al_core.records import Preprocessing
 
 SMALL_CNN = "small_cnn"
@@ -59,11 +60,11 @@ def build_network(architecture: str, *, classes: int, size: int, channels: int, 
             encoder, head, dimension = _torchvision(architecture, size, weights)
             inputs = 3
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(f"{architecture} cannot be built for images of {size} pixels: {error}") from error
+        raise InvalidInput(f"{architecture} cannot be built for images of {size} pixels: {error}") from error
     if weights not in ("none", "default"):
         _load_encoder(encoder, head, Path(weights), size)
     elif architecture == SMALL_CNN and weights == "default":
-        raise ValueError('small_cnn has no weights to download; set training.weights to "none" or to a file')
+        raise InvalidInput('small_cnn has no weights to download; set training.weights to "none" or to a file')
     network = Classifier(encoder, dimension, classes, inputs)
     return network.to(memory_format=torch.channels_last)
 
@@ -88,7 +89,7 @@ def resolve_device(device: str) -> torch.device:
         ValueError: cuda is asked for and there is none.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError('training.device is "cuda", but torch sees no GPU; set it to "auto" or "cpu"')
+        raise InvalidInput('training.device is "cuda", but torch sees no GPU; set it to "auto" or "cpu"')
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -154,7 +155,7 @@ def _downloaded(architecture: str, size: int, options: dict[str, Any]) -> nn.Mod
         network = models.get_model(architecture, weights=None, **options)
         state = published.get_state_dict(progress=False, check_hash=True)
     except (URLError, RuntimeError) as error:  # RuntimeError: the download's hash is wrong
-        raise ValueError(
+        raise InvalidInput(
             f"the weights of {architecture} could not be downloaded ({error}); "
             "set training.weights to a local file, or to none"
         ) from error
@@ -167,7 +168,7 @@ def _known(architecture: str) -> str:
     if architecture not in names:
         near = difflib.get_close_matches(architecture, [SMALL_CNN, *names], n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see torchvision.models.list_models()"
-        raise ValueError(f"unknown architecture {architecture!r}; {SMALL_CNN} or a torchvision classifier: {hint}")
+        raise InvalidInput(f"unknown architecture {architecture!r}; {SMALL_CNN} or a torchvision classifier: {hint}")
     return architecture
 
 
@@ -186,7 +187,7 @@ def _take_head(network: nn.Module) -> tuple[str, int]:
             continue
         network.set_submodule(name, nn.Identity())
         return name, width
-    raise ValueError(f"{type(network).__name__} has no layer with {IMAGENET_CLASSES} outputs to replace")
+    raise InvalidInput(f"{type(network).__name__} has no layer with {IMAGENET_CLASSES} outputs to replace")
 
 
 def _load_encoder(encoder: nn.Module, head: str, file: Path, size: int) -> None:
@@ -218,7 +219,7 @@ def load_state(module: nn.Module, state: Mapping[str, torch.Tensor], source: str
     ]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"{source} does not fit this network: {'; '.join(problems[:5])}{more}")
+        raise InvalidInput(f"{source} does not fit this network: {'; '.join(problems[:5])}{more}")
     module.load_state_dict(state)
 
 
@@ -227,16 +228,16 @@ def _read_state(file: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     if not file.is_file():
-        raise ValueError(f"training.weights: there is no file {file}; expected none, default, or a local file")
+        raise InvalidInput(f"training.weights: there is no file {file}; expected none, default, or a local file")
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{file} is no state dict that can be read without running code: {error}") from error
+        raise InvalidInput(f"{file} is no state dict that can be read without running code: {error}") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"{file} holds no state dict (names of parameters with their tensors)")
+        raise InvalidInput(f"{file} holds no state dict (names of parameters with their tensors)")
     return state

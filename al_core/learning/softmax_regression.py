@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 
+from al_core.errors import InvalidInput
+
 MOST_ITERATIONS = 200
 STEEPEST = 1e-4  # slope at the minimum, as scikit-learn stops; closer changes no answer and takes half again as long
 
@@ -65,7 +67,7 @@ def fit_linear_head(
         loss_and_slope, start, jac=True, method="L-BFGS-B", options={"maxiter": MOST_ITERATIONS, "gtol": STEEPEST}
     )
     if not math.isfinite(solved.fun):
-        raise ValueError("the embeddings of the frozen encoder are not finite; its weights are broken")
+        raise InvalidInput("the embeddings of the frozen encoder are not finite; its weights are broken")
     weight, bias = _unpack(solved.x, classes, features)
     return LinearHead(weight / std, bias - (weight / std) @ mean, float(solved.fun), int(solved.nfev))
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from al_core.errors import InvalidInput
 from al_core.learning.calibration import fit_temperature
 from al_core.learning.checkpoint import WEIGHTS_FILE, load_weights, read_manifest, save_weights
 from al_core.learning.contract import LabeledImage, TrainingRequest, TrainingResult
@@ -100,7 +101,7 @@ class TorchTrainer:
         )
         parent, cold_reason = _usable_parent(request, preprocessing)
         if settings.frozen and parent is None and settings.weights == "none":
-            raise ValueError(
+            raise InvalidInput(
                 "training.frozen needs an encoder that has learned something: set training.weights, or train "
                 "a first version with frozen = false"
             )
@@ -201,7 +202,7 @@ class _Task:
                 total += loss.detach()
             losses.append(total.item() / steps)
             if not math.isfinite(losses[-1]):
-                raise ValueError(
+                raise InvalidInput(
                     f"training diverged in epoch {epoch + 1} (loss {losses[-1]}); "
                     f"lower training.{'incremental_' if self.warm else ''}learning_rate, now {rate:g}"
                 )
@@ -311,22 +312,22 @@ def shrink_and_perturb(network: nn.Module, fresh: nn.Module, shrink: float, pert
 
 def _check(request: TrainingRequest) -> None:
     if not request.train:
-        raise ValueError("there is no training image; label some first")
+        raise InvalidInput("there is no training image; label some first")
     unknown = {image.label for image in (*request.train, *request.validation)} - set(request.classes)
     if unknown:
-        raise ValueError(f"label(s) {sorted(unknown)} are not among the classes {list(request.classes)}")
+        raise InvalidInput(f"label(s) {sorted(unknown)} are not among the classes {list(request.classes)}")
     shared = {image.image_id for image in request.train} & {image.image_id for image in request.validation}
     if shared:
-        raise ValueError(f"{len(shared)} image(s) are both in train and in validation, like {min(shared)}")
+        raise InvalidInput(f"{len(shared)} image(s) are both in train and in validation, like {min(shared)}")
 
 
 def _check_decoded(train: Labeled, request: TrainingRequest, skipped: dict[str, str]) -> None:
     if not len(train):
         reason = next(iter(skipped.values()))
-        raise ValueError(f"none of the {len(request.train)} training images can be read; the first: {reason}")
+        raise InvalidInput(f"none of the {len(request.train)} training images can be read; the first: {reason}")
     present = train.targets.unique().tolist()
     if len(present) < 2:
-        raise ValueError(
+        raise InvalidInput(
             f"all {len(train)} training images are labeled {request.classes[present[0]]!r}; "
             "a classifier needs at least two classes: label more images"
         )
@@ -351,7 +352,7 @@ def _usable_parent(request: TrainingRequest, preprocessing: Preprocessing) -> tu
             f"now {_in_words(preprocessing)}",
         )
     if parent.classes != request.classes[: len(parent.classes)]:
-        raise ValueError(
+        raise InvalidInput(
             f"the classes {list(request.classes)} do not begin with those of v{parent.version}, "
             f"{list(parent.classes)}; the rows of its head would change their meaning"
         )

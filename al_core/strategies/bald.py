@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from al_core.errors import InvalidInput
 from al_core.strategies._arrays import to_numpy
 from al_core.strategies._ranking import first_by
 from al_core.strategies.base import Need, Picks, Pool, QueryStrategy
@@ -41,7 +42,7 @@ def committee_of(pool: Pool) -> np.ndarray:
     """
     committee = np.asarray(to_numpy(pool.committee), np.float32)
     if committee.ndim != 3 or (len(committee) and not committee.shape[1]):
-        raise ValueError(
+        raise InvalidInput(
             f"committee of shape {committee.shape}; expected (images, members, classes), at least one member"
         )
     return committee

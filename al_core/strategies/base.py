@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from al_core.errors import InvalidInput
 from al_core.uncertainty import SUM_TOLERANCE
 
 Need = Literal["probs", "embedding", "labels", "committee"]
@@ -115,7 +116,7 @@ class QueryStrategy(ABC):
     def check(self, pool: Pool, budget: int) -> int:
         """How many images to choose: `min(budget, len(pool))`. Raises `ValueError` as `query` does."""
         if budget < 0:
-            raise ValueError(f"budget {budget} is negative; expected the number of images to choose")
+            raise InvalidInput(f"budget {budget} is negative; expected the number of images to choose")
         for need in sorted(self.needs):
             self._check_need(pool, need)
         return min(budget, len(pool))
@@ -127,9 +128,9 @@ class QueryStrategy(ABC):
             given = [{"probs": pool.probs, "embedding": pool.embeddings, "committee": pool.committee}[need]]
         for array in given:
             if array is None:
-                raise ValueError(f"strategy {self.name} needs {need}, which this pool does not hold")
+                raise InvalidInput(f"strategy {self.name} needs {need}, which this pool does not hold")
             if need != "labels" and len(array) != len(pool):
-                raise ValueError(f"{len(array)} rows of {need} for {len(pool)} images; expected one per image")
+                raise InvalidInput(f"{len(array)} rows of {need} for {len(pool)} images; expected one per image")
         if need == "embedding":
             _refuse_unusable_embeddings(pool)
         elif need == "probs":
@@ -140,12 +141,12 @@ def _refuse_unusable_probs(pool: Pool) -> None:
     probs = pool.probs
     assert probs is not None
     if probs.ndim != 2 or not (len(pool) == 0 or probs.shape[1]):
-        raise ValueError(f"probabilities of shape {tuple(probs.shape)}; expected (images, classes)")
+        raise InvalidInput(f"probabilities of shape {tuple(probs.shape)}; expected (images, classes)")
     with np.errstate(invalid="ignore"):  # NaN and infinity fail the first comparison
         good = (abs(probs.sum(1) - 1) <= SUM_TOLERANCE) & (probs >= 0).all(1)
     if not bool(good.all()):
         bad = good.tolist().index(False)
-        raise ValueError(
+        raise InvalidInput(
             f"the probabilities of image {pool.image_ids[bad]} are no distribution; expected finite, "
             f"non-negative values that sum to 1 within {SUM_TOLERANCE}"
         )
@@ -158,12 +159,12 @@ def _refuse_unusable_embeddings(pool: Pool) -> None:
         totals = rows.sum(1).tolist()  # finite only where everything is; isfinite would fill N x d flags
     bad = [position for position, total in enumerate(totals) if not math.isfinite(total)]
     if bad:
-        raise ValueError(
+        raise InvalidInput(
             f"the embedding of image {pool.image_ids[bad[0]]} holds NaN or infinity ({len(bad)} such images); "
             "score them again with a sound model, or leave them out"
         )
     if labeled is not None and len(labeled) and len(rows) and labeled.shape[1] != rows.shape[1]:
-        raise ValueError(
+        raise InvalidInput(
             f"labeled embeddings have {labeled.shape[1]} values, those of the pool {rows.shape[1]}; expected "
             "both from the same model"
         )

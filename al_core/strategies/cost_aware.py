@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from al_core.errors import InvalidInput
 from al_core.strategies._arrays import to_numpy
 from al_core.strategies._ranking import first_by
 from al_core.strategies.base import Need, Picks, Pool, QueryStrategy
@@ -47,11 +48,11 @@ class CostAware(QueryStrategy):
         """
         count = self.check(pool, budget)
         if self.uncertainty not in _SCORES:
-            raise ValueError(f"uncertainty {self.uncertainty!r}; expected one of {', '.join(_SCORES)}")
+            raise InvalidInput(f"uncertainty {self.uncertainty!r}; expected one of {', '.join(_SCORES)}")
         probs = np.asarray(to_numpy(pool.probs), np.float32)
         seconds = np.ones(probs.shape[1]) if self.seconds is None else np.asarray(self.seconds, np.float64)
         if seconds.shape != probs.shape[1:] or not (np.isfinite(seconds) & (seconds > 0)).all():
-            raise ValueError(
+            raise InvalidInput(
                 f"seconds {self.seconds} for {probs.shape[1]} classes; expected one positive number per class"
             )
         expected = probs @ seconds

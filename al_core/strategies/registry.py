@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
+from al_core.errors import InvalidInput
 from al_core.strategies.auto import Auto
 from al_core.strategies.badge import Badge
 from al_core.strategies.balanced_boundary import BalancedBoundary
@@ -74,12 +75,12 @@ def get_strategy(name: str, **settings: Any) -> QueryStrategy:
         ValueError: there is no such strategy or setting; the message names the nearest one.
     """
     if name not in STRATEGIES:
-        raise ValueError(f"no strategy is called {name!r}{_nearest(name, STRATEGIES)}")
+        raise InvalidInput(f"no strategy is called {name!r}{_nearest(name, STRATEGIES)}")
     strategy = STRATEGIES[name]
     known = setting_names(strategy)
     for key in settings:
         if key not in known:
-            raise ValueError(f"strategy {name} has no setting {key!r}{_nearest(key, known)}")
+            raise InvalidInput(f"strategy {name} has no setting {key!r}{_nearest(key, known)}")
     if isinstance(settings.get("base"), str):
         settings["base"] = get_strategy(settings["base"])
     return strategy(**settings)

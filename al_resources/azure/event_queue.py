@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from al_core.errors import Unavailable
 from al_resources.azure.storage import queue_client
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ class EventQueue:
                 for one in next(pages, ())
             ]
         except ResourceNotFoundError as error:
-            raise OSError(f"there is no queue {self._settings.events_queue_url}; `al azure init` creates it") from error
+            raise Unavailable(
+                f"there is no queue {self._settings.events_queue_url}; `al azure init` creates it"
+            ) from error
 
     def delete(self, receipts: Sequence[tuple[str, str]], *, until: float = math.inf) -> list[tuple[str, str]]:
         """Remove messages by (id, pop receipt); one that came back meanwhile stays, and is delivered again.

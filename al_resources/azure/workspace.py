@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from al_core.errors import ActiveLearningError, InvalidInput
 from al_resources.settings.azure_ml import AzureMLSettings
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ NAME_RULES = {
 DATA_SCIENTIST = "AzureML Data Scientist"  # of the roles Azure brings, the one most calls need
 
 
-class WorkspaceError(Exception):
+class WorkspaceError(ActiveLearningError):
     """Azure ML refused or failed; the message says what was asked, what it answered, and what helps."""
 
 
@@ -213,7 +214,9 @@ def path_in_datastore(uri: str) -> tuple[str, str]:
     """
     found = re.fullmatch(r"(?i:AmlDatastore)://([^/]+)/(.+)|azureml://(?:.+/)?datastores/([^/]+)/paths/(.+)", uri)
     if found is None:
-        raise ValueError(f"{uri!r} is no address in a datastore: expected azureml://.../datastores/<name>/paths/<path>")
+        raise InvalidInput(
+            f"{uri!r} is no address in a datastore: expected azureml://.../datastores/<name>/paths/<path>"
+        )
     datastore, path = found[1] or found[3], found[2] or found[4]
     return datastore, path.strip("/")
 
@@ -222,7 +225,7 @@ def checked_name(kind: str, name: str) -> str:
     """`name`, if Azure ML takes it for that kind of thing. Raises `ValueError` with the rule."""
     pattern, words = NAME_RULES[kind]
     if not re.fullmatch(pattern, name):
-        raise ValueError(f"{name!r} is no name of a {kind} in Azure ML: expected {words}")
+        raise InvalidInput(f"{name!r} is no name of a {kind} in Azure ML: expected {words}")
     return name
 
 

@@ -14,6 +14,7 @@ from datetime import timezone
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from al_core.errors import Unavailable
 from al_resources.azure.storage import container_client, sas_token
 from al_resources.blobs import BlobInfo, checked_path, is_fit
 
@@ -94,7 +95,7 @@ class AzureBlobStore:
             time.sleep(COPY_LOOK_SECONDS)
             status = str(copied.get_blob_properties().copy.status)
         if status != "success":
-            raise OSError(f"copying {source!r} to {target!r} did not come to its end: {status}")
+            raise Unavailable(f"copying {source!r} to {target!r} did not come to its end: {status}")
 
     def url(self, path: str) -> str:
         """The address to show to people and to store as `image_uri`."""
@@ -121,7 +122,7 @@ class AzureBlobStore:
             yield
         except ResourceNotFoundError as error:
             if getattr(error, "error_code", None) == "ContainerNotFound":
-                raise OSError(f"there is no container {self._address}; `al azure init` creates it") from error
+                raise Unavailable(f"there is no container {self._address}; `al azure init` creates it") from error
             raise FileNotFoundError(f"there is no blob {path!r}") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from al_core.errors import NotThere
 from al_core.records import DatasetManifest
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class BlobDatasetStore:
         """
         made = [manifest for manifest in self.manifests() if manifest.round <= round_]
         if not made:
-            raise KeyError(f"there is no dataset of round {round_} or before; materialize labeled_dataset first")
+            raise NotThere(f"there is no dataset of round {round_} or before; materialize labeled_dataset first")
         of_round = [manifest for manifest in made if manifest.round == round_]
         return self.of_version((of_round or made)[-1].version)
 
@@ -53,7 +54,7 @@ class BlobDatasetStore:
 
         known = {manifest.version: manifest for manifest in self.manifests()}
         if version not in known:
-            raise KeyError(f"there is no dataset version {version}; there are: {', '.join(known) or 'none yet'}")
+            raise NotThere(f"there is no dataset version {version}; there are: {', '.join(known) or 'none yet'}")
         files = [self.blobs.read(f"{FOLDER}/{version}/{split}.jsonl") for split in SPLITS]
         return Dataset(from_jsonl(line for file in files for line in file.splitlines()), known[version])
 

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from al_core.errors import ActiveLearningError, InvalidInput
+
 DEPLOYMENT_HEADER = "azureml-model-deployment"  # asks for one deployment, as Azure's endpoints name it
 
 
@@ -60,16 +62,16 @@ class Endpoint(Protocol):
         """The tail of its log."""
 
 
-class DeploymentFailed(Exception):
+class DeploymentFailed(ActiveLearningError):
     """A deployment did not come up or misbehaved; the message says why."""
 
 
 def check_traffic(traffic: dict[str, int], state: EndpointState) -> None:
     """Raises `ValueError`: the shares do not add up to 100 (or to nothing), or a deployment is unknown."""
     if any(share < 0 for share in traffic.values()) or sum(traffic.values()) != (100 if traffic else 0):
-        raise ValueError(f"traffic {traffic}: expected percentages that add up to 100")
+        raise InvalidInput(f"traffic {traffic}: expected percentages that add up to 100")
     if unknown := set(traffic) - set(state.deployments):
-        raise ValueError(f"no deployment {sorted(unknown)}; there are {sorted(state.deployments)}")
+        raise InvalidInput(f"no deployment {sorted(unknown)}; there are {sorted(state.deployments)}")
 
 
 def refuse_with_traffic(state: EndpointState, deployment: str) -> None:

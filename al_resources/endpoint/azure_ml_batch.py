@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from al_core.errors import ActiveLearningError
 from al_resources.azure.workspace import (
     SCORING_SCRIPT,
     Arm,
@@ -46,7 +47,7 @@ KEPT_DEPLOYMENTS = 3  # an endpoint holds twenty
 WELL, BADLY, SILENT = ("Completed", "Finished"), ("Failed", "Canceled"), "NotResponding"
 
 
-class BatchFailed(Exception):
+class BatchFailed(ActiveLearningError):
     """A batch did not come to its end; the message says why. What was scored until then is in the log."""
 
 

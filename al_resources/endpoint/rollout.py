@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from al_core.errors import InvalidInput
 from al_resources.endpoint import DeploymentFailed, Endpoint, EndpointState
 
 COLOURS = ("blue", "green")
@@ -65,7 +66,7 @@ def roll_out(
     """
     shares = _checked_steps(steps)
     if not smoke_images:
-        raise ValueError("a rollout needs at least one smoke image: nothing else proves that the model answers")
+        raise InvalidInput("a rollout needs at least one smoke image: nothing else proves that the model answers")
     done: list[str] = []
 
     def note(line: str) -> None:
@@ -105,7 +106,7 @@ def roll_out(
 
 def _checked_steps(steps: Sequence[int]) -> tuple[int, ...]:
     if any(not 0 < step <= 100 for step in steps) or list(steps) != sorted(set(steps)):
-        raise ValueError(f"traffic steps {tuple(steps)}: expected ascending percentages between 1 and 100")
+        raise InvalidInput(f"traffic steps {tuple(steps)}: expected ascending percentages between 1 and 100")
     return (*(step for step in steps if step < 100), 100)
 
 

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from al_core.errors import ActiveLearningError
+
 
 class StagedImage(BaseModel):
     """One image of a staged round, as the manifest names it."""
@@ -32,7 +34,7 @@ class LabelingStatus(BaseModel):
     refreshed_at: datetime | None = None  # when the tool last looked for new images, where it says so
 
 
-class LabelingError(Exception):
+class LabelingError(ActiveLearningError):
     """The labeling tool cannot be asked or is set up so that it cannot work; the message says what helps."""
 
 

@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 from urllib.parse import unquote
 
+from al_core.errors import ActiveLearningError
 from al_resources.settings import LabelingSettings
 
 
@@ -68,7 +69,7 @@ class ParsedExport:
     set_aside: tuple[SetAside, ...]
 
 
-class BrokenExport(Exception):
+class BrokenExport(ActiveLearningError):
     """The export cannot be used. `incomplete`: it may still be in the middle of being written."""
 
     def __init__(self, reason: str, *, incomplete: bool = False, set_aside: tuple[SetAside, ...] = ()) -> None:

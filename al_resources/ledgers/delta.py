@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from al_resources.delta_tables import commit, merging_files, open_or_create, open_table, vacuum
+from al_resources.delta_tables import commit, merging_files, open_or_create, open_table, scan, vacuum
 from al_resources.ledgers import check_ledger_columns, checked_ledger_rows, empty_ledger, schema_of
 
 MERGE_FILES_ABOVE = 64  # each insert is one small file, and every file costs each reader an open
@@ -43,7 +43,7 @@ class DeltaLedgers:
         table = open_table(self.path / name)
         if table is None:
             return empty_ledger(schema)
-        rows = pl.scan_delta(table)
+        rows = scan(table, schema)
         for column, value in equals.items():
             rows = rows.filter(pl.col(column).is_null() if value is None else pl.col(column) == pl.lit(value))
         return rows.sort(_PLACE).select(schema.names).collect()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from al_core.errors import ActiveLearningError
 from al_core.records import ModelManifest
 
 
@@ -38,5 +39,5 @@ class ModelRegistry(Protocol):
         """An extra file of a version, as given to `register`. Raises `FileNotFoundError`."""
 
 
-class TamperedModel(Exception):
+class TamperedModel(ActiveLearningError):
     """The stored weights differ from those that were published."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from al_core.errors import NotThere
 from al_core.records import ModelManifest
 from al_resources.model_registry import TamperedModel
 
@@ -83,7 +84,7 @@ class DirectoryModelRegistry:
             manifest = ModelManifest.model_validate_json(self._blobs.read(self._path(version, MANIFEST)))
         except FileNotFoundError as error:
             there_are = ", ".join(map(str, self.versions())) or "none yet"
-            raise KeyError(f"{self._name} has no version {version}; there are: {there_are}") from error
+            raise NotThere(f"{self._name} has no version {version}; there are: {there_are}") from error
         except ValidationError as error:
             raise TamperedModel(f"the manifest of {self._name} v{version} cannot be read: {error}") from error
         if (manifest.name, manifest.version) != (self._name, version):

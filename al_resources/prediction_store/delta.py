@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 
 from al_core.records import PREDICTIONS
 from al_core.strategies.base import KEY_SPACE, Order
-from al_resources.delta_tables import commit, merging_files, open_or_create, open_table, vacuum
+from al_resources.delta_tables import commit, merging_files, open_or_create, open_table, scan, vacuum
 from al_resources.ledgers import Ledgers
 from al_resources.prediction_store import Watermark
 from al_resources.prediction_store.half_precision import packed, unpacked
@@ -211,7 +211,7 @@ class DeltaPredictionStore:
             return _records(pl.DataFrame(), wanted)
         ids = pl.Series("image_id", list(image_ids), pl.String)
         rows = (
-            pl.scan_delta(table)
+            scan(table, _PHYSICAL)
             .filter(_key.is_in(id_bits(ids, slice_from=0).implode()), pl.col("image_id").is_in(ids.implode()))
             .select(*dict.fromkeys([*wanted, "logged_at", "prediction_id"]))
             .sort("logged_at", "prediction_id", descending=True)
@@ -226,7 +226,7 @@ class DeltaPredictionStore:
         table = self._table()
         if table is None:
             return
-        log = pl.scan_delta(table)
+        log = scan(table, _PHYSICAL)
         if since is not None:
             log = log.filter(pl.col("logged_on") >= since.date(), pl.col("logged_at") >= since)
         for rows in log.select(wanted).collect_batches(chunk_size=65_536, maintain_order=False):
@@ -320,7 +320,7 @@ def _utc(moment: datetime) -> datetime:
 
 
 def _of_model(table: DeltaTable, model_name: str | None, model_version: int | None) -> pl.LazyFrame:
-    log = pl.scan_delta(table)
+    log = scan(table, _PHYSICAL)
     if model_name is not None:
         log = log.filter(pl.col("model_name") == model_name)
     if model_version is not None:

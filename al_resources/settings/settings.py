@@ -21,6 +21,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from al_core.errors import ActiveLearningError
 from al_core.learning.settings import TrainingSettings
 from al_resources.settings.azure_data import AzureDataSettings
 from al_resources.settings.azure_ml import AzureMLSettings
@@ -48,7 +49,7 @@ CONFIG_VARIABLE = "AL_CONFIG"
 DEFAULT_CONFIG = "al.toml"
 
 
-class SettingsError(Exception):
+class SettingsError(ActiveLearningError):
     """The settings cannot be used; the message names every bad key and the way out."""
 
 

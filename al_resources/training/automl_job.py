@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from al_core.errors import InvalidInput
 from al_core.learning.checkpoint import WEIGHTS_FILE, save_weights
 from al_core.learning.contract import TrainingResult
 from al_resources.training.job import RemoteRequest, run
@@ -47,7 +48,7 @@ def convert(given: argparse.Namespace, request: RemoteRequest, report: Callable[
     trained = torch.load(file, map_location="cpu", weights_only=True)
     name, head = NETWORKS[settings.architecture]
     if trained["model_name"] != name:
-        raise ValueError(f"{file} holds a {trained['model_name']}; expected {name} for {settings.architecture}")
+        raise InvalidInput(f"{file} holds a {trained['model_name']}; expected {name} for {settings.architecture}")
     size, channels = settings.image_size, settings.channels
     network = build_network(settings.architecture, classes=len(request.classes), size=size, channels=channels)
     labels = [str(label) for label in trained["specs"]["labels"]]
@@ -68,7 +69,7 @@ def renamed(
 
     strangers = set(labels) - set(classes)
     if strangers:
-        raise ValueError(f"AutoML was trained on {sorted(strangers)}, not among the classes {list(classes)}")
+        raise InvalidInput(f"AutoML was trained on {sorted(strangers)}, not among the classes {list(classes)}")
     weight, bias = state[f"{head}.weight"], state[f"{head}.bias"]
     rows, biases = weight.new_zeros(len(classes), weight.shape[1]), bias.new_full((len(classes),), NEVER)
     positions = torch.tensor([list(classes).index(label) for label in labels])

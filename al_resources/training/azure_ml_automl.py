@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from al_core.errors import InvalidInput
 from al_core.learning.checkpoint import read_manifest
 from al_core.learning.contract import TrainingRequest, TrainingResult
 from al_resources.datasets.azure_ml import LABEL_COLUMN
@@ -128,11 +129,11 @@ def parent_run(request: TrainingRequest) -> tuple[str | None, str]:
 def _check(request: TrainingRequest) -> None:
     settings = request.settings
     if settings.architecture not in NETWORKS:
-        raise ValueError(
+        raise InvalidInput(
             f"training.architecture = {settings.architecture!r}: what AutoML makes of it cannot be taken over; "
             f"choose one of {', '.join(NETWORKS)}"
         )
     if settings.channels != 3:
-        raise ValueError("training.channels = 1: AutoML trains on colour images; set it to 3")
+        raise InvalidInput("training.channels = 1: AutoML trains on colour images; set it to 3")
     if settings.frozen:
-        raise ValueError("training.frozen = true: AutoML trains the encoder as well; set it to false")
+        raise InvalidInput("training.frozen = true: AutoML trains the encoder as well; set it to false")

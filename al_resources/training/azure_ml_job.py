@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from al_core.errors import InvalidInput
 from al_core.learning.checkpoint import WEIGHTS_FILE, read_manifest, sha256_of
 from al_core.learning.contract import TrainingRequest, TrainingResult
 from al_resources.azure.workspace import CODE, code_snapshot, datastore_uri, environment_of
@@ -212,13 +213,13 @@ def checked_dataset(request: TrainingRequest, blobs: BlobStore, settings: AzureM
         ValueError: the request has no key or no dataset, or its images are not those of the published version.
     """
     if not request.key or request.dataset is None:
-        raise ValueError("a training in Azure ML needs the key of the training and a published dataset version")
+        raise InvalidInput("a training in Azure ML needs the key of the training and a published dataset version")
     for split in TRAINED_ON:
         images: list[LabeledImage] = list(getattr(request, split))
         path = f"{table_folder(request.dataset, split)}/{IMAGES_FILE}"
         published = blobs.read(path) if blobs.exists(path) else b""
         if published != to_lines(images, settings):
-            raise ValueError(
+            raise InvalidInput(
                 f"the {len(images)} {split} images are not those of dataset {request.dataset.version} as published "
                 f"in {path}; materialize labeled_dataset again"
             )
@@ -260,7 +261,7 @@ def _parent_of(request: TrainingRequest) -> dict[str, Input]:
 def _check_trainer(trainer: str, settings: AzureMLSettings) -> None:
     """A trainer of somebody's own package is only there if the environment holds it."""
     if re.split("[.:]", trainer, maxsplit=1)[0] not in CODE and not settings.environment:
-        raise ValueError(
+        raise InvalidInput(
             f"training.trainer = {trainer!r} is not sent along with a job, which takes {', '.join(CODE)}; "
             "name an environment that holds it in azure_ml.environment, or set azure_ml.training = 'here'"
         )

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from al_core.errors import ActiveLearningError
 from al_resources.azure.workspace import WorkspaceError, checked_name, explained, status_text
 from al_resources.settings.azure_ml import AzureMLSettings
 
@@ -32,7 +33,7 @@ T = TypeVar("T")
 Box = TypeVar("Box", bound="Inbox")
 
 
-class JobFailed(Exception):
+class JobFailed(ActiveLearningError):
     """The job brought no result; the message names it and says why."""
 
 

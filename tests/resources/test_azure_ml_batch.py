@@ -15,10 +15,10 @@ from small_models import register_model
 from test_image_store import picture as png
 
 from al_assets.prediction_log import prediction_log
-from al_core.errors import GiveUp
 from al_loop.scoring import score
 from al_resources.azure.workspace import WorkspaceError
 from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint, BatchFailed
+from al_serving.batch import NoImages
 from al_serving.remote_batch import UNANSWERED, score_folder_remotely, score_store_remotely, summary_of
 from emulators.azure_ml import ROOT, Fault
 
@@ -220,11 +220,11 @@ def test_prediction_log_scores_here_where_there_is_no_endpoint(workspace: Worksp
     workspace.endpoint.set_traffic({"blue": 100})
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(png(1))
-    summary = score(platform, folder=str(tmp_path / "in"), prefix="", key="run", log=quiet)
+    summary = score(platform, folder=tmp_path / "in", key="run", log=quiet)
     assert summary is not None
     assert summary.scored == 1
-    with pytest.raises(GiveUp, match="holds no image"):
-        score(platform, folder="", prefix="nowhere", key="run", log=quiet)
+    with pytest.raises(NoImages, match="holds no image"):
+        score(platform, prefix="nowhere", key="run", log=quiet)
 
 
 # ---------------------------------------------------------------- what answers tell
