@@ -106,7 +106,9 @@ def listener_of_ui(port: int | None) -> socket.socket:
 
 def scoring_service(home: Path, config: Path) -> Child:
     """`al serve` on a home."""
-    return Child("the scoring service", ["al_cli.main", "serve"], home / "log" / "serve.log", {"AL_CONFIG": str(config)})
+    return Child(
+        "the scoring service", ["al_cli.main", "serve"], home / "log" / "serve.log", {"AL_CONFIG": str(config)}
+    )
 
 
 @contextmanager
@@ -171,7 +173,7 @@ class Dagster:
             10,
             "{ workspaceOrError { __typename ... on Workspace { locationEntries { locationOrLoadError "
             "{ __typename ... on PythonError { message } } } } } instance { daemonHealth { allDaemonStatuses "
-            "{ daemonType required healthy } } } }"
+            "{ daemonType required healthy } } } }",
         )
         entries = answer["workspaceOrError"]["locationEntries"]
         loaded = [entry["locationOrLoadError"] for entry in entries]

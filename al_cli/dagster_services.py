@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from al_cli.processes import Child, Children, ChildEnded, signals_end_it
+from al_cli.processes import Child, ChildEnded, Children, signals_end_it
 
 if TYPE_CHECKING:
     import uvicorn
@@ -46,7 +46,9 @@ def main(workspace: Path, listener: int, log: Path) -> None:
         _code_servers(instance, workspace) as servers,
         Children() as children,
     ):
-        children.start(Child("the Dagster daemon", ["dagster._daemon", "run", "-w", str(servers)], log, own_group=False))
+        children.start(
+            Child("the Dagster daemon", ["dagster._daemon", "run", "-w", str(servers)], log, own_group=False)
+        )
         _serve(instance, servers, socket.socket(fileno=listener), token, children)
 
 
