@@ -111,7 +111,7 @@ def test_a_page_in_another_tab_reads_and_does_nothing(ui: RunningUi, chromium: s
             other.on("response", lambda answer: answers.append(answer.status) if "graphql" in answer.url else None)
             other.goto(f"http://{name}:{server.server_port}/#{ui.url}")
             other.wait_for_function("document.title.startsWith('tried')")
-            assert other.title() == "tried: "
+            assert other.title() == "tried:", "what got through stands behind it"
         assert answers
         assert set(answers) == {403}
         browser.close()
