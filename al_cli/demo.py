@@ -40,6 +40,7 @@ from al_cli.emulators import EmulatedAzure, emulated_azure
 from al_cli.oracle import answer_waiting
 from al_cli.processes import LOCK, OWNER, Children, signals_end_it, sole_use
 from al_cli.status import rounds_table
+from al_resources.endpoint.asking import caller_of
 from al_resources.platform import Platform
 from al_resources.settings import CONFIG_VARIABLE, load_settings
 
@@ -253,21 +254,21 @@ class Demo:
         """Score a random sample of all images over HTTP and wait until the log has them."""
         sample = np.random.default_rng(round_).permutation(len(self.digits))[: self.traffic]
         before = self.platform.predictions.watermark().rows
-        url, headers = self._scoring_address()
-        with httpx.Client(timeout=30, headers=headers) as client:
+        url, caller = self._scoring_address()
+        with httpx.Client(timeout=30, **caller) as client:
             for index in sample:
                 client.post(url, content=self.digits[index][1]).raise_for_status()
         self._wait("the prediction log", lambda: self.platform.predictions.watermark().rows >= before + len(sample))
 
-    def _scoring_address(self) -> tuple[str, dict[str, str]]:
-        """Where images are scored, and the headers that say who asks."""
+    def _scoring_address(self) -> tuple[str, dict[str, Any]]:
+        """Where images are scored, and what lets the client in."""
         if self.azure is None:
-            return f"{self.platform.settings.serving.url}/score", {}
+            return f"{self.platform.settings.serving.url}/score", caller_of(self.platform.settings.serving)
         from al_resources.endpoint.azure_ml_online import AzureMLOnlineEndpoint
 
         assert isinstance(self.platform.endpoint, AzureMLOnlineEndpoint)
         address, key = self.platform.endpoint.address_and_key()
-        return address, {"authorization": f"Bearer {key}", "content-type": "application/octet-stream"}
+        return address, {"headers": {"authorization": f"Bearer {key}", "content-type": "application/octet-stream"}}
 
     def _select(self, dagster: Dagster, timing: Timing) -> dict[str, Any]:
         with timing.part("schedule tick"):

@@ -101,9 +101,10 @@ def keep_alive(platform: Platform, images: int) -> None:
     import numpy as np
 
     from al_cli.oracle import answer_waiting
+    from al_resources.endpoint.asking import caller_of
 
     answer_waiting(platform)
-    with httpx.Client(timeout=30) as client:
+    with httpx.Client(timeout=30, **caller_of(platform.settings.serving)) as client:
         for _, uri in platform.images.sample(images, np.random.default_rng()):
             send(client, f"{platform.settings.serving.url}/score", platform.images.read(uri))
 

@@ -44,6 +44,19 @@ class BadImage(ActiveLearningError, ValueError):
         self.reason = reason
 
 
+class TooManyPixels(BadImage):
+    """More than may be decoded."""
+
+    def __init__(self, name: str, width: int, height: int, most: int) -> None:
+        super().__init__(name, too_many_pixels(width, height, most))
+        self.width, self.height = width, height
+
+    @property
+    def pixels(self) -> int:
+        """How many."""
+        return self.width * self.height
+
+
 def content_id(data: bytes) -> str:
     """The image's name everywhere: BLAKE2b of the file's bytes, 128 bits as 32 hex digits (RFC 7693)."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
@@ -79,15 +92,15 @@ def decode_image(
     lies on white, and of an animation the first frame counts.
 
     Raises:
-        BadImage: empty, truncated or no image at all; larger than `max_pixels`; or of a pixel format that has
-            no defined brightness (32-bit grey). The size is checked before any pixel is decoded.
+        BadImage: empty, truncated or no image at all; larger than `max_pixels` (`TooManyPixels`); or of a pixel
+            format that has no defined brightness (32-bit grey). The size is checked before any pixel is decoded.
     """
     suffix = image_suffix(data, name=name)
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise BadImage(name, _too_large(width, height, max_pixels))
+                raise TooManyPixels(name, width, height, max_pixels)
             image.load()
             return _to_channels(ImageOps.exif_transpose(image), channels, name)
     except BadImage:
@@ -113,7 +126,8 @@ def _to_channels(image: Image.Image, channels: Literal[1, 3], name: str) -> Imag
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def _too_large(width: int, height: int, max_pixels: int) -> str:
+def too_many_pixels(width: int, height: int, max_pixels: int) -> str:
+    """Why an image is refused before it is decoded."""
     return (
         f"{width} x {height} = {width * height:,} pixels, at most {max_pixels:,} are accepted; scale it "
         "down, or raise the limit on image pixels in the settings"
@@ -121,7 +135,8 @@ def _too_large(width: int, height: int, max_pixels: int) -> str:
 
 
 def _not_an_image(data: bytes) -> str:
+    """The bytes themselves are not told: a client may name a file that it cannot read."""
     if not data:
         return "the file is empty (0 bytes); send it again"
     formats = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
-    return f"no image: it begins with {data[:8]!r}; expected one of {formats}"
+    return f"no image: the {len(data):,} bytes begin like none of {formats}; send one of these"

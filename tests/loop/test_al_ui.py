@@ -32,7 +32,8 @@ async function attempt(name, what) {
 }
 const text = {method: "POST", credentials: "include", headers: {"content-type": "text/plain"}};
 const image = () => new Promise((yes, no) => {
-  const picture = new Image(); picture.onload = yes; picture.onerror = no; picture.src = target + "/favicon.png?not-in-the-cache";
+  const picture = new Image(); picture.onload = yes; picture.onerror = no;
+  picture.src = target + "/favicon.png?not-in-the-cache";
 });
 const talk = () => new Promise((yes, no) => {
   const open = new WebSocket(socket, "graphql-ws"); open.onopen = yes; open.onerror = no;
