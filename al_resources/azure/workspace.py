@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from al_core.errors import ActiveLearningError, InvalidInput
+from al_resources.azure.identity import azure_credential
+from al_resources.settings.azure_data import AUTHORITY, AzureDataSettings
 from al_resources.settings.azure_ml import AzureMLSettings
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from azure.ai.ml.entities import Environment
     from azure.core import PipelineClient
-    from azure.core.credentials import TokenCredential
     from azure.core.exceptions import HttpResponseError
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ TRAINING_PACKAGES = (
     "dagster-pipes", "numpy", "pillow", "polars", "pyarrow", "pydantic", "safetensors", "scipy", "torch",
     "torchvision",
 )  # fmt: skip
-SCORING_SCRIPT = "al_serving/score.py"
+SCORING_SCRIPT = "al_serving/azure_ml_script.py"
 INFERENCE_SERVER = "azureml-inference-server-http==1.5.1"
 # What Azure ML needs beside the script, and those packages whose version it has a say in. Batch deployments are
 # documented to need azureml-dataset-runtime as well, but that refuses the azure-identity of Data Explorer's client.
@@ -67,16 +68,8 @@ class WorkspaceError(ActiveLearningError):
     """Azure ML refused or failed; the message says what was asked, what it answered, and what helps."""
 
 
-def credential_of(settings: AzureMLSettings) -> TokenCredential:
-    """Managed identity, workload identity, environment, or the developer's own login: whichever is there."""
-    from azure.identity import DefaultAzureCredential
-
-    trust(settings)
-    return DefaultAzureCredential(authority=settings.authority)
-
-
-def workspace_client(settings: AzureMLSettings) -> MLClient:
-    """The SDK's client of the workspace.
+def workspace_client(settings: AzureMLSettings, identity: AzureDataSettings) -> MLClient:
+    """The SDK's client of the workspace, under the identity that everything in Azure is asked with.
 
     Raises:
         WorkspaceError: the settings do not name a workspace.
@@ -86,28 +79,30 @@ def workspace_client(settings: AzureMLSettings) -> MLClient:
     missing = [name for name in ("subscription", "resource_group", "workspace") if not getattr(settings, name)]
     if missing:
         raise WorkspaceError(f"azure_ml.{', azure_ml.'.join(missing)}: not set, so there is no workspace to go to")
+    trust(settings)
     return MLClient(
-        credential_of(settings),
+        azure_credential(identity),
         settings.subscription,
         settings.resource_group,
         settings.workspace,
         enable_telemetry=False,
         show_progress=False,
-        **_cloud(settings),
+        **_cloud(settings, identity.authority),
     )
 
 
 class Arm:
     """Plain REST below the workspace, with the SDK's logins and retries, for what the SDK has no method for."""
 
-    def __init__(self, settings: AzureMLSettings) -> None:
+    def __init__(self, settings: AzureMLSettings, identity: AzureDataSettings) -> None:
         from azure.core import PipelineClient
         from azure.core.configuration import Configuration
         from azure.core.pipeline.policies import BearerTokenCredentialPolicy, RetryPolicy
 
         self._manager = settings.resource_manager.rstrip("/")
         self._workspace = workspace_path(settings)
-        self._credential = credential_of(settings)
+        trust(settings)
+        self._credential = azure_credential(identity)
         policy = BearerTokenCredentialPolicy(self._credential, self._manager + "/.default")
         configuration: Configuration[Any, Any] = Configuration()
         configuration.retry_policy = RetryPolicy()  # by itself a client has none
@@ -270,7 +265,7 @@ def trust(settings: AzureMLSettings) -> None:
 def code_snapshot(folder: Path) -> Path:
     """The packages that run remotely, copied into `folder`/code: the files that run here, however installed."""
     folder = folder / "code"
-    here = Path(__file__).resolve().parents[1]
+    here = Path(__file__).resolve().parents[2]
     for package in CODE:
         shutil.copytree(here / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     return folder
@@ -296,21 +291,21 @@ def environment_of(settings: AzureMLSettings, purpose: Purpose) -> str | Environ
     return Environment(name=f"al-{purpose}", version=version, image=settings.image, conda_file=conda)
 
 
-def _cloud(settings: AzureMLSettings) -> dict[str, Any]:
+def _cloud(settings: AzureMLSettings, authority: str) -> dict[str, Any]:
     """What MLClient has to know of a cloud that is not the public one."""
     defaults = AzureMLSettings.model_fields
-    names = ("resource_manager", "authority", "storage_suffix", "audience")
-    if all(getattr(settings, name) == defaults[name].default for name in names):
+    names = ("resource_manager", "storage_suffix", "audience")
+    if authority == AUTHORITY and all(getattr(settings, name) == defaults[name].default for name in names):
         return {}
     manager = settings.resource_manager.rstrip("/") + "/"
-    return {
-        "cloud": "AzureLearningPlatform",
-        "cloud_metadata": {
-            "azure_portal": manager,
-            "resource_manager": manager,
-            "active_directory": settings.authority,
-            "aml_resource_id": settings.audience,
-            "storage_endpoint": settings.storage_suffix,
-            "registry_discovery_endpoint": manager,
-        },
+    addresses = {
+        "azure_portal": manager,
+        "resource_manager": manager,
+        "active_directory": authority,
+        "aml_resource_id": settings.audience,
+        "storage_endpoint": settings.storage_suffix,
+        "registry_discovery_endpoint": manager,
     }
+    # The SDK keeps the first addresses that a process gives a name, so other addresses have another name.
+    name = hashlib.sha256(repr(addresses).encode()).hexdigest()[:12]
+    return {"cloud": f"active-learning-{name}", "cloud_metadata": addresses}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from al_resources.labeling.projects import labeling_project
 from al_resources.profiles.local import LocalProfile
 from al_resources.settings import Settings, SettingsError
+from al_resources.settings.azure_data import AUTHORITY
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 NEEDED = ("kusto_uri", "blob_account_url")
 SHORTEST_HIDING_SECONDS = 120
+MANAGED_WATCH_SECONDS = 300.0  # Azure Monitor counts by the minute and is minutes late
 
 # Of the accounts in Azure only: Dagster's own client makes the address from these two.
 STORAGE_ACCOUNT = re.compile(r"https://(?P<account>[a-z0-9]+)\.blob\.(?P<suffix>[^/:]+)/?")
@@ -62,6 +64,7 @@ class AzureProfile:
         self._settings = settings
         self._here = LocalProfile(settings)  # for what is not in Azure without a workspace
         self.machines_cost = self._has_workspace
+        self.watch_seconds = MANAGED_WATCH_SECONDS if self._has_workspace else LocalProfile.watch_seconds
         self.hears_events = bool(settings.azure.events_queue_url)
 
     @property
@@ -186,6 +189,7 @@ class AzureProfile:
             credential = "access_key_or_sas_token: {env: AZURE_STORAGE_ACCOUNT_KEY}"
         else:
             identity = {"managed_identity_client_id": azure.client_id} if azure.client_id else {}
+            identity |= {"authority": azure.authority} if azure.authority != AUTHORITY else {}
             credential = f"default_azure_credential: {json.dumps(identity)}"
         return COMPUTE_LOGS.format(**found.groupdict(), container=azure.container, credential=credential)
 
@@ -199,10 +203,10 @@ class AzureProfile:
     def _workspace(self) -> MLClient:
         from al_resources.azure.workspace import workspace_client
 
-        return workspace_client(self._settings.azure_ml)
+        return workspace_client(self._settings.azure_ml, self._settings.azure)
 
     @cached_property
     def _arm(self) -> Arm:
         from al_resources.azure.workspace import Arm
 
-        return Arm(self._settings.azure_ml)
+        return Arm(self._settings.azure_ml, self._settings.azure)

@@ -22,7 +22,6 @@ class AzureMLSettings(BaseModel):
     workspace: str = Field("", description="its name; empty: models and endpoint stay with this platform")
 
     resource_manager: str = Field("https://management.azure.com/", description="of another cloud, or of a test server")
-    authority: str = Field("https://login.microsoftonline.com/", description="where tokens come from")
     storage_suffix: str = Field("core.windows.net", description="of the cloud's storage accounts")
     audience: str = Field("https://ml.azure.com", description="what tokens for Azure ML itself are asked for, by cloud")
     ca_bundle: str = Field("", description="file with the certificate authorities to trust; empty: the usual ones")

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-from azure_workspace import Workspace
+from azure.kusto.data.exceptions import KustoServiceError
+from azure_workspace import IDENTITY, Workspace
 from small_models import register_model
 from test_endpoint_contract import IMAGE
 
@@ -23,6 +26,8 @@ from al_cli.digits import digit_pngs
 from al_core.records import GateVerdict, Interval
 from al_resources.azure import checks as azure_checks
 from al_resources.azure.checks import check_azure
+from al_resources.azure.data_explorer import KustoDatabase
+from al_resources.azure.storage import container_client
 from al_resources.azure.workspace import (
     INFERENCE_SERVER,
     Arm,
@@ -39,8 +44,9 @@ from al_resources.endpoint.rollout import roll_out
 from al_resources.model_registry.azure_ml import AzureMLModelRegistry
 from al_resources.platform import Platform
 from al_resources.settings import SettingsError, load_settings
+from al_resources.settings.azure_data import AzureDataSettings
 from al_resources.settings.azure_ml import AzureMLSettings
-from emulators.azure_ml import ROOT, US_GOVERNMENT, Fault
+from emulators.azure_ml import CHINA, ROOT, US_GOVERNMENT, Fault
 from emulators.inference_server import installed
 
 
@@ -70,7 +76,7 @@ def test_the_doctor_asks_the_workspace_and_names_the_missing_role(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(azure_checks, "BUSY_SECONDS", 0)
-    data = {"blob_account_url": "http://127.0.0.1:9/x", "kusto_uri": "http://127.0.0.1:9"}
+    data = {"blob_account_url": "http://127.0.0.1:9/x", "kusto_uri": "http://127.0.0.1:9", "credential": "default"}
     settings = load_settings(profile="azure", azure=data, azure_ml=workspace.settings)
     (*_, found) = check_azure(settings)
     assert (found.name, found.outcome) == ("azure_ml.workspace", "ok")
@@ -80,23 +86,32 @@ def test_the_doctor_asks_the_workspace_and_names_the_missing_role(
     assert "the role 'AzureML Data Scientist' on the workspace" in found.detail
 
 
+OTHER_CLOUDS = {"US Government": US_GOVERNMENT, "China": CHINA}
+
+
+@pytest.mark.parametrize("name", OTHER_CLOUDS)
 def test_in_another_cloud_everything_is_asked_of_its_own_addresses(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """The emulator answers under the host names of that cloud alone."""
+    """The emulator answers under the host names of that cloud alone: logins, storage, Data Explorer, the workspace."""
     monkeypatch.setenv(
         "AZUREML_CURRENT_CLOUD", "AzureCloud"
     )  # the SDK sets it for the whole process; undone afterwards
-    cloud = workspace.emulator.cloud = US_GOVERNMENT
+    cloud = workspace.emulator.cloud = OTHER_CLOUDS[name]
     there = workspace.settings.model_copy(
         update={
             "resource_manager": f"https://{cloud.manager}/",
-            "authority": f"https://{cloud.login}/",
             "storage_suffix": cloud.storage,
             "audience": f"https://{cloud.ml}",
         }
     )
-    client, arm = workspace_client(there), Arm(there)
+    data = AzureDataSettings(
+        credential="default",
+        authority=f"https://{cloud.login}/",
+        blob_account_url=f"https://alstore.blob.{cloud.storage}",
+        kusto_uri=f"https://c.here.{cloud.kusto}",
+    )
+    client, arm = workspace_client(there, data), Arm(there, data)
     blobs, cache = workspace.platform.blobs, workspace.platform.settings.home / "cache"
     platform = workspace.platform
     platform.__dict__.update(
@@ -105,15 +120,29 @@ def test_in_another_cloud_everything_is_asked_of_its_own_addresses(
     )
     register_model(platform)
     assert roll_out(platform.endpoint, 1, smoke_images=[(IMAGE, None)], watch_seconds=0).outcome == "promoted"
+    assert list(container_client(data).list_blob_names()) == []
+    with pytest.raises(KustoServiceError):  # it holds nothing, but it was found and asked with a token
+        KustoDatabase(data).command(".show tables")
     assert {scope.split("/.")[0].rstrip("/") for scope in workspace.emulator.scopes} == {
-        "https://management.usgovcloudapi.net",
-        "https://ml.azure.us",
-    }
+        f"https://{cloud.manager}", f"https://{cloud.ml}", "https://storage.azure.com", f"https://kusto.{cloud.kusto}"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_CLOUDS)
+def test_the_guide_names_the_addresses_of_the_other_clouds(name: str) -> None:
+    cloud = OTHER_CLOUDS[name]
+    guide = (Path(__file__).parents[2] / "docs" / "azure.md").read_text()
+    (row,) = re.findall(rf"^\s*\| {name} \|.*$", guide, re.MULTILINE)
+    for address in (
+        f"https://{cloud.login}/", f"https://{cloud.manager}/", f"`{cloud.storage}`", f"https://{cloud.ml}`",
+        f".{cloud.kusto}", f".blob.{cloud.storage}",
+    ):  # fmt: skip
+        assert address in row
 
 
 def test_settings_without_a_workspace_say_which_are_missing() -> None:
     with pytest.raises(WorkspaceError, match=r"azure_ml\.resource_group, azure_ml\.workspace: not set"):
-        workspace_client(AzureMLSettings(subscription="x"))
+        workspace_client(AzureMLSettings(subscription="x"), IDENTITY)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +203,7 @@ def test_throttling_is_waited_for(workspace: Workspace) -> None:
 def test_a_long_running_operation_is_followed_to_its_result(workspace: Workspace) -> None:
     register_model(workspace.platform)
     workspace.endpoint.create("blue", 1)
-    answer = Arm(workspace.settings).call(
+    answer = Arm(workspace.settings, IDENTITY).call(
         "DELETE",
         "onlineEndpoints/classifier/deployments/blue",
         what="removing it",
@@ -300,7 +329,7 @@ def test_a_deployment_asks_for_the_machines_probes_and_script_of_the_settings(wo
     deployment = workspace.emulator.get("onlineEndpoints/classifier/deployments/blue")
     assert deployment is not None
     properties = deployment["properties"]
-    assert properties["codeConfiguration"]["scoringScript"] == "al_serving/score.py"
+    assert properties["codeConfiguration"]["scoringScript"] == "al_serving/azure_ml_script.py"
     assert (properties["instanceType"], deployment["sku"]["capacity"]) == ("Standard_NC4as_T4_v3", 3)
     probe = {
         "failureThreshold": 10,
@@ -334,20 +363,74 @@ def test_a_deployment_that_fails_in_provisioning_leaves_the_traffic_and_says_why
     assert (state.deployments, state.traffic) == ({"blue": 1}, {"blue": 100})
 
 
-def test_requests_that_fail_while_the_rollout_watches_take_it_back(workspace: Workspace) -> None:
+FAILURES = [  # what callers see, what the container said, in words
+    (424, 500, "424 (the container answered 500)"),
+    (424, 503, "424 (the container answered 503)"),
+    (424, 0, "424 (the container answered nothing)"),
+    (408, 0, "408 (no answer in time)"),
+    (429, 0, "429 (more than it takes at once)"),
+    (500, 0, "500 (Azure's own trouble)"),
+]
+
+
+def two_versions(workspace: Workspace) -> None:
     register_model(workspace.platform, seed=1)
     register_model(workspace.platform, seed=2)
     roll_out(workspace.endpoint, 1, smoke_images=[(IMAGE, None)], watch_seconds=0)
 
+
+def test_requests_that_fail_while_the_rollout_watches_take_it_back_also_where_counts_come_late(
+    workspace: Workspace,
+) -> None:
+    two_versions(workspace)
+    looks = iter(range(100))
+
     def customers(_: float) -> None:
-        workspace.emulator.unhealthy["green"] = 1
-        with pytest.raises(DeploymentFailed, match="502"):
-            workspace.endpoint.score("green", IMAGE)
+        if next(looks) == 0:
+            workspace.emulator.next_answers["green"] = [(424, 500)]
+            workspace.emulator.late_looks = 3
+            with pytest.raises(DeploymentFailed, match="green answered 424 for its container's 500"):
+                workspace.endpoint.score("green", IMAGE)
 
     result = roll_out(workspace.endpoint, 2, smoke_images=[(IMAGE, None)], watch_seconds=0, sleep=customers)
     assert result.outcome == "rolled_back"
-    assert "green is unhealthy: 1 requests failed; CUDA out of memory" in result.reason
+    assert (
+        "green is unhealthy: 1 request failed: 1 x 424 (the container answered 500); CUDA out of memory"
+        in result.reason
+    )
     assert workspace.endpoint.state().serving_version == 1
+
+
+def test_every_way_to_fail_is_counted_by_what_callers_see_and_what_the_container_said(workspace: Workspace) -> None:
+    two_versions(workspace)
+    for failed, (seen, by_container, words) in enumerate(FAILURES, 1):
+        workspace.emulator.next_answers["blue"] = [(seen, by_container)]
+        with pytest.raises(DeploymentFailed, match=str(seen)):
+            workspace.endpoint.score("blue", IMAGE)
+        problem = workspace.endpoint.health("blue")[0]
+        assert problem.startswith(f"{failed} request")
+        assert f"1 x {words}" in problem
+
+
+def test_what_the_script_refuses_is_the_senders_doing_and_takes_nothing_back(workspace: Workspace) -> None:
+    two_versions(workspace)
+
+    def customers(_: float) -> None:
+        with pytest.raises(DeploymentFailed, match="green answered 424 for its container's 422"):
+            workspace.endpoint.score("green", b"no image")
+
+    result = roll_out(workspace.endpoint, 2, smoke_images=[(IMAGE, None)], watch_seconds=0, sleep=customers)
+    assert result.outcome == "promoted"
+
+
+def test_more_kinds_of_answers_than_ten_are_counted_all(workspace: Workspace) -> None:
+    two_versions(workspace)
+    statuses = [(424, status) for status in range(510, 525)]
+    workspace.emulator.next_answers["blue"] = list(statuses)
+    for _ in statuses:
+        with pytest.raises(DeploymentFailed, match="424"):
+            workspace.endpoint.score("blue", IMAGE)
+    assert workspace.endpoint.health("blue")[0].startswith("15 requests failed")
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +447,7 @@ def test_a_version_is_promoted_behind_the_server_that_azure_runs(workspace: Work
     endpoint = workspace.endpoint_with(environment_variables=variables)
     result = roll_out(endpoint, 1, smoke_images=[(IMAGE, None)], watch_seconds=0)
     assert result.outcome == "promoted"
-    with pytest.raises(DeploymentFailed, match="blue answered 422"):
+    with pytest.raises(DeploymentFailed, match="blue answered 424 for its container's 422"):
         endpoint.score("blue", b"no image")
     assert endpoint.score("blue", IMAGE)["model_version"] == 1
 
