@@ -22,6 +22,7 @@ COMMANDS = {
     "ui": ("al_cli.ui", "Open the Dagster UI on an instance and keep its loop alive."),
     "init": ("al_cli.init", "Write al.toml, dagster.yaml and workspace.yaml for a project of your own."),
     "ingest": ("al_cli.ingest", "Add a folder of images to the image store."),
+    "label": ("al_cli.label", "Open the page on which people label what was selected."),
     "serve": ("al_cli.serve", "Run the scoring service: POST /score."),
     "score": ("al_cli.score", "Score a folder of images in batch, into the same log."),
     "strategies": ("al_cli.strategies", "The query strategies, what they need and what they cost."),
@@ -35,6 +36,7 @@ COMMANDS = {
         "Where an image, a model version or a deployment comes from and what became of it.",
     ),
     "azure": ("al_cli.azure", "Set up container, queues, tables and policies in a subscription."),
+    "upgrade": ("al_cli.upgrade", "Bring a home that an earlier version wrote up to date."),
     "doctor": ("al_cli.doctor", "Check the installation and print every setting with its source."),
 }
 

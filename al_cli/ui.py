@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from al_cli.console import console
-from al_cli.processes import Children, signals_end_it, sole_use
+from al_cli.processes import Child, Children, signals_end_it, sole_use
 from al_resources.settings import CONFIG_VARIABLE
 
 if TYPE_CHECKING:
@@ -68,12 +69,15 @@ def _run(home: Path, config: Path, listener: socket.socket, traffic: int) -> Non
     write_dagster_home(home, platform.settings)
     with Children() as children:
         children.start(scoring_service(home, config))
+        page, link_of_page = labeling_page(home, config)
+        children.start(page)
         with console.status("starting Dagster"):
             dagster = start_dagster(children, home, config, listener)
+        console.print(f"labeling page: {link_of_page}", soft_wrap=True)
         console.print(
             f"Dagster UI: [link]{dagster.link}[/]   scoring service: {platform.settings.serving.url}", soft_wrap=True
         )
-        console.print("the link lets in who has it: give it to nobody")
+        console.print("a link lets in who has it: give it to nobody")
         oracle = platform.settings.labeling.project == "oracle"
         if oracle:
             dagster.start_sensor(export_sensor(platform.settings))
@@ -85,6 +89,21 @@ def _run(home: Path, config: Path, listener: socket.socket, traffic: int) -> Non
                 console.print(line, style="yellow", markup=False)
             if oracle:
                 keep_alive(platform, traffic)
+
+
+def labeling_page(home: Path, config: Path) -> tuple[Child, str]:
+    """The page on which people label, and the link for whoever starts it."""
+    from al_cli.dagster_process import free_port
+    from al_labeling.guard import Guard, page_secret
+    from al_resources.settings import load_settings
+
+    settings = load_settings()
+    page = settings.labeling_page
+    secret = page_secret(page, settings.home)  # the one that the page itself finds
+    port = free_port(page.port)
+    arguments = ["al_cli.main", "label", "--port", str(port)]
+    child = Child("the labeling page", arguments, home / "log" / "label.log", {"AL_CONFIG": str(config)})
+    return child, Guard(page, secret).link(page.public_url or f"http://{page.host}:{port}", getpass.getuser())
 
 
 def _seconds() -> Iterator[None]:

@@ -53,6 +53,7 @@ class RunningUi:
     process: subprocess.Popen[str]
     home: Path
     link: str
+    labeling: str  # the link to the labeling page
     first_words_after: float  # seconds
 
     @property
@@ -71,11 +72,13 @@ def ui(tmp_path_factory: pytest.TempPathFactory, al: Callable[..., Any]) -> Iter
     assert process.stdout is not None
     said = process.stdout.readline()
     first_words_after = time.monotonic() - begun
-    while "http" not in said and said:
+    labeling = ""
+    while "Dagster UI" not in said and said:
         said = process.stdout.readline()
+        labeling = said.partition("labeling page: ")[2].strip() or labeling
     link = re.search(r"http://127.0.0.1:\d+/\?token=\S+", said)
     assert link, f"no link: {said!r} {(home / 'log' / 'dagster.log').read_text()[-2000:]}"
-    yield RunningUi(process, home, link[0], first_words_after)
+    yield RunningUi(process, home, link[0], labeling, first_words_after)
     if process.poll() is None:
         process.kill()
     process.wait()
@@ -117,6 +120,14 @@ def test_a_page_in_another_tab_reads_and_does_nothing(ui: RunningUi, chromium: s
         assert set(answers) == {403}
         browser.close()
         server.shutdown()
+
+
+def test_the_link_to_the_labeling_page_lets_in(ui: RunningUi) -> None:
+    with httpx.Client(follow_redirects=True) as client:
+        client.get(ui.labeling)
+        address = ui.labeling.partition("?")[0]
+        assert client.get(address).status_code == 200
+    assert httpx.get(address).status_code in (401, 403)
 
 
 def test_a_second_one_on_the_same_home_is_told_who_is_there(ui: RunningUi, al: Callable[..., Any]) -> None:
