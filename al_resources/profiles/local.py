@@ -75,6 +75,7 @@ class LocalProfile:
 
     def endpoint(self, platform: Platform) -> Endpoint:
         """The scoring service, which follows a state in the blob store."""
+        from al_resources.endpoint.asking import caller_of
         from al_resources.endpoint.local import LocalEndpoint
 
         settings = platform.settings
@@ -84,6 +85,7 @@ class LocalProfile:
             model_name=settings.model.name,
             endpoint=settings.deployment.endpoint,
             url=settings.serving.url,
+            caller=caller_of(settings.serving),
         )
 
     def batch(self, platform: Platform) -> AzureMLBatchEndpoint | None:
