@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,9 +74,21 @@ def score(
 
     with closing(Collector.of(platform)) as collector, NameLog(platform.ledgers, "score") as names:
         scorer = Scorer.of(platform, platform.registry.fetch(version), collector)
+        collector.flush()  # what a killed attempt at this batch left in the spool is in the log before it is asked
         below = "" if folder is None else f"{folder.absolute().as_posix()}/"
         summary = score_files(
-            scorer, files, collector, report or say, lambda name, image_id: names.add(below + name, image_id)
+            scorer,
+            files,
+            collector,
+            report or say,
+            lambda name, image_id: names.add(below + name, image_id),
+            batch=key,
+            is_logged=partial(_logged_predictions, platform),
         )
         collector.flush()
     return summary
+
+
+def _logged_predictions(platform: Platform, image_ids: list[str], prediction_ids: list[str]) -> set[str]:
+    logged = platform.predictions.rows_of(image_ids, ["prediction_id"])["prediction_id"].to_pylist()
+    return set(prediction_ids) & set(logged)

@@ -36,11 +36,7 @@ class LocalProfile:
         """Nothing of the settings decides what this profile can do."""
 
     def check(self, settings: Settings) -> None:
-        """Raises `SettingsError` where the settings need Azure."""
-        if settings.labeling.project == "azure_ml":
-            raise SettingsError(
-                "labeling.project = 'azure_ml' needs profile = 'azure', azure_ml.workspace and azure_ml.labeling_job"
-            )
+        """Nothing can be missing."""
 
     def blobs(self, platform: Platform) -> BlobStore:
         """A folder."""

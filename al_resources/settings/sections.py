@@ -25,10 +25,9 @@ class ModelSettings(_Section):
 class LabelingSettings(_Section):
     """Who labels, and what may come back."""
 
-    project: Literal["page", "manual", "oracle", "azure_ml"] = Field(
+    project: Literal["page", "manual", "oracle"] = Field(
         "page",
-        description="page: people label on `al label`; manual: with a tool of their own; oracle: known labels; "
-        "azure_ml: a project there",
+        description="page: people label on `al label`; manual: with a tool of their own; oracle: known labels",
     )
     classes: tuple[str, ...] = Field((), description="the classes people choose from; empty accepts whatever comes")
     new_classes: Literal["refuse", "grow"] = Field("refuse", description="what to do with a class that is not listed")
@@ -42,6 +41,12 @@ class LabelingSettings(_Section):
     )
     resolve: Literal["latest", "majority"] = Field(
         "latest", description="which label counts where an image has several"
+    )
+    review_share: float = Field(
+        0.0, ge=0, le=0.5, description="share of a round's budget that brings probably wrong labels back; 0: none"
+    )
+    review_floor: float = Field(
+        0.3, gt=0, lt=1, description="the review stops when fewer of the last 20 labels were wrong"
     )
     settle_seconds: float = Field(
         60,
