@@ -5,6 +5,7 @@ The contracts themselves are in test_model_registry_contract.py and test_endpoin
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -223,10 +224,26 @@ def test_environments_leave_to_azure_ml_what_it_insists_on(workspace: Workspace)
         return conda["dependencies"][-1]["pip"]
 
     assert {"pydantic>=2.10", INFERENCE_SERVER} <= set(pins("scoring"))
-    assert any(pin.startswith("azureml-core==") for pin in pins("batch"))
     assert all("==" in pin for pin in [*pins("training"), *pins("batch")])
+    assert not [pin for pin in pins("batch") if "azureml" in pin], "the SDK v1 ended on 2026-06-30"
     named = workspace.settings.model_copy(update={"environment": "ours:1", "batch_environment": "batch:2"})
     assert [environment_of(named, purpose) for purpose in ("scoring", "batch")] == ["azureml:ours:1", "azureml:batch:2"]
+
+
+def test_torch_comes_as_the_build_that_the_driver_there_runs_not_as_the_one_installed_here(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed_here = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "2.9.0+cpu" if name == "torch" else installed_here(name)
+    )
+    index = "https://download.pytorch.org/whl/cu126"
+    environment = environment_of(workspace.settings.model_copy(update={"torch_index": index}), "training")
+    assert not isinstance(environment, str)
+    conda: Any = environment.conda_file
+    pins = conda["dependencies"][-1]["pip"]
+    assert pins[0] == f"--extra-index-url {index}"
+    assert "torch==2.9.0" in pins
 
 
 def test_what_runs_remotely_is_what_runs_here_without_dagster(workspace: Workspace) -> None:
