@@ -68,7 +68,7 @@ def build_and_publish(
         urls=urls,
         hashes=hashes,
         parent=parent,
-        reserve=holdout.judges,
+        holdout_share=holdout.share,
         validation_share=holdout.validation_share,
         near_duplicate_distance=near_duplicate_distance,
         round_=round_,

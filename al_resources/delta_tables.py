@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 import polars as pl
 import pyarrow as pa
 
+from al_resources.delta_durability import set_torn_aside, sync_commits
+
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
@@ -19,9 +21,14 @@ Answer = TypeVar("Answer")
 
 
 def open_table(path: Path) -> DeltaTable | None:
-    """The table as it is now, or None where there is none yet."""
+    """The table as it is now, or None where there is none yet.
+
+    Raises:
+        DamagedTable: it lacks what was written for good.
+    """
     from deltalake import DeltaTable
 
+    set_torn_aside(path)
     return DeltaTable(path) if DeltaTable.is_deltatable(str(path)) else None
 
 
@@ -79,9 +86,10 @@ def scan(table: DeltaTable, schema: pa.Schema) -> pl.LazyFrame:
 
 
 def commit(path: Path, attempt: Callable[[], Answer]) -> Answer:
-    """Call `attempt`, which reads the table anew and commits, until no other writer comes in between.
+    """Call `attempt`, which reads the table anew and commits, until no other writer comes in between, and sync it.
 
     Raises:
+        OSError: it may not be on the disk.
         TimeoutError: others were faster for two minutes; nothing was written.
     """
     from deltalake.exceptions import CommitFailedError
@@ -94,12 +102,14 @@ def commit(path: Path, attempt: Callable[[], Answer]) -> Answer:
         reraise=True,
     )
     try:
-        return retrying(attempt)
+        answer = retrying(attempt)
     except CommitFailedError as error:
         raise TimeoutError(
             f"{path}: other writers were faster for {GIVE_UP_SECONDS} s and nothing was written ({error}); "
             "let fewer processes write at once"
         ) from error
+    sync_commits(path)
+    return answer
 
 
 @contextmanager
@@ -122,7 +132,11 @@ def merging_files(path: Path) -> Iterator[bool]:
         lock.release()
 
 
-def vacuum(table: DeltaTable) -> int:
-    """Delete the files that were replaced so long ago that nobody reads them; returns how many."""
+def vacuum(path: Path, table: DeltaTable) -> int:
+    """Delete the files that were replaced so long ago that nobody reads them; returns how many.
+
+    What replaced them is synced first.
+    """
+    sync_commits(path)
     table.update_incremental()
     return len(table.vacuum(retention_hours=VACUUM_HOURS, dry_run=False, enforce_retention_duration=False))

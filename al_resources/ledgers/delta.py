@@ -77,4 +77,4 @@ class DeltaLedgers:
             if our_turn:
                 table.update_incremental()
                 table.optimize.compact()
-                vacuum(table)
+                vacuum(self.path / name, table)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -15,17 +11,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from resource_adapters import LEDGER_STORES, coco, image, jsonl
+from resource_adapters import coco, image, jsonl
 
+from al_core.answers import answered
 from al_core.dataset import resolve_labels
-from al_core.records import SELECTIONS, table_of, utc_now
-from al_resources.blobs import BlobInfo
+from al_core.records import SELECTIONS, table_of
 from al_resources.blobs.local import FsspecBlobStore
 from al_resources.image_store import ImageStore
-from al_resources.labeling import merge as merge_module
 from al_resources.labeling.inbox import InboxCursor, Look, look
-from al_resources.labeling.merge import Merge, carry_out, merge_export, plan_merge, unmerged_exports
-from al_resources.ledgers import Ledgers
+from al_resources.labeling.merge import Merge, merge_export, unmerged_exports
 from al_resources.ledgers.delta import DeltaLedgers
 from al_resources.settings import LabelingSettings
 
@@ -35,9 +29,9 @@ INBOX = "labeling/exports"
 class Desk:
     """Blob store, ledgers and settings of one loop, with ten images selected in rounds 0 and 1."""
 
-    def __init__(self, folder: Path, ledgers: Ledgers | None = None, **labeling: Any) -> None:
+    def __init__(self, folder: Path, **labeling: Any) -> None:
         self.blobs = FsspecBlobStore(folder / "blobs")
-        self.ledgers = ledgers or DeltaLedgers(folder / "tables")
+        self.ledgers = DeltaLedgers(folder / "tables")
         self.images = ImageStore(self.blobs)
         self.settings = LabelingSettings(**labeling)
         rows = [{"round": number // 5, "image_id": image(number)} for number in range(10)]
@@ -163,7 +157,7 @@ def test_a_broken_export_goes_to_quarantine_with_its_reason_and_stays_where_it_w
     assert merge.status == "quarantined"
     copy, reason = desk.quarantined()
     assert desk.blobs.read(copy) == desk.blobs.read(path) == b"[]"
-    assert "not COCO" in json.loads(desk.blobs.read(reason))["reason"]
+    assert "COCO needs" in json.loads(desk.blobs.read(reason))["reason"]
     assert desk.ledgers.read("exports")["status"].to_list() == ["quarantined"]
     assert unmerged_exports(desk.blobs, desk.ledgers) == []
 
@@ -173,7 +167,7 @@ def test_an_export_that_is_gone_is_an_error_of_the_caller(desk: Desk) -> None:
         desk.merge(f"{INBOX}/gone.json")
 
 
-@pytest.mark.parametrize("text", ["o'brien", 'x" | drop', "多\n行", "a/../b"])
+@pytest.mark.parametrize("text", ["o'brien", 'x" | drop', "多行", "a/../b"])
 def test_labels_and_annotators_are_values(desk: Desk, text: str) -> None:
     desk.merge(desk.release("1.jsonl", jsonl({image(1): text}, annotator=text)))
     assert desk.labels() == [(image(1), text)]
@@ -192,22 +186,6 @@ def test_a_file_whose_name_cannot_be_a_path_stops_nobody(desk: Desk) -> None:
     (folder / "back\\slash.json").write_bytes(b"{}")
     (folder / "new\nline.json").write_bytes(b"{}")
     assert [plan.export.path for plan in desk.look().ready] == [path]
-
-
-@pytest.mark.parametrize("adapter", LEDGER_STORES)
-def test_two_overlapping_exports_merged_at_the_same_time_double_no_label(tmp_path: Path, adapter: str) -> None:
-    """Both look at the ledger before either writes."""
-    desk = Desk(tmp_path, LEDGER_STORES[adapter](tmp_path))
-    first = desk.release("1.json", coco({image(1): "cat", image(2): "cat"}))
-    second = desk.release("2.json", coco({image(1): "cat", image(2): "dog", image(3): "cat"}))
-    plans = [
-        plan_merge(desk.blobs, desk.ledgers, desk.images, desk.settings, desk.blobs.info(path))
-        for path in (first, second)
-    ]
-    merges = [carry_out(desk.blobs, desk.ledgers, plan) for plan in plans]
-    assert [merge.new_labels for merge in merges] == [2, 2]
-    assert sorted(desk.labels()) == sorted([(image(1), "cat"), (image(2), "cat"), (image(2), "dog"), (image(3), "cat")])
-    assert desk.merge(second).status == "nothing_new"
 
 
 class Crash(Exception):
@@ -241,6 +219,38 @@ def test_a_merge_that_dies_is_repeated_with_the_same_result(tmp_path: Path, inse
     merge = desk.merge(path)
     assert (merge.status, merge.round, merge.new_labels) == ("merged", 1, 2)
     assert len(desk.labels()) == 2
+
+
+# ---------------------------------------------------------------------- answers that are no labels
+def test_an_answer_can_be_taken_back_by_who_gave_it_or_for_all(desk: Desk) -> None:
+    desk.merge(desk.release("ann.jsonl", jsonl({image(1): "cat", image(2): "cat"}, annotator="ann")))
+    desk.merge(desk.release("bob.jsonl", jsonl({image(1): "dog", image(2): "dog"}, annotator="bob")))
+    merge = desk.merge(desk.release("3.jsonl", jsonl({image(1): None}, annotator="bob") + jsonl({image(2): None})))
+    assert (merge.status, merge.new_labels) == ("merged", 3)
+    assert resolve_labels(desk.ledgers.read("labels")).rows() == [(image(1), "cat", 0)]
+    assert set(answered(desk.ledgers.read("labels"))) == {image(1)}
+
+
+def test_what_is_taken_back_may_be_answered_anew_and_taking_back_nothing_is_nothing(desk: Desk) -> None:
+    assert desk.merge(desk.release("0.jsonl", jsonl({image(1): None}))).status == "nothing_new"
+    desk.merge(desk.release("1.jsonl", jsonl({image(1): "cat"})))
+    desk.merge(desk.release("2.jsonl", jsonl({image(1): None})))
+    assert desk.merge(desk.release("3.jsonl", jsonl({image(1): None}, beside=1))).status == "nothing_new"
+    desk.merge(desk.release("4.json", coco({image(1): "dog", image(2): "dog"})))
+    assert set(resolve_labels(desk.ledgers.read("labels")).select("image_id", "label").rows()) == {
+        (image(1), "dog"),
+        (image(2), "dog"),
+    }
+
+
+@pytest.mark.parametrize("outcome", ["skip", "bad"])
+def test_an_image_that_nobody_can_judge_is_answered_and_has_no_label(desk: Desk, outcome: str) -> None:
+    desk.merge(desk.release("1.jsonl", jsonl({image(1): "cat", image(2): "cat"})))
+    merge = desk.merge(desk.release("2.jsonl", jsonl({image(1): None}, outcome=outcome)))
+    assert (merge.status, merge.new_labels) == ("merged", 1)
+    assert desk.merge(desk.release("again.jsonl", jsonl({image(1): None}, outcome=outcome))).status == "nothing_new"
+    assert resolve_labels(desk.ledgers.read("labels"))["image_id"].to_list() == [image(2)]
+    assert set(answered(desk.ledgers.read("labels"))) == {image(1), image(2)}
 
 
 # ---------------------------------------------------------------------- the inbox
@@ -299,13 +309,15 @@ def test_a_tick_takes_a_few_oldest_first_and_the_next_goes_on(desk: Desk) -> Non
     taken, cursor = [], None
     for left in (3, 1, 0):
         found = desk.look(cursor, limit=2)
-        assert len(found.left) == left
+        assert found.left_for_later == left
         taken += [plan.export.path for plan in found.ready]
         cursor = found.cursor.model_dump_json()
     assert taken == paths
 
 
 def test_one_file_from_the_future_hides_none_that_come_after_it(desk: Desk) -> None:
+    import os
+
     path = desk.release("future.json", coco({image(1): "cat"}))
     os.utime(desk.blobs.url(path).removeprefix("file://"), (4e9, 4e9))
     found = desk.look()
@@ -316,129 +328,39 @@ def test_one_file_from_the_future_hides_none_that_come_after_it(desk: Desk) -> N
 
 
 def test_the_cursor_stays_small(desk: Desk) -> None:
+    cursor = None
     for number in range(20):
-        desk.release(f"{number}.json", b"[]")
-    path = desk.release("good.json", coco({image(1): "cat"}))
-    found = desk.look()
+        path = Path(desk.blobs.url(desk.release(f"{number}.json", b"[]")).removeprefix("file://"))
+        path.touch()
+    found = desk.look(cursor, limit=100)
     assert len(found.refused) == 20
-    assert list(found.cursor.requested) == [path]
-    desk.merge(path)
-    assert desk.look(found.cursor.model_dump_json()).cursor == InboxCursor()
+    later = found.cursor.model_copy(update={"watermark": datetime.now(timezone.utc) + timedelta(hours=1)})
+    assert desk.look(later.model_dump_json(), seconds=7200).cursor.seen == {}
 
 
-@pytest.mark.parametrize("hours", [-24, 24])
-def test_a_clock_that_jumps_hides_no_export_that_comes_after(desk: Desk, hours: float) -> None:
-    """The export sensor's clock, and that of the file system, are set back or put forward by a day."""
-    path = desk.release("before.json", coco({image(1): "cat"}))
-    found = desk.look()
-    desk.merge(path)
-    later = desk.release("after.json", coco({image(2): "cat"}))
-    with_clock(desk, later, hours)
-    second = desk.look(found.cursor.model_dump_json(), seconds=3600 * hours)
-    assert [plan.export.path for plan in second.ready] == [later]
-
-
-def with_clock(desk: Desk, path: str, hours: float) -> None:
-    """The blob store tells times of a clock that is wrong."""
-    at = desk.blobs.info(path).modified_at + timedelta(hours=hours)
-    real = desk.blobs.list
-
-    def listed(prefix: str) -> Iterator[BlobInfo]:
-        return (replace(blob, modified_at=at) if blob.path == path else blob for blob in real(prefix))
-
-    desk.blobs.list = listed  # type: ignore[method-assign]
-
-
-def test_an_export_replaced_by_one_of_the_same_size_and_time_is_read(desk: Desk) -> None:
-    path = desk.release("1.json", coco({image(1): "cat"}))
-    desk.merge(path)
-    file = Path(desk.blobs.url(path).removeprefix("file://"))
-    before = file.stat()
-    replacing = file.with_name("replacing")
-    replacing.write_bytes(coco({image(1): "dog"}))
-    os.utime(replacing, ns=(before.st_atime_ns, before.st_mtime_ns))
-    replacing.replace(file)
-    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-    assert [plan.export.path for plan in desk.look().ready] == [path]
-
-
-def test_an_export_rewritten_in_place_with_the_same_size_and_time_is_read(desk: Desk) -> None:
-    path = desk.release("1.json", coco({image(1): "cat"}))
-    desk.merge(path)
-    file = Path(desk.blobs.url(path).removeprefix("file://"))
-    before = file.stat()
-    time.sleep(0.01)  # the kernel's own stamps stand still for milliseconds
-    file.write_bytes(coco({image(1): "dog"}))
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert [plan.export.path for plan in desk.look().ready] == [path]
-
-
-def test_a_correction_counts_though_the_file_it_corrects_came_from_the_future(desk: Desk) -> None:
-    first = desk.release("1.json", coco({image(1): "cat"}))
-    os.utime(desk.blobs.url(first).removeprefix("file://"), (4e9, 4e9))
-    desk.merge(first)
-    desk.merge(desk.release("2.json", coco({image(1): "dog"})))
-    assert desk.resolved() == {image(1): "dog"}
-
-
-def test_a_correction_counts_though_our_own_clock_was_ahead_when_the_label_was_merged(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And though it lies in another annotator's name: one vote each, the youngest counts."""
-    with monkeypatch.context() as ahead:
-        ahead.setattr(merge_module, "utc_now", lambda: utc_now() + timedelta(days=400))
-        first = desk.release("1.jsonl", jsonl({image(1): "cat"}, annotator="ann"))
-        os.utime(desk.blobs.url(first).removeprefix("file://"), (4e9, 4e9))
-        desk.merge(first)
-    desk.merge(desk.release("2.jsonl", jsonl({image(1): "dog"}, annotator="bob")))
-    desk.merge(desk.release("3.jsonl", jsonl({image(1): "owl"}, annotator="ann")))
-    assert desk.resolved() == {image(1): "owl"}
-    assert resolve_labels(desk.ledgers.read("labels"))["label"].to_list() == ["owl"]
-
-
-def test_half_an_export_from_the_future_does_not_wait_for_ever(desk: Desk) -> None:
-    path = desk.release("1.json", b'{"images"')
-    with_clock(desk, path, hours=24 * 365)
-    first = desk.look()
-    assert first.waiting == [path]
-    assert [merge.path for merge in desk.look(first.cursor.model_dump_json()).refused] == [path]
-
-
-def test_many_broken_exports_do_not_keep_a_good_one_waiting(desk: Desk) -> None:
-    for number in range(200):
-        desk.release(f"{number:03}.json", b"[]")
-    good = desk.release("good.json", coco({image(1): "cat"}))
-    found = desk.look(limit=1)
-    assert [plan.export.path for plan in found.ready] == [good]
-    assert len(found.refused) == 200
-
-
-def test_what_there_is_no_time_for_comes_at_the_next_look(desk: Desk) -> None:
-    for number in range(5):
-        desk.release(f"{number}.json", b"[]")
-    arguments = (desk.blobs, desk.ledgers, desk.images, desk.settings)
-    refused, cursor = [], InboxCursor()
-    for left in (4, 3, 2, 1, 0):
-        found = look(*arguments, cursor, limit=9, now=utc_now(), seconds=0)
-        assert len(found.left) == left
-        refused += [merge.path for merge in found.refused]
-        cursor = found.cursor
-    assert refused == [f"{INBOX}/{number}.json" for number in range(5)]
-
-
-def test_what_came_to_nothing_is_ready_again(desk: Desk) -> None:
-    path = desk.release("1.json", coco({image(1): "cat"}))
-    cursor = desk.look().cursor
-    arguments = (desk.blobs, desk.ledgers, desk.images, desk.settings, cursor)
-    assert look(*arguments, limit=9, now=utc_now()).ready == []
-    assert [plan.export.path for plan in look(*arguments, limit=9, now=utc_now(), again=[path]).ready] == [path]
-
-
-def test_files_that_are_no_exports_are_left_alone(desk: Desk) -> None:
-    for name in ("readme.txt", ".hidden.json", "_manifest.json", "image.png"):
+def test_what_systems_and_programs_leave_behind_is_left_alone(desk: Desk) -> None:
+    for name in (
+        ".hidden.json",
+        "._a.json",
+        "__MACOSX/a.json",
+        "@eaDir/a.json",
+        "Thumbs.db",
+        "~$a.xlsx",
+        "a.json.part",
+    ):
         desk.release(name, b"x")
     found = desk.look()
     assert (found.ready, found.refused, found.waiting) == ([], [], [])
+
+
+def test_a_file_that_is_no_export_is_named_with_the_reason_and_not_passed_over(desk: Desk, png: bytes) -> None:
+    names = {"readme.txt": b"read me", "_manifest.json": b"{}", "image.png": png}
+    for name, data in names.items():
+        desk.release(name, data)
+    refused = {Path(merge.path).name: merge.reason for merge in desk.look().refused}
+    assert refused.keys() == names.keys()
+    assert all("needs" in reason or "al ingest" in reason for reason in refused.values())
+    assert all(len(reason) < 1000 for reason in refused.values())
 
 
 # ---------------------------------------------------------------------- the law
