@@ -248,7 +248,8 @@ def _lists(matrix: np.ndarray) -> pa.Array:
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What a newer version wrote besides is no reason to refuse a record; a wrong name in the code is mypy's to find.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Preprocessing(_Frozen):

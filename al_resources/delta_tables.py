@@ -69,7 +69,7 @@ def open_or_create(
 def _with_columns(table: DeltaTable, schema: pa.Schema) -> DeltaTable:
     from deltalake import Schema
 
-    known = {field.name for field in table.schema().fields}
+    known = _columns(table)
     new = [field for field in Schema.from_arrow(schema).fields if field.name not in known]
     if new:
         table.alter.add_columns(new)
@@ -77,10 +77,26 @@ def _with_columns(table: DeltaTable, schema: pa.Schema) -> DeltaTable:
     return table
 
 
+def missing_columns(path: Path, schema: pa.Schema) -> list[str]:
+    """What a table of an earlier version lacks; nothing where there is no table yet."""
+    table = open_table(path)
+    known = set(schema.names) if table is None else _columns(table)
+    return [name for name in schema.names if name not in known]
+
+
+def add_columns(path: Path, schema: pa.Schema) -> None:
+    """Give a table the columns of `schema` that it lacks; another process may do the same at the same time."""
+    commit(path, lambda: open_or_create(path, schema))
+
+
+def _columns(table: DeltaTable) -> set[str]:
+    return {field.name for field in table.schema().fields}
+
+
 def scan(table: DeltaTable, schema: pa.Schema) -> pl.LazyFrame:
     """The table's rows with all columns of `schema`; those that an older table lacks are null."""
     rows = pl.scan_delta(table)
-    known = {field.name for field in table.schema().fields}
+    known = _columns(table)
     types = pl.DataFrame(schema.empty_table()).schema
     return rows.with_columns(pl.lit(None, types[name]).alias(name) for name in schema.names if name not in known)
 

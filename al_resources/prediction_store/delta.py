@@ -328,6 +328,11 @@ def _of_model(table: DeltaTable, model_name: str | None, model_version: int | No
     return log
 
 
+def log_table(path: Path) -> tuple[Path, pa.Schema]:
+    """Where the log lies, and the columns it has."""
+    return path, _PHYSICAL
+
+
 def _files(table: DeltaTable, model_name: str | None = None, model_version: int | None = None) -> pl.DataFrame:
     """The live files of the table: path, size_bytes, num_records, max.logged_at and the partition's values."""
     files = pl.DataFrame(table.get_add_actions(flatten=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from al_resources.labeling.projects import labeling_project
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from al_resources.datasets import DatasetStore
     from al_resources.endpoint import Endpoint
     from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
+    from al_resources.format_versions import UpgradeStep
     from al_resources.labeling import LabelingProject
     from al_resources.ledgers import Ledgers
     from al_resources.model_registry import ModelRegistry
@@ -167,6 +168,14 @@ class AzureProfile:
         # Several ticks: they delete at the next one, and it may be late.
         hidden = max(SHORTEST_HIDING_SECONDS, 10 * self._settings.sensors.export_interval_seconds)
         return EventQueue(self._settings.azure, hidden_seconds=hidden)
+
+    def upgrade_steps(self, platform: Platform) -> list[UpgradeStep]:
+        """The commands that make the tables what this version writes; they can be repeated."""
+        from al_resources.azure.data_explorer import setup_commands
+        from al_resources.format_versions import UpgradeStep
+
+        commands = setup_commands(self._settings.azure.kusto_retention_days)
+        return [UpgradeStep(command, partial(self._kusto.command, command)) for command in commands]
 
     def findings(self, settings: Settings) -> list[Finding]:
         """One finding per address."""
