@@ -38,7 +38,7 @@ TRAINING_PACKAGES = (
     "dagster-pipes", "numpy", "pillow", "polars", "pyarrow", "pydantic", "safetensors", "scipy", "torch",
     "torchvision",
 )  # fmt: skip
-SCORING_SCRIPT = "al_serving/score.py"
+SCORING_SCRIPT = "al_serving/azure_ml_script.py"
 INFERENCE_SERVER = "azureml-inference-server-http==1.5.1"
 # What Azure ML needs beside the script, and those packages whose version it has a say in. Batch deployments are
 # documented to need azureml-dataset-runtime as well, but that refuses the azure-identity of Data Explorer's client.
@@ -265,7 +265,7 @@ def trust(settings: AzureMLSettings) -> None:
 def code_snapshot(folder: Path) -> Path:
     """The packages that run remotely, copied into `folder`/code: the files that run here, however installed."""
     folder = folder / "code"
-    here = Path(__file__).resolve().parents[1]
+    here = Path(__file__).resolve().parents[2]
     for package in CODE:
         shutil.copytree(here / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     return folder
