@@ -35,10 +35,10 @@ SCORING_PACKAGES = (
     "python-multipart", "safetensors", "starlette", "tenacity", "torch", "torchvision", "uvicorn",
 )  # fmt: skip
 TRAINING_PACKAGES = (
-    "dagster-pipes", "numpy", "pillow", "polars", "pyarrow", "pydantic", "pydantic-settings", "safetensors", "scipy", "torch",
-    "torchvision",
+    "dagster-pipes", "numpy", "pillow", "polars", "pyarrow", "pydantic", "pydantic-settings", "safetensors",
+    "scipy", "torch", "torchvision",
 )  # fmt: skip
-SCORING_SCRIPT = "al_serving/score.py"
+SCORING_SCRIPT = "al_serving/azure_ml_script.py"
 INFERENCE_SERVER = "azureml-inference-server-http==1.5.1"
 # What Azure ML needs beside the script, and those packages whose version it has a say in. For batches its pages still
 # name azureml-core and azureml-dataset-runtime: both are of the SDK v1, which ended on 2026-06-30, and the second
@@ -266,7 +266,7 @@ def trust(settings: AzureMLSettings) -> None:
 def code_snapshot(folder: Path) -> Path:
     """The packages that run remotely, copied into `folder`/code: the files that run here, however installed."""
     folder = folder / "code"
-    here = Path(__file__).resolve().parents[1]
+    here = Path(__file__).resolve().parents[2]
     for package in CODE:
         shutil.copytree(here / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     return folder
