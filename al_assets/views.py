@@ -48,17 +48,24 @@ def contact_sheet_png(platform: Platform, chosen: pl.DataFrame) -> bytes:
     """A grid of thumbnails, the most wanted first; unreadable ones are left out."""
     from al_core.contact_sheet import SheetItem
     from al_core.contact_sheet import contact_sheet as draw
-    from al_core.images import BadImage, decode_image
+    from al_core.images import BadImage, decode_stored_image
 
     items = []
     for row in chosen.iter_rows(named=True):
         try:
-            image = decode_image(platform.images.read(row["image_uri"]), name=row["image_uri"])
+            image = decode_stored_image(platform.images.read(row["image_uri"]), name=row["image_uri"])
         except (BadImage, FileNotFoundError):
             continue
         score = "" if row["score"] is None else f" {row['score']:.3f}"
         items.append(SheetItem(image, (f"#{row['rank']}{score}", row["reason"])))
     return draw(items)
+
+
+def labeling_page(platform: Platform, round_: int) -> dict[str, dg.MetadataValue]:
+    """Where people label the round; nothing where known labels answer in their place."""
+    if platform.settings.labeling.project == "oracle":
+        return {}
+    return {"label it here": dg.MetadataValue.url(f"{platform.settings.labeling_page.url}/?round={round_}")}
 
 
 def labeling_progress(platform: Platform) -> dict[str, dg.MetadataValue]:
