@@ -280,6 +280,12 @@ class GateVerdict(_Frozen):
     tolerance: float
     images: int  # in the holdout
     holdout: str  # content hash of the holdout both were judged on
+    outcome: Literal["better", "worse", "open"] | None = None  # None: judged before there were duels
+    compared: int | None = None  # reserved images that both models answered
+    disagreement: Interval | None = None  # the share of these on which they answer differently
+    won: int | None = None  # of those on which they disagree and that have a label
+    lost: int | None = None
+    tied: int | None = None  # both are wrong, differently
 
 
 class ModelManifest(_Frozen):

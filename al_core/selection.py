@@ -117,8 +117,8 @@ def select_batch(
     """Choose up to `budget` eligible images: a random control slice from `judges`, then the strategy's from `source`.
 
     The control slice, `control_share` of the budget (at least one image of a budget above 1), is drawn uniformly
-    from the reserved images (`judges`; None: from `source`, too), which no strategy is offered, so that its labels
-    are unbiased truth; its propensity is slice / eligible images there. Where the reserve is used up, the strategy
+    from the reserved images that measure (`judges`; None: from `source`, too), which no strategy is offered, so that
+    its labels are unbiased truth; its propensity is slice / eligible images there. Where the reserve is used up, the strategy
     gets what is left of the budget, and the batch says so. No two images of the batch have hashes within
     `near_duplicate_distance` bits; an image left out for that is replaced by the next best one, in the control
     slice too. Images without a hash are never near-duplicates.
@@ -184,20 +184,20 @@ def select_seed_batch(
 ) -> Selection:
     """The first round, before there is a model: images drawn uniformly from `images` (image id -> uri).
 
-    `judging_share` of the budget is drawn from the reserved ones, the rest from the others; where either are too few,
-    the others fill up. `hash_of` gives an image's near-duplicate hash and is asked only for images that are drawn;
-    one it raises `BadImage` for is left out, with the reason in `unusable`. The order of `images` does not matter.
+    `judging_share` of the budget is drawn from those that measure, the rest from those that teach; where either are
+    too few, the others fill up. `hash_of` gives an image's near-duplicate hash and is asked only for images that are
+    drawn; one it raises `BadImage` for is left out, with the reason in `unusable`. The order of `images` does not matter.
     """
     _check_request(budget, judging_share)
-    reserved = set(reserve.among(list(images)))
+    reserved, measuring = set(reserve.among(list(images))), reserve.among(sorted(images), "measure")
     draw = _SeedDraw(images, hash_of, _DuplicateFilter(near_duplicate_distance))
     wanted = round(budget * judging_share)
     [judging_seed] = _seeds(seed, 1)
-    judges = draw.uniform(sorted(reserved), wanted, judging_seed)
+    judges = draw.uniform(measuring, wanted, judging_seed)
     teachers = draw.uniform(sorted(images.keys() - reserved), budget - len(judges), seed)
     more = budget - len(judges) - len(teachers)
     if more > 0:  # nobody is left to teach: the reserve fills the batch up
-        judges = draw.uniform(sorted(reserved), len(judges) + more, judging_seed, drawn_before=judges)
+        judges = draw.uniform(measuring, len(judges) + more, judging_seed, drawn_before=judges)
     return Selection(
         table=_ranked([*judges, *teachers], {"round": round_, "seed": seed, "selected_at": utc_now()}),
         budget=budget,

@@ -69,7 +69,7 @@ def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> Sel
     name, holdout = platform.settings.model.name, platform.settings.holdout
     return select_batch(
         Candidates(platform.predictions, name, version, holdout.teaching),
-        judges=Candidates(platform.predictions, name, version, holdout.judging),
+        judges=Candidates(platform.predictions, name, version, holdout.judges.part("measure")),
         strategy=strategy,
         budget=wishes.budget or defaults.budget,
         control_share=defaults.control_share if wishes.control_share is None else wishes.control_share,
