@@ -70,6 +70,7 @@ LABELS = pa.schema(
         ("round", pa.int64()),
         ("confidence", pa.float64()),  # of the annotator, where the tool reports one
         ("annotation_seconds", pa.float64()),  # what the label cost, where the tool reports it
+        ("answer", pa.int64()),  # how many answers of this annotator for this image other exports brought before
     ]
 )
 

@@ -16,7 +16,8 @@ from al_core.judging.truth import Reserve
 from al_core.near_duplicates import NearDuplicates, may_have_near_duplicates
 from al_core.records import PREDICTIONS, SELECTIONS, table_of, utc_now
 from al_core.strategies._arrays import to_device
-from al_core.strategies.base import Labeled, Order, Pool, QueryStrategy
+from al_core.strategies.base import Order, Pool, QueryStrategy
+from al_core.strategies.context import StrategyContext
 
 NOBODY = Reserve(0)  # nobody is reserved: what measures the models lies outside of the images
 POOL_LIMIT = 50_000  # candidates whose arrays are loaded for a strategy that needs them
@@ -110,29 +111,27 @@ def select_batch(
     round_: int,
     model_version: int,
     pool_limit: int = POOL_LIMIT,
-    labeled: Labeled | None = None,
-    committee: Callable[[Sequence[str]], np.ndarray] | None = None,
+    context: StrategyContext | None = None,
     device: str = "cpu",
 ) -> Selection:
     """Choose up to `budget` eligible images: a random control slice from `judges`, then the strategy's from `source`.
 
     The control slice, `control_share` of the budget (at least one image of a budget above 1), is drawn uniformly
     from the reserved images that measure (`judges`; None: from `source`, too), which no strategy is offered, so that
-    its labels are unbiased truth; its propensity is slice / eligible images there. Where the reserve is used up, the strategy
-    gets what is left of the budget, and the batch says so. No two images of the batch have hashes within
+    its labels are unbiased truth; its propensity is slice / eligible images there. Where the reserve is used up, the
+    strategy gets what is left of the budget, and the batch says so. No two images of the batch have hashes within
     `near_duplicate_distance` bits; an image left out for that is replaced by the next best one, in the control
     slice too. Images without a hash are never near-duplicates.
 
     A strategy with an `order` is answered by the store. Any other gets the first `pool_limit` images of its
-    `prefilter` order as arrays, on `device`; `labeled` is for strategies that look at what is labeled, and
-    `committee` is asked for the answers (N, T, C) of several models to the images of that pool. The same seed
-    on the same log chooses the same images.
+    `prefilter` order as arrays, on `device` ("cpu", "cuda", or "auto": a GPU where there is one); what it needs
+    besides these it takes from `context`. The same seed on the same log chooses the same images.
 
     Raises:
         ValueError: budget or share are out of range, or the strategy refuses the pool.
     """
     _check_request(budget, control_share)
-    configured, strategy = strategy, strategy if labeled is None else strategy.plan(labeled)
+    configured, strategy = strategy, strategy if context is None else strategy.given(context)
     control_seed, strategy_seed = _seeds(seed, 2)
     duplicates = _DuplicateFilter(near_duplicate_distance)
     candidates = _Candidates(source, duplicates)
@@ -150,12 +149,12 @@ def select_batch(
         details: dict[str, float] = {}
     else:
         table, arrays = _pool_table(candidates, strategy, strategy_seed, max(pool_limit, count) if count else 0)
-        pool = _pool(table, arrays, strategy, labeled, committee, device)
+        pool = _pool(table, arrays, strategy, context, device)
         picks = strategy.query(pool, count, strategy_seed)
         rows, details = _rows(table.take(picks.indices), picks.scores, picks.clusters), picks.details
 
     common = {"round": round_, "model_version": model_version, "seed": seed, "selected_at": utc_now()}
-    name = strategy.name if strategy is configured else f"{configured.name}:{strategy.name}"
+    name = strategy.name if strategy.name == configured.name else f"{configured.name}:{strategy.name}"
     batch = [{**row, "reason": "strategy", "strategy": name} for row in rows]
     drawn = {"reason": "control", "strategy": "random", "propensity": min(1.0, share / max(1, to_judge))}
     batch += [row | drawn for row in _rows(control)]
@@ -186,7 +185,8 @@ def select_seed_batch(
 
     `judging_share` of the budget is drawn from those that measure, the rest from those that teach; where either are
     too few, the others fill up. `hash_of` gives an image's near-duplicate hash and is asked only for images that are
-    drawn; one it raises `BadImage` for is left out, with the reason in `unusable`. The order of `images` does not matter.
+    drawn; one it raises `BadImage` for is left out, with the reason in `unusable`. The order of `images` does not
+    matter.
     """
     _check_request(budget, judging_share)
     reserved, measuring = set(reserve.among(list(images))), reserve.among(sorted(images), "measure")
@@ -371,14 +371,14 @@ def _pool(
     table: pa.Table,
     arrays: Mapping[str, np.ndarray],
     strategy: QueryStrategy,
-    labeled: Labeled | None,
-    committee: Callable[[Sequence[str]], np.ndarray] | None,
+    context: StrategyContext | None,
     device: str,
 ) -> Pool:
     ids = table.column("image_id").to_pylist()
     known = {"probs": arrays.get("probs"), "embeddings": arrays.get("embedding")}
-    if "committee" in strategy.needs and committee is not None:
-        known["committee"] = committee(ids)
+    if "committee" in strategy.needs and context is not None and context.committee is not None:
+        known["committee"] = context.committee(ids)
+    labeled = context.labeled if "labels" in strategy.needs and context is not None else None
     if labeled is not None:
         known |= {"labeled_embeddings": labeled.embeddings, "labeled_targets": labeled.targets}
     return Pool(

@@ -60,17 +60,15 @@ def preview(platform: Platform, wishes: Wishes) -> tuple[pl.DataFrame, dict[str,
 
 def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> Selection:
     from al_core.selection import select_batch
-    from al_loop.strategy_inputs import SelectionInputs
+    from al_loop.strategy_inputs import strategy_context
     from al_resources.prediction_store.candidates import Candidates
 
     defaults = platform.settings.selection
-    inputs = SelectionInputs(platform, version)
-    strategy = inputs.prepare(configured_strategy(platform, wishes))
     name, holdout = platform.settings.model.name, platform.settings.holdout
     return select_batch(
         Candidates(platform.predictions, name, version, holdout.teaching),
         judges=Candidates(platform.predictions, name, version, holdout.judges.part("measure")),
-        strategy=strategy,
+        strategy=configured_strategy(platform, wishes),
         budget=wishes.budget or defaults.budget,
         control_share=defaults.control_share if wishes.control_share is None else wishes.control_share,
         near_duplicate_distance=defaults.near_duplicate_distance,
@@ -78,8 +76,8 @@ def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> Sel
         round_=round_,
         model_version=version,
         pool_limit=defaults.pool_limit,
-        labeled=inputs.labeled(strategy),
-        committee=inputs.committee,
+        context=strategy_context(platform, version),
+        device=defaults.device,
     )
 
 

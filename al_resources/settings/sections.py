@@ -50,6 +50,9 @@ class SelectionSettings(_Section):
     pool_limit: int = Field(
         50_000, ge=1, description="candidates loaded for a strategy that needs embeddings or probabilities"
     )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where strategies that need arrays compute; auto: on a GPU where there is one"
+    )
     budget: int = Field(50, ge=1, description="images per round")
     control_share: float = Field(
         0.1, ge=0, le=1, description="share of the budget drawn at random from the reserve: unbiased truth"

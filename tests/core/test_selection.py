@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labeled_context import LabeledContext
 from pools import MemorySource, image_ids, random_hashes, random_probs
 
 from al_core.images import BadImage
@@ -271,8 +272,7 @@ def test_every_strategy_works_on_the_store_and_leaves_provenance(name: str) -> N
         "strategy": name,
         "budget": 20,
         "pool_limit": 100,
-        "labeled": LABELED,
-        "committee": committee,
+        "context": LabeledContext(LABELED, committee),
     }
     selection, again = select(source, **request), select(source, **request)
     assert selection.size == 20
@@ -292,7 +292,7 @@ def test_the_pool_may_lie_on_another_device() -> None:
     source = MemorySource.of(
         random_probs(50, 3), embeddings=np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32)
     )
-    request: dict = {"strategy": "k_center_greedy", "labeled": LABELED}
+    request: dict = {"strategy": "k_center_greedy", "context": LabeledContext(LABELED)}
     assert chosen(select(source, **request)) == chosen(select(source, device="cpu:0", **request))
 
 
