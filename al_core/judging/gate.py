@@ -8,12 +8,13 @@ Two models that hardly ever disagree cannot differ by more than they disagree, s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
-from al_core.judging.duels import Comparison, compare, evidence, tally
+from al_core.judging.duels import Comparison, asking_order, compare, evidence, tally
+from al_core.judging.truth import Reserve
 from al_core.records import GateVerdict
 
 LEAST_IMAGES = 20  # of the first model's holdout; fewer tell nothing of a model
@@ -76,6 +77,7 @@ def decide(
     truth: Truth,
     *,
     asked: Collection[str],
+    reserve: Reserve,
     salt: str,
     champion_version: int,
     rules: Rules,
@@ -86,18 +88,20 @@ def decide(
     Args:
         pairing: Both answers to the reserved images, rows of `duels.PAIRING`.
         truth: The labels.
-        asked: Images that were put to people for this pair.
+        asked: Images that were put to people.
+        reserve: Which images may judge.
         salt: Names the pair, and the random order in which its images are asked.
         champion_version: Who serves.
         rules: What the gate demands.
         costs: What the challenger's answers cost.
     """
-    count = tally(pairing, truth.labels, holdout=truth.holdout, asked=asked, salt=salt)
+    order = asking_order(pairing, truth.holdout, reserve, salt)
+    count = tally(pairing, order, truth.labels, asked=asked)
     found = compare(pairing, count, confidence=rules.confidence)
     outcome, why = _outcome(found, rules)
     if over := _over_budget(rules, costs):
         outcome, why = "worse", over
-    elif fallen := _fallen_class(pairing, truth, found, asked, salt, rules):
+    elif fallen := _fallen_class(pairing, order, truth, asked, rules):
         outcome, why = "worse", fallen
     return GateVerdict(
         passed=outcome == "better",
@@ -113,6 +117,7 @@ def decide(
         won=count.won,
         lost=count.lost,
         tied=count.tied,
+        agreed=count.agreed,
     )
 
 
@@ -121,8 +126,10 @@ def _outcome(found: Comparison, rules: Rules) -> tuple[str, str]:
         return "open", "no reserved image was answered by both: send traffic, or raise holdout.reserve"
     if found.difference.high < 0:
         return "worse", f"at {rules.confidence:.0%} it is below by {-100 * found.difference.high:.1f} points or more"
-    limit = f"the limit is {-100 * rules.tolerance:+.1f} (gate.tolerance)" if rules.tolerance else "the limit is 0"
-    bound = f"at {rules.confidence:.0%} not below {100 * found.difference.low:+.1f}, {limit}"
+    bound = (
+        f"at {rules.confidence:.0%} not below {100 * found.difference.low:+.1f}, "
+        f"the limit is {-100 * rules.tolerance:+.1f} (gate.tolerance)"
+    )
     return ("better" if found.difference.low >= -rules.tolerance else "open"), bound
 
 
@@ -137,7 +144,11 @@ def _over_budget(rules: Rules, costs: Costs) -> str | None:
 
 
 def _fallen_class(
-    pairing: pl.DataFrame, truth: Truth, found: Comparison, asked: Collection[str], salt: str, rules: Rules
+    pairing: pl.DataFrame,
+    order: Sequence[str],
+    truth: Truth,
+    asked: Collection[str],
+    rules: Rules,
 ) -> str | None:
     """The class whose recall has surely fallen by more than the tolerance for classes; tried for all, so each less.
 
@@ -147,11 +158,8 @@ def _fallen_class(
     error = (1 - rules.confidence) / max(1, len(classes))
     for name in classes:
         share = sum(truth.labels.get(one) == name for one in truth.holdout) / len(truth.holdout)
-        fall = rules.class_tolerance * share / max(found.disagreement.low, 1e-9)
-        if fall >= 1:
-            continue
-        of_class = tally(pairing, truth.labels, holdout=truth.holdout, asked=asked, salt=salt, label=name)
-        if evidence(of_class.reversed(), fall)[0] >= 1 / error:
+        of_class = tally(pairing, order, truth.labels, asked=asked, label=name)
+        if evidence(of_class.reversed(), rules.class_tolerance * share)[0] >= 1 / error:
             return (
                 f"class {name} lost {of_class.lost} of these images and won {of_class.won}: its recall fell by more "
                 f"than gate.class_tolerance = {rules.class_tolerance:g}"
@@ -163,5 +171,5 @@ def _in_words(found: Comparison, champion: int) -> str:
     won = f"won {found.tally.won}, lost {found.tally.lost} of {found.tally.labels} labeled images"
     return (
         f"{100 * found.difference.value:+.1f} points against v{champion}; they disagree on "
-        f"{found.disagreement.value:.1%} of {found.compared} reserved images, {won} of these"
+        f"{found.disagreement:.1%} of {found.compared} reserved images, {won} of these"
     )

@@ -44,7 +44,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory, instance: dg.DagsterInstanc
             home=home,
             labeling=LabelingSettings(project="oracle", oracle_labels=str(truth_file), classes=tuple("0123456789")),
             selection=SelectionSettings(initial_budget=120, budget=BUDGET),
-            holdout=HoldoutSettings(share=0.5, validation_share=0.1),
+            holdout=HoldoutSettings(reserve=0.4, share=0.3, validation_share=0.1),
             training=TrainingSettings(architecture="small_cnn", image_size=16, channels=1, epochs=5),
             serving=ServingSettings(log_embeddings=True),
         )

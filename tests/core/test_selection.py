@@ -435,9 +435,9 @@ def seed_with_judges(count: int, budget: int, seed: int = 0) -> Selection:
 
 
 def test_a_share_of_the_seed_round_is_drawn_uniformly_from_the_reserve_and_the_rest_from_the_others() -> None:
-    judges = dict.fromkeys(RESERVE.among(image_ids(60), "measure"), 0)
+    judges = dict.fromkeys(RESERVE.among(image_ids(120), "measure"), 0)
     for seed in range(400):
-        batch = chosen(seed_with_judges(60, budget=20, seed=seed))
+        batch = chosen(seed_with_judges(120, budget=20, seed=seed))
         drawn = RESERVE.among(batch)
         assert (len(batch), len(drawn)) == (20, 5)
         assert drawn == RESERVE.among(batch, "measure")

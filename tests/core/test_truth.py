@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from al_core.judging.truth import Reserve, Role
+from al_core.judging.truth import MODULUS, Reserve, Role
 from al_core.records import image_keys
 from al_core.strategies.base import KEY_SPACE
 
@@ -58,10 +58,9 @@ def test_two_salts_decide_independently() -> None:
 def test_the_largest_key_does_not_overflow() -> None:
     reserve = Reserve(0.5)
     largest = KEY_SPACE - 1
-    exact = (largest % (2**31 - 1) * reserve.multiplier + reserve.offset) % (2**31 - 1) < reserve.part("judge").bounds[
-        1
-    ]
-    assert bool(reserve.part("judge").mask(np.array([largest]))[0]) == exact
+    judges = reserve.part("judge")
+    exact = (largest % MODULUS * reserve.multiplier + reserve.offset) % MODULUS < judges.bounds[1]
+    assert bool(judges.mask(np.array([largest]))[0]) == exact
 
 
 @pytest.mark.parametrize("share", [-0.1, 1, 1.5])
