@@ -58,13 +58,14 @@ classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
 [selection]
 strategy = "{strategy}"
 budget = {budget}
-initial_budget = 320
+initial_budget = 120
 control_share = 0.1
 cron = "* * * * *"
 min_new_predictions = 50
 
 [holdout]
-share = 0.5                 # of the seed round judges, so that the intervals are worth reading
+reserve = 0.5               # of all images may judge: there are 1 797 in all
+share = 0.3                 # of the seed round measures
 validation_share = 0.1
 
 [training]

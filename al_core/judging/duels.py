@@ -35,7 +35,9 @@ PAIRING = pl.Schema(
         "challenger": pl.String(),
     }
 )
-BETS = (np.arange(24) + 0.5) / 24  # as shares of the largest bet that cannot ruin
+# As shares of the largest bet that cannot ruin. The best bet is large where few images tell two models apart, which is
+# where labels are short, so large bets have more of the stake.
+BETS = np.sqrt((np.arange(24) + 0.5) / 24)
 _HALF = np.linspace(0, 1, 500, endpoint=False) ** 2
 DIFFERENCES = np.concatenate([-_HALF[:0:-1], _HALF])  # tried for the interval; closer to each other around 0
 

@@ -4,7 +4,7 @@ A share of all images is *reserved* for judging. No strategy is offered a reserv
 uniformly (the control slice, the judging part of the seed round) stays an unbiased sample of all images, in a finite
 pool, too: a slice of what a strategy left over flatters the model.
 
-For the same reason one third of the reserve *measures* accuracies and only the rest is for *duels*: images on which two
+For the same reason a quarter of the reserve *measures* accuracies and only the rest is for *duels*: images on which two
 models disagree are the hard ones, and what they leave over would flatter, too.
 """
 
@@ -24,7 +24,7 @@ from al_core.records import image_keys
 
 MODULUS = 2**31 - 1  # a prime; products of two residues fit into 63 bits, in every engine
 UNIFORM_REASONS = ("seed", "control")  # drawn uniformly from the measuring part: unbiased truth
-MEASURING = 1 / 3  # of the reserve; the rest is for duels
+MEASURING = 1 / 4  # of the reserve; the rest is for duels
 DUEL = "duel"  # drawn from the duelling part, where two models disagree: these judge the two, never an accuracy
 
 Role = Literal["teach", "judge", "measure", "duel"]  # judge: measure and duel together
@@ -87,8 +87,8 @@ class Part:
     @property
     def bounds(self) -> tuple[int, int]:
         """From (inclusive) and to (exclusive): measures first, then duels, then those that teach."""
-        third, limit = round(MEASURING * self.reserve.share * MODULUS), round(self.reserve.share * MODULUS)
-        ranges = {"measure": (0, third), "duel": (third, limit), "judge": (0, limit), "teach": (limit, MODULUS)}
+        quarter, limit = round(MEASURING * self.reserve.share * MODULUS), round(self.reserve.share * MODULUS)
+        ranges = {"measure": (0, quarter), "duel": (quarter, limit), "judge": (0, limit), "teach": (limit, MODULUS)}
         return ranges[self.role]
 
     @property
