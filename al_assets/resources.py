@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import dagster as dg
 
+from al_resources.format_versions import check_version
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
 
@@ -11,7 +12,9 @@ from al_resources.settings import load_settings
 @lru_cache(maxsize=1)
 def this_process_platform() -> Platform:
     """One platform per process: opening the stores again for every step and tick would be waste."""
-    return Platform(load_settings())
+    platform = Platform(load_settings())
+    check_version(platform.blobs)
+    return platform
 
 
 @dg.resource(description="Every port, as al.toml and the AL_* environment set them up.")

@@ -26,5 +26,9 @@ def print_json(value: Any) -> None:
 
 
 def open_platform() -> Platform:
-    """The platform of the settings in force."""
-    return Platform()
+    """The platform of the settings in force. Raises `GiveUp` where a newer version wrote its home."""
+    from al_resources.format_versions import check_version
+
+    platform = Platform()
+    check_version(platform.blobs)
+    return platform

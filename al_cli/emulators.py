@@ -70,6 +70,7 @@ def emulated_azure(log: Path, model: str) -> Iterator[EmulatedAzure]:
         if "missing" in addresses:
             raise click.ClickException(addresses["missing"])
         data = AzureDataSettings(
+            credential="default",
             kusto_uri=addresses["kusto"],
             blob_account_url=addresses["blob"],
             container=CONTAINER,

@@ -9,6 +9,8 @@ import click
 
 from al_cli.console import console
 from al_cli.dagster_process import write_dagster_home
+from al_resources.format_versions import write_version
+from al_resources.platform import Platform
 from al_resources.settings import CONFIG_VARIABLE, load_settings
 
 AL_TOML = """\
@@ -45,7 +47,10 @@ def init(folder: Path, classes: tuple[str, ...]) -> None:
     if not file.exists():
         file.write_text(AL_TOML.format(classes=", ".join(json.dumps(name) for name in classes)))
     os.environ[CONFIG_VARIABLE] = str(file)
-    write_dagster_home(folder, load_settings())
+    settings = load_settings()
+    write_dagster_home(folder, settings)
+    if settings.profile == "local":
+        write_version(Platform(settings).blobs)
     console.print(
         f"{file} is ready. Next:\n"
         f"  al --config {file} ingest YOUR_IMAGES\n"

@@ -35,6 +35,7 @@ COMMANDS = {
         "Where an image, a model version or a deployment comes from and what became of it.",
     ),
     "azure": ("al_cli.azure", "Set up container, queues, tables and policies in a subscription."),
+    "upgrade": ("al_cli.upgrade", "Bring a home that an earlier version wrote up to date."),
     "doctor": ("al_cli.doctor", "Check the installation and print every setting with its source."),
 }
 

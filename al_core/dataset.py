@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import polars as pl
 
+from al_core.answers import standing
 from al_core.errors import InvalidInput
 from al_core.judging.truth import DUEL, UNIFORM_REASONS, Reserve
 from al_core.near_duplicates import NearDuplicates
@@ -58,14 +59,13 @@ class Dataset:
 def resolve_labels(labels: pl.DataFrame, rule: Literal["latest", "majority"] = "latest") -> pl.DataFrame:
     """One label per image, from the ledger's rows (`LABELS`): columns image_id, label, round.
 
-    Every annotator has one vote, the latest answer. `latest`: the youngest vote counts. `majority`: the label
-    with most votes counts. Ties go to the younger vote, then to the label that sorts first.
+    Every annotator has one vote, the latest answer, if it is a class. `latest`: the youngest vote counts. `majority`:
+    the label with most votes counts. Ties go to the younger vote, then to the label that sorts first.
     """
-    votes = labels.sort("labeled_at", "label", descending=[False, True], maintain_order=True).unique(
-        ["image_id", "annotator"], keep="last", maintain_order=True
-    )
-    counted = votes.group_by("image_id", "label").agg(
-        pl.len().alias("votes"), pl.col("labeled_at").max(), pl.col("round").max()
+    counted = (
+        standing(labels)
+        .group_by("image_id", "label")
+        .agg(pl.len().alias("votes"), pl.col("labeled_at").max(), pl.col("round").max())
     )
     order = ["votes", "labeled_at"] if rule == "majority" else ["labeled_at", "votes"]
     return (

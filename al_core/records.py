@@ -74,6 +74,7 @@ LABELS = pa.schema(
         ("confidence", pa.float64()),  # of the annotator, where the tool reports one
         ("annotation_seconds", pa.float64()),  # what the label cost, where the tool reports it
         ("answer", pa.int64()),  # how many answers of this annotator for this image other exports brought before
+        ("outcome", pa.string()),  # null: a class; skip | bad | removed (taken back), the label then null
     ]
 )
 
@@ -269,7 +270,8 @@ def _lists(matrix: np.ndarray) -> pa.Array:
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What a newer version wrote besides is no reason to refuse a record; a wrong name in the code is mypy's to find.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Preprocessing(_Frozen):

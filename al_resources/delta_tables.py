@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 import polars as pl
 import pyarrow as pa
 
+from al_resources.delta_durability import set_torn_aside, sync_commits
+
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
@@ -19,9 +21,14 @@ Answer = TypeVar("Answer")
 
 
 def open_table(path: Path) -> DeltaTable | None:
-    """The table as it is now, or None where there is none yet."""
+    """The table as it is now, or None where there is none yet.
+
+    Raises:
+        DamagedTable: it lacks what was written for good.
+    """
     from deltalake import DeltaTable
 
+    set_torn_aside(path)
     return DeltaTable(path) if DeltaTable.is_deltatable(str(path)) else None
 
 
@@ -62,7 +69,7 @@ def open_or_create(
 def _with_columns(table: DeltaTable, schema: pa.Schema) -> DeltaTable:
     from deltalake import Schema
 
-    known = {field.name for field in table.schema().fields}
+    known = _columns(table)
     new = [field for field in Schema.from_arrow(schema).fields if field.name not in known]
     if new:
         table.alter.add_columns(new)
@@ -70,18 +77,35 @@ def _with_columns(table: DeltaTable, schema: pa.Schema) -> DeltaTable:
     return table
 
 
+def missing_columns(path: Path, schema: pa.Schema) -> list[str]:
+    """What a table of an earlier version lacks; nothing where there is no table yet."""
+    table = open_table(path)
+    known = set(schema.names) if table is None else _columns(table)
+    return [name for name in schema.names if name not in known]
+
+
+def add_columns(path: Path, schema: pa.Schema) -> None:
+    """Give a table the columns of `schema` that it lacks; another process may do the same at the same time."""
+    commit(path, lambda: open_or_create(path, schema))
+
+
+def _columns(table: DeltaTable) -> set[str]:
+    return {field.name for field in table.schema().fields}
+
+
 def scan(table: DeltaTable, schema: pa.Schema) -> pl.LazyFrame:
     """The table's rows with all columns of `schema`; those that an older table lacks are null."""
     rows = pl.scan_delta(table)
-    known = {field.name for field in table.schema().fields}
+    known = _columns(table)
     types = pl.DataFrame(schema.empty_table()).schema
     return rows.with_columns(pl.lit(None, types[name]).alias(name) for name in schema.names if name not in known)
 
 
 def commit(path: Path, attempt: Callable[[], Answer]) -> Answer:
-    """Call `attempt`, which reads the table anew and commits, until no other writer comes in between.
+    """Call `attempt`, which reads the table anew and commits, until no other writer comes in between, and sync it.
 
     Raises:
+        OSError: it may not be on the disk.
         TimeoutError: others were faster for two minutes; nothing was written.
     """
     from deltalake.exceptions import CommitFailedError
@@ -94,12 +118,14 @@ def commit(path: Path, attempt: Callable[[], Answer]) -> Answer:
         reraise=True,
     )
     try:
-        return retrying(attempt)
+        answer = retrying(attempt)
     except CommitFailedError as error:
         raise TimeoutError(
             f"{path}: other writers were faster for {GIVE_UP_SECONDS} s and nothing was written ({error}); "
             "let fewer processes write at once"
         ) from error
+    sync_commits(path)
+    return answer
 
 
 @contextmanager
@@ -122,7 +148,11 @@ def merging_files(path: Path) -> Iterator[bool]:
         lock.release()
 
 
-def vacuum(table: DeltaTable) -> int:
-    """Delete the files that were replaced so long ago that nobody reads them; returns how many."""
+def vacuum(path: Path, table: DeltaTable) -> int:
+    """Delete the files that were replaced so long ago that nobody reads them; returns how many.
+
+    What replaced them is synced first.
+    """
+    sync_commits(path)
     table.update_incremental()
     return len(table.vacuum(retention_hours=VACUUM_HOURS, dry_run=False, enforce_retention_duration=False))

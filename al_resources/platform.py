@@ -116,7 +116,8 @@ class Platform:
         return self._parts["events"] if "events" in self._parts else self.profile.events(self)
 
     def unlabeled_candidates(self) -> int:
-        """How many selected images have no label yet."""
-        selected = self.ledgers.read("selections").select("image_id").unique()
-        labeled = self.ledgers.read("labels").select("image_id").unique()
-        return selected.join(labeled, on="image_id", how="anti").height
+        """How many selected images nobody has answered yet."""
+        from al_core.answers import answered
+
+        selected = self.ledgers.read("selections")["image_id"].unique()
+        return len(set(selected) - set(answered(self.ledgers.read("labels"))))

@@ -8,7 +8,6 @@ system releases when the process dies; what a dead process left behind is taken 
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from al_core.records import PREDICTIONS, REJECTED_IMAGES, fitted, new_ids
+from al_resources.durable import make_folder, sync
 
 Kind = Literal["predictions", "rejections"]
 
@@ -27,7 +27,7 @@ class Spool:
     """The segments of one process below `folder`, oldest first."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._lock = _claim_free_folder(folder)
         self.folder = Path(self._lock.lock_file).parent
         self._adopt_orphans(folder)
@@ -36,13 +36,15 @@ class Spool:
         """Keep `rows`; when this returns, they survive the end of the process and of the machine."""
         segment = self.folder / f"{new_ids(1)[0]}-{kind}.arrow"
         unfinished = segment.with_suffix(".part")
-        with unfinished.open("wb") as file:
-            with pa.ipc.new_file(file, rows.schema) as writer:
+        try:
+            with unfinished.open("wb") as file, pa.ipc.new_file(file, rows.schema) as writer:
                 writer.write_table(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(segment)
-        _sync_folder(self.folder)
+            sync(unfinished)
+            unfinished.replace(segment)
+        except OSError:  # a full disk, mostly: half a segment would take what is freed
+            unfinished.unlink(missing_ok=True)
+            raise
+        sync(self.folder)
         return segment
 
     def segments(self) -> list[Path]:
@@ -63,6 +65,8 @@ class Spool:
                 with FileLock(other / "lock").acquire(blocking=False):
                     for segment in other.glob("*.arrow"):
                         segment.rename(self.folder / segment.name)
+                    for unfinished in other.glob("*.part"):
+                        unfinished.unlink()
             except Timeout:
                 continue  # its process is alive
         for unfinished in self.folder.glob("*.part"):
@@ -95,7 +99,7 @@ def _claim_free_folder(folder: Path) -> FileLock:
     """The lock of the first numbered folder nobody works in."""
     number = 0
     while True:
-        (folder / str(number)).mkdir(exist_ok=True)
+        make_folder(folder / str(number))
         lock = FileLock(folder / str(number) / "lock", thread_local=False)  # closed by another thread, maybe
         try:
             lock.acquire(blocking=False)
@@ -103,12 +107,3 @@ def _claim_free_folder(folder: Path) -> FileLock:
             number += 1
         else:
             return lock
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # elsewhere folders cannot be opened, and renames are durable by themselves
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -64,16 +64,24 @@ class Cloud:
     login: str = "login.microsoftonline.com"
     storage: str = "core.windows.net"
     ml: str = "ml.azure.com"
+    kusto: str = "kusto.windows.net"
 
     @property
     def hosts(self) -> list[str]:
-        return [self.manager, self.login, f"*.blob.{self.storage}", f"*.here.inference.{self.ml}"]
+        return [
+            self.manager, self.login, f"*.blob.{self.storage}", f"*.here.inference.{self.ml}", f"*.here.{self.kusto}"
+        ]  # fmt: skip
 
 
 PUBLIC = Cloud()
 US_GOVERNMENT = Cloud(
-    "management.usgovcloudapi.net", "login.microsoftonline.us", "core.usgovcloudapi.net", "ml.azure.us"
-)
+    "management.usgovcloudapi.net", "login.microsoftonline.us", "core.usgovcloudapi.net", "ml.azure.us",
+    "kusto.usgovcloudapi.net",
+)  # fmt: skip
+CHINA = Cloud(
+    "management.chinacloudapi.cn", "login.partner.microsoftonline.cn", "core.chinacloudapi.cn", "ml.azure.cn",
+    "kusto.chinacloudapi.cn",
+)  # fmt: skip
 ROOT = (
     f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}"
     f"/providers/Microsoft.MachineLearningServices/workspaces/{WORKSPACE}"
@@ -202,6 +210,8 @@ class AzureML:
             return self._login(request, parse_qs(body.decode()))
         if ".blob." in host:
             return self._storage(request, body)
+        if fnmatch(host, f"*.here.{self.cloud.kusto}"):
+            return self._cluster(request.url.path)
         if ".inference." in host:
             return self._infer(host.split(".")[0], request, body)
         content = json.loads(body) if body else None
@@ -243,6 +253,20 @@ class AzureML:
         parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in ({"alg": "none"}, claims)]
         token = b".".join([*parts, b"none"]).decode()
         return JSONResponse({"token_type": "Bearer", "expires_in": 3600, "access_token": token})
+
+    def _cluster(self, path: str) -> Response:
+        """A cluster of this cloud says whom to ask for tokens and for which resource; it has no tables."""
+        if path != "/v1/rest/auth/metadata":
+            return _error(400, "BadRequest", "this cluster holds nothing; `emulators.kusto` does")
+        known = {
+            "LoginEndpoint": f"https://{self.cloud.login}",
+            "LoginMfaRequired": False,
+            "KustoClientAppId": "db662dc1-0cfe-4e1c-a843-19a68e65be58",
+            "KustoClientRedirectUri": "https://microsoft/kustoclient",
+            "KustoServiceResourceId": f"https://kusto.{self.cloud.kusto}",
+            "FirstPartyAuthorityUrl": f"https://{self.cloud.login}/f8cdef31-a31e-4b4a-93e4-5f571e91255a",
+        }
+        return JSONResponse({"AzureAD": known})
 
     # ------------------------------------------------------------------ storage
 
@@ -702,7 +726,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 def azure_ml(folder: Path) -> Iterator[tuple[AzureML, dict[str, str]]]:
     """A running emulator, and the environment variables that lead a process's clients to it."""
     fetch()  # now: the environment that leads to the emulator leads pip there as well
-    authority, server_certificate = write_certificates(folder, [*PUBLIC.hosts, *US_GOVERNMENT.hosts])
+    authority, server_certificate = write_certificates(folder, [*PUBLIC.hosts, *US_GOVERNMENT.hosts, *CHINA.hosts])
     emulator = AzureML()
     with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
         config = uvicorn.Config(

@@ -16,9 +16,12 @@ from al_resources.endpoint.azure_ml_online import AzureMLOnlineEndpoint
 from al_resources.model_registry.azure_ml import AzureMLModelRegistry
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
+from al_resources.settings.azure_data import AzureDataSettings
 from al_resources.settings.azure_ml import AzureMLSettings
 from al_resources.training.azure_ml_job import AzureMLTrainer
 from emulators.azure_ml import GROUP, SUBSCRIPTION, WORKSPACE, AzureML
+
+IDENTITY = AzureDataSettings(credential="default")  # the emulator puts a service principal into the environment
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Workspace:
         settings = AzureMLSettings(
             subscription=SUBSCRIPTION, resource_group=GROUP, workspace=WORKSPACE, poll_seconds=0.05
         )
-        client, arm = workspace_client(settings), Arm(settings)
+        client, arm = workspace_client(settings, IDENTITY), Arm(settings, IDENTITY)
         name = platform.settings.model.name
         registry = AzureMLModelRegistry(platform.blobs, name, folder / "cache", client, settings)
         endpoint = AzureMLOnlineEndpoint(client, arm, settings, model_name=name, endpoint="classifier")

@@ -66,7 +66,8 @@ class DistanceCache:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         # renamed into place: another process reads the old file or the new one, never half of it
-        with tempfile.NamedTemporaryFile(dir=self.file.parent, suffix=".npz", delete=False) as part:
+        with tempfile.TemporaryDirectory(dir=self.file.parent) as folder:  # goes, too, where the disk is full
+            part = Path(folder) / self.file.name
             np.savez(
                 part,
                 encoder=np.array(self.encoder),
@@ -74,7 +75,7 @@ class DistanceCache:
                 nearest=self._nearest,
                 labeled_ids=self._labeled_ids,
             )
-        Path(part.name).replace(self.file)
+            part.replace(self.file)
 
     def _load(self, file: Path) -> None:
         try:

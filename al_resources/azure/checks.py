@@ -131,7 +131,7 @@ def _questions(settings: Settings, clock: _Clock) -> Iterator[_Question]:
     if workspace.workspace:
         from al_resources.azure.workspace import DATA_SCIENTIST, Arm
 
-        arm, store = Arm(workspace), workspace.datastore
+        arm, store = Arm(workspace, azure_), workspace.datastore
         yield _Question(
             "azure_ml.workspace",
             f"{workspace.workspace} at {workspace.resource_manager}, datastore {store}",

@@ -20,6 +20,7 @@ import polars as pl
 import pyarrow as pa
 
 from al_core.records import LEDGERS, PREDICTIONS, UTC_MICROSECONDS
+from al_resources.azure.identity import azure_credential
 from al_resources.settings.azure_data import RETENTION_DAYS, is_loopback
 
 if TYPE_CHECKING:
@@ -288,15 +289,6 @@ class KustoDatabase:
             return KustoConnectionStringBuilder.with_no_authentication(uri)
         credential = self._credential() if self._credential else azure_credential(self.settings)
         return KustoConnectionStringBuilder.with_azure_token_credential(uri, credential)
-
-
-def azure_credential(settings: AzureDataSettings) -> Any:
-    """The credential that the settings name; tokens are renewed by it."""
-    from azure.identity import AzureCliCredential, DefaultAzureCredential, ManagedIdentityCredential
-
-    if settings.credential == "managed_identity":
-        return ManagedIdentityCredential(client_id=settings.client_id or None)
-    return AzureCliCredential() if settings.credential == "cli" else DefaultAzureCredential()
 
 
 # ---------------------------------------------------------------------- set-up

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from al_resources.azure.data_explorer import azure_credential
+from al_resources.azure.identity import azure_credential
 from al_resources.settings import SettingsError
 from al_resources.settings.azure_data import is_loopback
 

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from al_core.errors import ActiveLearningError, InvalidInput
+from al_resources.azure.identity import azure_credential
+from al_resources.settings.azure_data import AUTHORITY, AzureDataSettings
 from al_resources.settings.azure_ml import AzureMLSettings
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from azure.ai.ml.entities import Environment
     from azure.core import PipelineClient
-    from azure.core.credentials import TokenCredential
     from azure.core.exceptions import HttpResponseError
 
 T = TypeVar("T")
@@ -34,17 +35,18 @@ SCORING_PACKAGES = (
     "python-multipart", "safetensors", "starlette", "tenacity", "torch", "torchvision", "uvicorn",
 )  # fmt: skip
 TRAINING_PACKAGES = (
-    "dagster-pipes", "numpy", "pillow", "polars", "pyarrow", "pydantic", "safetensors", "scipy", "torch",
-    "torchvision",
+    "dagster-pipes", "numpy", "pillow", "polars", "pyarrow", "pydantic", "pydantic-settings", "safetensors",
+    "scipy", "torch", "torchvision",
 )  # fmt: skip
 SCORING_SCRIPT = "al_serving/azure_ml_script.py"
 INFERENCE_SERVER = "azureml-inference-server-http==1.5.1"
-# What Azure ML needs beside the script, and those packages whose version it has a say in. Batch deployments are
-# documented to need azureml-dataset-runtime as well, but that refuses the azure-identity of Data Explorer's client.
+# What Azure ML needs beside the script, and those packages whose version it has a say in. For batches its pages still
+# name azureml-core and azureml-dataset-runtime: both are of the SDK v1, which ended on 2026-06-30, and the second
+# refuses the azure-identity of Data Explorer's client. Where a job asks for them, `batch_environment` names an image.
 RUNTIMES: dict[Purpose, tuple[str, ...]] = {
     "training": (),
     "scoring": (INFERENCE_SERVER,),
-    "batch": ("azureml-core==1.61.0.post4",),
+    "batch": (),
 }
 LEFT_TO_RUNTIME: dict[Purpose, dict[str, str]] = {
     "training": {},
@@ -67,16 +69,8 @@ class WorkspaceError(ActiveLearningError):
     """Azure ML refused or failed; the message says what was asked, what it answered, and what helps."""
 
 
-def credential_of(settings: AzureMLSettings) -> TokenCredential:
-    """Managed identity, workload identity, environment, or the developer's own login: whichever is there."""
-    from azure.identity import DefaultAzureCredential
-
-    trust(settings)
-    return DefaultAzureCredential(authority=settings.authority)
-
-
-def workspace_client(settings: AzureMLSettings) -> MLClient:
-    """The SDK's client of the workspace.
+def workspace_client(settings: AzureMLSettings, identity: AzureDataSettings) -> MLClient:
+    """The SDK's client of the workspace, under the identity that everything in Azure is asked with.
 
     Raises:
         WorkspaceError: the settings do not name a workspace.
@@ -86,28 +80,30 @@ def workspace_client(settings: AzureMLSettings) -> MLClient:
     missing = [name for name in ("subscription", "resource_group", "workspace") if not getattr(settings, name)]
     if missing:
         raise WorkspaceError(f"azure_ml.{', azure_ml.'.join(missing)}: not set, so there is no workspace to go to")
+    trust(settings)
     return MLClient(
-        credential_of(settings),
+        azure_credential(identity),
         settings.subscription,
         settings.resource_group,
         settings.workspace,
         enable_telemetry=False,
         show_progress=False,
-        **_cloud(settings),
+        **_cloud(settings, identity.authority),
     )
 
 
 class Arm:
     """Plain REST below the workspace, with the SDK's logins and retries, for what the SDK has no method for."""
 
-    def __init__(self, settings: AzureMLSettings) -> None:
+    def __init__(self, settings: AzureMLSettings, identity: AzureDataSettings) -> None:
         from azure.core import PipelineClient
         from azure.core.configuration import Configuration
         from azure.core.pipeline.policies import BearerTokenCredentialPolicy, RetryPolicy
 
         self._manager = settings.resource_manager.rstrip("/")
         self._workspace = workspace_path(settings)
-        self._credential = credential_of(settings)
+        trust(settings)
+        self._credential = azure_credential(identity)
         policy = BearerTokenCredentialPolicy(self._credential, self._manager + "/.default")
         configuration: Configuration[Any, Any] = Configuration()
         configuration.retry_policy = RetryPolicy()  # by itself a client has none
@@ -285,8 +281,10 @@ def environment_of(settings: AzureMLSettings, purpose: Purpose) -> str | Environ
         return f"azureml:{registered}"
     names = TRAINING_PACKAGES if purpose == "training" else SCORING_PACKAGES
     left = LEFT_TO_RUNTIME[purpose]
-    pins = [left.get(name) or f"{name}=={importlib.metadata.version(name)}" for name in names]
+    pins = [left.get(name) or f"{name}=={_published(name)}" for name in names]
     pins += RUNTIMES[purpose]
+    if settings.torch_index:
+        pins.insert(0, f"--extra-index-url {settings.torch_index}")
     conda: dict[str, Any] = {
         "name": f"al-{purpose}",
         "channels": ["conda-forge"],
@@ -296,21 +294,26 @@ def environment_of(settings: AzureMLSettings, purpose: Purpose) -> str | Environ
     return Environment(name=f"al-{purpose}", version=version, image=settings.image, conda_file=conda)
 
 
-def _cloud(settings: AzureMLSettings) -> dict[str, Any]:
+def _published(package: str) -> str:
+    """The version installed here without the mark of its build (`+cpu`): elsewhere another build may be right."""
+    return importlib.metadata.version(package).partition("+")[0]
+
+
+def _cloud(settings: AzureMLSettings, authority: str) -> dict[str, Any]:
     """What MLClient has to know of a cloud that is not the public one."""
     defaults = AzureMLSettings.model_fields
-    names = ("resource_manager", "authority", "storage_suffix", "audience")
-    if all(getattr(settings, name) == defaults[name].default for name in names):
+    names = ("resource_manager", "storage_suffix", "audience")
+    if authority == AUTHORITY and all(getattr(settings, name) == defaults[name].default for name in names):
         return {}
     manager = settings.resource_manager.rstrip("/") + "/"
-    return {
-        "cloud": "AzureLearningPlatform",
-        "cloud_metadata": {
-            "azure_portal": manager,
-            "resource_manager": manager,
-            "active_directory": settings.authority,
-            "aml_resource_id": settings.audience,
-            "storage_endpoint": settings.storage_suffix,
-            "registry_discovery_endpoint": manager,
-        },
+    addresses = {
+        "azure_portal": manager,
+        "resource_manager": manager,
+        "active_directory": authority,
+        "aml_resource_id": settings.audience,
+        "storage_endpoint": settings.storage_suffix,
+        "registry_discovery_endpoint": manager,
     }
+    # The SDK keeps the first addresses that a process gives a name, so other addresses have another name.
+    name = hashlib.sha256(repr(addresses).encode()).hexdigest()[:12]
+    return {"cloud": f"active-learning-{name}", "cloud_metadata": addresses}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import shutil
 import stat
 import time
@@ -18,13 +17,15 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 from al_resources.blobs import TEMPORARY, BlobInfo, checked_path, is_fit
+from al_resources.durable import beside, sync
 
 
 class FsspecBlobStore:
     """`BlobStore` on fsspec: a local folder, or an object store by its URL. Azure's is in `azure_blobs`.
 
-    Object stores write whole objects by themselves. In a local folder a blob is written beside its place and
-    moved there; creating only works through a hard link, so the file system has to know these.
+    Object stores write whole objects by themselves. In a local folder a blob is written beside its place, synced and
+    moved there, so that it survives a power cut; creating only works through a hard link, so the file system has to
+    know these.
     """
 
     def __init__(self, root: Path | str, **options: Any) -> None:
@@ -47,7 +48,7 @@ class FsspecBlobStore:
         if if_absent and self.exists(path):
             return False  # known already: the bytes need not travel
         if self._local:
-            with _beside(Path(full)) as temporary:
+            with beside(Path(full)) as temporary:
                 temporary.write_bytes(data)
                 return _move(temporary, Path(full), if_absent=if_absent)
         try:
@@ -97,7 +98,7 @@ class FsspecBlobStore:
             if not self._local:
                 self._fs.cp_file(origin, full)
                 return
-            with _beside(Path(full)) as temporary:
+            with beside(Path(full)) as temporary:
                 shutil.copyfile(origin, temporary)
                 _move(temporary, Path(full), if_absent=False)
 
@@ -128,19 +129,8 @@ def _missing_is_missing(path: str) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------- a local folder
-@contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """A name in the folder of `target` that no listing shows; what is left there in the end is removed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _move(temporary: Path, target: Path, *, if_absent: bool) -> bool:
-    """Give the file its name. Its time is set, and later than that of what it replaces.
+    """Give the synced file its name, for good. Its time is set, and later than that of what it replaces.
 
     The system's own time stamps stand still for milliseconds: two writes within would have the same etag.
     """
@@ -148,13 +138,15 @@ def _move(temporary: Path, target: Path, *, if_absent: bool) -> bool:
     with suppress(FileNotFoundError):
         now = max(now, target.stat().st_mtime_ns + 1)
     os.utime(temporary, ns=(now, now))
+    sync(temporary)
     if not if_absent:
         temporary.replace(target)
-        return True
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        return False
+    else:
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+    sync(target.parent)
     return True
 
 

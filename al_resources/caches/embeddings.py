@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from al_core.records import half_precision
+from al_resources.durable import beside
 
 ENCODERS = 2  # kept: the champion's and the one a rollback would bring back
 
@@ -52,11 +52,11 @@ class EmbeddingCache:
         return ids, rows
 
     def _save(self, image_ids: np.ndarray, embeddings: np.ndarray) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         # renamed into place: another process reads the old file or the new one, never half of it
-        with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".part", delete=False) as part:
-            np.savez(part, image_ids=image_ids, embeddings=embeddings)
-        Path(part.name).replace(self._file)
+        with beside(self._file) as part:
+            with part.open("wb") as file:
+                np.savez(file, image_ids=image_ids, embeddings=embeddings)
+            part.replace(self._file)
         newest_first = sorted(self._folder.glob("*.npz"), key=lambda file: file.stat().st_mtime, reverse=True)
         for old in newest_first[ENCODERS:]:
             old.unlink(missing_ok=True)

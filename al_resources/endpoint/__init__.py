@@ -15,7 +15,7 @@ DEPLOYMENT_HEADER = "azureml-model-deployment"  # asks for one deployment, as Az
 class EndpointState(BaseModel):
     """Which model version stands behind which deployment, and how the traffic is split (percent, sum 100)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     model_name: str
     deployments: dict[str, int] = {}  # name -> model version

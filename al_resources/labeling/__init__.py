@@ -13,7 +13,7 @@ from al_core.errors import ActiveLearningError
 class StagedImage(BaseModel):
     """One image of a staged round, as the manifest names it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     image_id: str
     file_name: str  # within the round's folder
@@ -25,7 +25,7 @@ class StagedImage(BaseModel):
 class LabelingStatus(BaseModel):
     """How far people have come: with a round, or with a whole project where the tool counts no rounds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     total: int
     labeled: int

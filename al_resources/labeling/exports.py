@@ -1,7 +1,6 @@
-"""Exports: what people release, read into labels. COCO and JSONL, as Azure ML and most other tools write them.
+"""Exports: what people release, read into labels. Which formats there are, `al_resources.labeling.formats` says.
 
 What cannot be a label is set aside with its reason, row by row; a file that is broken as a whole is refused.
-Sources: COCO format (cocodataset.org); Azure ML's JSONL for AutoML image classification (MLTable).
 """
 
 from __future__ import annotations
@@ -10,29 +9,34 @@ import difflib
 import hashlib
 import json
 import math
-import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from pathlib import PurePosixPath
 from typing import Any, Literal
-from urllib.parse import unquote
 
-from al_core.errors import ActiveLearningError
+from al_resources.labeling.formats import read_export
+from al_resources.labeling.formats.contract import BrokenExport, Outcome, Row, listed
+from al_resources.labeling.names import ImageNames, Match, own_part
 from al_resources.settings import LabelingSettings
+
+__all__ = ["BrokenExport", "ExportedLabel", "ParsedExport", "Region", "SetAside", "parse_export"]
+
+EARLIEST = datetime(2000, 1, 1, tzinfo=timezone.utc).timestamp()  # a number before it is no time of an answer
 
 
 @dataclass(frozen=True)
 class ExportedLabel:
-    """One label as the export tells it; what the tool does not report is None."""
+    """One answer as the export tells it; what the tool does not report is None, and `label` is None without a class."""
 
     image_id: str
-    label: str
+    label: str | None
     annotator: str | None = None
     labeled_at: datetime | None = None
     confidence: float | None = None
     annotation_seconds: float | None = None
+    outcome: Outcome = "label"
 
 
 @dataclass(frozen=True)
@@ -67,35 +71,9 @@ class ParsedExport:
     export_id: str
     labels: tuple[ExportedLabel, ...]
     set_aside: tuple[SetAside, ...]
-
-
-class BrokenExport(ActiveLearningError):
-    """The export cannot be used. `incomplete`: it may still be in the middle of being written."""
-
-    def __init__(self, reason: str, *, incomplete: bool = False, set_aside: tuple[SetAside, ...] = ()) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.incomplete = incomplete
-        self.set_aside = set_aside  # what could be read all the same
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A candidate label before anybody asked whether it can be used."""
-
-    image: str  # as the export names it
-    label: Any
-    source: Any
-    annotator: str | None = None
-    labeled_at: str | None = None
-    confidence: float | None = None
-    annotation_seconds: float | None = None
-
-    @property
-    def image_id(self) -> str:
-        """The stem of the file name: images are staged under their content id."""
-        path = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/]*|[?#].*$", "", self.image, flags=re.DOTALL)
-        return PurePosixPath(unquote(path)).stem
+    format: str = ""
+    unlabeled: int = 0  # images that the export names without an answer
+    remarks: tuple[str, ...] = ()  # what a person should know of it
 
 
 def parse_export(
@@ -103,135 +81,43 @@ def parse_export(
     path: str,
     settings: LabelingSettings,
     known_images: Callable[[Collection[str]], Collection[str]],
+    own_names: Callable[[], Iterable[tuple[str, str]]] = tuple,
 ) -> ParsedExport:
-    """Read an export.
+    """Read an export, whatever tool wrote it.
 
     Args:
         data: The file's bytes.
-        path: Its name; `.jsonl` is read line by line, everything else as COCO.
-        settings: Which classes there are and whether new ones are welcome.
+        path: Its name, for messages.
+        settings: Which classes there are, what they are also called, and whether new ones are welcome.
         known_images: Of these image ids, those that exist.
+        own_names: (name, image id) of every name under which an image came.
 
     Raises:
         BrokenExport: nothing in it can be used, or it is no export at all.
     """
-    rows = list(_jsonl_rows(data) if path.endswith(".jsonl") else _coco_rows(data))
+    reading = read_export(data, path, settings.columns)
+    rows = [_with_class_name(row, settings) for row in reading.rows]
+    if settings.boxes == "largest":
+        rows = _with_largest_boxes(rows)
     if not rows:
-        raise BrokenExport("the export holds no labels; was it released before anybody had labeled?")
-    known = set(known_images({row.image_id for row in rows}))
+        none = f" ({reading.unlabeled} images without an answer)" if reading.unlabeled else ""
+        raise BrokenExport(f"the export holds no labels{none}; was it released before anybody had labeled?")
     labels: list[ExportedLabel] = []
     set_aside: list[SetAside] = []
-    for row in rows:
-        reason = _why_not(row, known, settings)
+    for row, match in zip(rows, ImageNames(known_images, own_names).match(rows), strict=True):
+        reason = _why_not(row, match, settings)
         if reason is None:
-            labels.append(_label(row))
+            labels.append(_label(row, match))
         else:
             set_aside.append(SetAside(row.image, reason, row.source, *_other_annotations(row.label)))
-    labels, contradictions = _without_contradictions(labels)
+    labels, contradictions = _one_answer_each(labels)
     set_aside += contradictions
     if not labels:
         first = f"no row can be used; the first of {len(set_aside)}: {set_aside[0].reason}"
         raise BrokenExport(first, set_aside=tuple(set_aside))
-    return ParsedExport(_export_id(rows), tuple(labels), tuple(set_aside))
-
-
-# ---------------------------------------------------------------- formats
-def _coco_rows(data: bytes) -> Iterator[_Row]:
-    if not data.strip():
-        raise BrokenExport("the file is empty (0 bytes)", incomplete=True)
-    try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise BrokenExport(f"not valid JSON: {error}", incomplete=True) from error
-    except RecursionError as error:
-        raise BrokenExport("not COCO: nested too deeply") from error
-    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
-        found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise BrokenExport(f"not COCO: expected an object with images, annotations and categories, found {found}")
-    try:
-        names = _by_id("categories", ((one["id"], str(one["name"])) for one in content["categories"]))
-        images = _by_id("images", ((one["id"], _coco_image_name(one)) for one in content["images"]))
-        sizes = {one["id"]: (one.get("width"), one.get("height")) for one in content["images"]}
-        _refuse_mixed_boxes(content["annotations"])
-        for annotation in content["annotations"]:
-            yield _coco_row(annotation, images, names, sizes.get(annotation["image_id"]))
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise BrokenExport(f"not COCO: {type(error).__name__} {error}") from error
-
-
-def _by_id(what: str, items: Iterable[tuple[Any, str]]) -> dict[Any, str]:
-    found: dict[Any, str] = {}
-    for number, name in items:
-        if found.setdefault(number, name) != name:
-            raise BrokenExport(f"two {what} have the id {number!r}: {found[number]!r} and {name!r}")
-    return found
-
-
-def _coco_image_name(image: Mapping[str, Any]) -> str:
-    return str(image.get("file_name") or image.get("coco_url") or image.get("absolute_url") or image["id"])
-
-
-def _coco_row(
-    annotation: Mapping[str, Any], images: Mapping[Any, str], names: Mapping[Any, str], size: tuple[Any, Any] | None
-) -> _Row:
-    category = annotation["category_id"]
-    label: Any = names.get(category, {"unknown category_id": category})
-    shape = {key: annotation[key] for key in ("bbox", "segmentation") if annotation.get(key)}
-    if shape:
-        label = [{"label": label, "size": size, **shape}]  # a box or a polygon, not a label of the image
-    return _Row(
-        image=images.get(annotation["image_id"], f"image_id {annotation['image_id']}"),
-        label=label,
-        source=annotation,
-        annotator=annotation.get("annotator"),
-        labeled_at=annotation.get("labeled_at"),
-        confidence=annotation.get("confidence", annotation.get("label_confidence")),
-        annotation_seconds=annotation.get("annotation_seconds"),
+    return ParsedExport(
+        _export_id(rows), tuple(labels), tuple(set_aside), reading.format, reading.unlabeled, _remarks(labels, reading)
     )
-
-
-def _refuse_mixed_boxes(annotations: Iterable[Mapping[str, Any]]) -> None:
-    """Boxes are normalised (0 to 1) or absolute (pixels); an export with both cannot be understood."""
-    kinds: set[Literal["normalised", "absolute"]] = set()
-    for annotation in annotations:
-        if box := annotation.get("bbox"):
-            kinds.add("absolute" if any(float(value) > 1 for value in box) else "normalised")
-    if len(kinds) > 1:
-        raise BrokenExport("normalised and absolute bounding boxes are mixed in one export; export one kind only")
-
-
-def _jsonl_rows(data: bytes) -> Iterator[_Row]:
-    if not data.strip():
-        raise BrokenExport("the file is empty (0 bytes)", incomplete=True)
-    lines = data.splitlines()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            image, label = str(row["image_url"]), row["label"]
-        except RecursionError as error:
-            raise BrokenExport(f"line {number} is nested too deeply") from error
-        except ValueError as error:
-            # only the last line of a file in the middle of being written can be cut
-            raise BrokenExport(f"line {number} is not valid JSON: {error}", incomplete=number == len(lines)) from error
-        except (KeyError, TypeError) as error:
-            raise BrokenExport(f"line {number}: expected an object with image_url and label ({error})") from error
-        if isinstance(label, list) and len(label) == 1 and isinstance(label[0], str):
-            label = label[0]
-        yield _Row(
-            image=image,
-            label=label,
-            source=row,
-            annotator=row.get("annotator"),
-            labeled_at=row.get("labeled_at"),
-            confidence=_single(row.get("label_confidence")),
-            annotation_seconds=row.get("annotation_seconds"),
-        )
-
-
-def _single(value: Any) -> Any:
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 # ---------------------------------------------------------------- boxes, polygons, several labels
@@ -279,63 +165,169 @@ def _region(label: str, kind: Literal["box", "polygon"], flat: list[float], size
 
 
 # ---------------------------------------------------------------- rows
-def _why_not(row: _Row, known: Collection[str], settings: LabelingSettings) -> str | None:
+def plain_class(name: str) -> str:
+    """A class name as it counts: in Unicode's composed form, without spaces around it or doubled in it."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
+
+
+def _with_class_name(row: Row, settings: LabelingSettings) -> Row:
+    """The row with its class as it counts here: normalised, and by its proper name where it is an alias."""
+    if not isinstance(row.label, str):
+        return row
+    aliases = {plain_class(alias): plain_class(name) for alias, name in settings.aliases.items()}
+    name = plain_class(row.label)
+    return replace(row, label=aliases.get(name, name))
+
+
+def _with_largest_boxes(rows: list[Row]) -> list[Row]:
+    """Of the boxes and polygons of one image, the largest one is its label; everything else stays as it is."""
+    largest: dict[tuple[str, Any], tuple[float, Row]] = {}
+    kept = []
+    for row in rows:
+        regions = _other_annotations(row.label)[1]
+        if not regions:
+            kept.append(row)
+            continue
+        area, name = max((_area(region), region.label) for region in regions)
+        place = (row.image, row.annotator)
+        if place not in largest or area > largest[place][0]:
+            largest[place] = (area, replace(row, label=plain_class(name)))
+    return kept + [row for _, row in largest.values()]
+
+
+def _area(region: Region) -> float:
+    if region.kind == "box":
+        (left, top), (right, bottom) = region.points
+        return abs((right - left) * (bottom - top))
+    ends = zip(region.points, region.points[1:] + region.points[:1], strict=True)
+    return abs(sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in ends)) / 2
+
+
+def _why_not(row: Row, match: Match, settings: LabelingSettings) -> str | None:
     """Why this row cannot be a label, or None where it can."""
-    if isinstance(row.label, list):
-        if all(isinstance(one, str) for one in row.label):
-            return f"{len(row.label)} labels for one image; a classifier is trained on exactly one"
-        return "a box or polygon, not a label of the image; this classifier is trained on image labels"
-    if not isinstance(row.label, str) or not row.label:
-        return f"label {row.label!r} is no class name"
-    if row.image_id not in known:
-        return f"image {row.image_id!r} is unknown here: neither selected nor in the image store"
-    if settings.classes and row.label not in settings.classes and settings.new_classes == "refuse":
-        near = difflib.get_close_matches(row.label, settings.classes, n=1)
-        hint = f"; did they mean {near[0]!r}?" if near else ""
-        return f"class {row.label!r} is not in labeling.classes{hint} (labeling.new_classes = 'grow' accepts new ones)"
+    if row.outcome == "label" and (reason := _why_no_class(row.label)):
+        return reason
+    if match.image_id is None:
+        return match.problem
+    if row.outcome == "label" and settings.classes and settings.new_classes == "refuse":
+        classes = [plain_class(name) for name in settings.classes]
+        if row.label not in classes:
+            return _unknown_class(row.label, classes)
     try:
-        label = _label(row)
+        label = _label(row, match)
         f"{label.label}{label.annotator}".encode()  # half a surrogate pair is valid JSON, but no text
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, OSError) as error:
         return f"a value that cannot be read: {error}"
     return None
 
 
-def _label(row: _Row) -> ExportedLabel:
-    labeled_at = datetime.fromisoformat(row.labeled_at.replace("Z", "+00:00")) if row.labeled_at else None
-    if labeled_at is not None:
-        labeled_at = (
-            labeled_at.astimezone(timezone.utc) if labeled_at.tzinfo else labeled_at.replace(tzinfo=timezone.utc)
+def _why_no_class(label: Any) -> str | None:
+    if isinstance(label, list) and label:
+        if all(isinstance(one, str) for one in label):
+            return f"{len(label)} labels for one image; a classifier is trained on exactly one"
+        return (
+            "a box or polygon, not a label of the image; this classifier is trained on image labels "
+            "(labeling.boxes = 'largest' takes the largest one's)"
         )
+    if isinstance(label, dict) and label.get("human-annotated") == "no":
+        return "answered by a model and by no person (human-annotated: no)"
+    if isinstance(label, dict) and "cut" in label:
+        return f"the file ends in the middle of this line, after {label['cut']!r}; end it with a line break"
+    if isinstance(label, dict) and "rejected" in label:
+        return f"a person said that it is not {label['rejected']!r}, and not what it is"
+    return None if isinstance(label, str) and label else f"label {label!r} is no class name"
+
+
+def _unknown_class(label: str, classes: Sequence[str]) -> str:
+    same = [name for name in classes if _loose(name) == _loose(label)]
+    if same:
+        alias = f"labeling.aliases = {{{json.dumps(label, ensure_ascii=False)} = {json.dumps(same[0])}}} takes it"
+        return (
+            f"class {label!r} is not in labeling.classes; it differs from {same[0]!r} in case or spacing only: {alias}"
+        )
+    near = difflib.get_close_matches(label, classes, n=1)
+    hint = f"; did they mean {near[0]!r}?" if near else ""
+    return f"class {label!r} is not in labeling.classes{hint} (labeling.new_classes = 'grow' accepts new ones)"
+
+
+def _loose(name: str) -> str:
+    return "".join(one for one in name.casefold() if one.isalnum()) or name
+
+
+def _label(row: Row, match: Match) -> ExportedLabel:
+    assert match.image_id is not None
     return ExportedLabel(
-        image_id=row.image_id,
-        label=row.label,
-        annotator=str(row.annotator) if row.annotator else None,
-        labeled_at=labeled_at,
-        confidence=None if row.confidence is None else float(row.confidence),
-        annotation_seconds=None if row.annotation_seconds is None else float(row.annotation_seconds),
+        image_id=match.image_id,
+        label=row.label if row.outcome == "label" else None,
+        annotator=str(row.annotator) if row.annotator not in (None, "") else None,
+        labeled_at=_time(row.labeled_at),
+        confidence=None if row.confidence in (None, "") else float(row.confidence),
+        annotation_seconds=None if row.annotation_seconds in (None, "") else float(row.annotation_seconds),
+        outcome=row.outcome,
     )
 
 
-def _without_contradictions(labels: list[ExportedLabel]) -> tuple[list[ExportedLabel], list[SetAside]]:
-    """One label per image and annotator: a repeated one counts once, two different ones not at all."""
+def _time(value: Any) -> datetime | None:
+    """ISO 8601, UTC where it names no zone; or seconds or milliseconds since 1970. Raises `ValueError`."""
+    if value in (None, ""):
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        told = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        return told.astimezone(timezone.utc) if told.tzinfo else told.replace(tzinfo=timezone.utc)
+    seconds = seconds / 1000 if seconds > 1e11 else seconds
+    if not seconds >= EARLIEST:
+        raise ValueError(f"{value!r} is no time of an answer: expected ISO 8601 or seconds since 1970")
+    return datetime.fromtimestamp(seconds, timezone.utc)
+
+
+def _one_answer_each(labels: list[ExportedLabel]) -> tuple[list[ExportedLabel], list[SetAside]]:
+    """One answer an image and annotator: of different ones the latest by the export's own times, or else none."""
     answers: dict[tuple[str, str | None], list[ExportedLabel]] = defaultdict(list)
     for label in labels:
         answers[label.image_id, label.annotator].append(label)
     good, bad = [], []
     for (image_id, _), given in answers.items():
-        names = sorted({label.label for label in given})
-        if len(names) == 1:
-            good.append(given[0])
+        said = {(label.outcome, label.label) for label in given}
+        dated = sorted({label.labeled_at for label in given if label.labeled_at is not None})
+        last = [label for label in given if dated and label.labeled_at == dated[-1]]
+        if len(said) == 1:
+            good.append(last[0] if last else given[0])
+        elif all(label.labeled_at for label in given) and len({(one.outcome, one.label) for one in last}) == 1:
+            good.append(last[0])
         else:
+            names = sorted({label.label or label.outcome for label in given})
             reason = f"two labels for one image: {' and '.join(map(repr, names))}; decide, and export again"
             bad += [SetAside(image_id, reason, {"label": label.label}, tuple(names)) for label in given]
     return good, bad
 
 
-def _export_id(rows: Iterable[_Row]) -> str:
+def _remarks(labels: Iterable[ExportedLabel], reading: Any) -> tuple[str, ...]:
+    """What a person should know of an export that can be used."""
+    found = []
+    spelled: dict[str, set[str]] = defaultdict(set)
+    for label in labels:
+        if label.label is not None:
+            spelled[_loose(label.label)].add(label.label)
+    for names in spelled.values():
+        if len(names) > 1:
+            found.append(
+                f"classes {listed(map(repr, sorted(names)))} differ in case or spacing only; "
+                "labeling.aliases makes them one"
+            )
+    if reading.skipped_files:
+        found.append(f"not read in the zip: {listed(reading.skipped_files)}")
+    return tuple(found)
+
+
+def _export_id(rows: Iterable[Row]) -> str:
     lines = sorted(
-        json.dumps([row.image_id, row.label, row.annotator, row.labeled_at, row.confidence], default=str)
+        json.dumps(
+            [own_part(row.image), row.label, row.annotator, row.labeled_at, row.confidence]
+            + ([] if row.outcome == "label" else [row.outcome]),
+            default=str,
+        )
         for row in rows
     )
     return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()

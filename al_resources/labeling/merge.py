@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
+from al_core.answers import votes
 from al_core.records import EXPORTS, LABELS, table_of, utc_now
 from al_resources.blobs import BlobInfo
-from al_resources.labeling.exports import BrokenExport, ParsedExport, SetAside, parse_export
+from al_resources.labeling.exports import BrokenExport, ExportedLabel, ParsedExport, SetAside, parse_export
+from al_resources.labeling.formats.archive import is_left_behind
+from al_resources.labeling.formats.contract import shortened
 from al_resources.labeling.quarantine import quarantine_export, quarantine_rows
 from al_resources.settings import LabelingSettings
 
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
 INBOX = "labeling/exports"
 UNKNOWN_ANNOTATOR = "unknown"
+SAME = ["image_id", "annotator", "label", "outcome"]  # what makes an answer another one
+REASONS_TOLD = 3  # of rows that were set aside; quarantine has them all
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,8 @@ def unmerged_exports(blobs: BlobStore, ledgers: Ledgers) -> list[str]:
 
 
 def is_export(path: str) -> bool:
-    """Whether a file of the inbox is meant as an export."""
-    return path.endswith((".json", ".jsonl")) and not path.rsplit("/", 1)[-1].startswith((".", "_"))
+    """Whether a file of the inbox is meant as an export; what no tool reads is refused by name, not passed over."""
+    return not is_left_behind(path.removeprefix(f"{INBOX}/"))
 
 
 def plan_merge(
@@ -95,8 +101,7 @@ def plan_merge(
     rows = _label_rows(export, parsed, chosen, labels, now or utc_now())
     others = labels.filter(pl.col("export_id") != parsed.export_id)  # not those of an interrupted attempt
     if ledgers.read("exports", export_id=parsed.export_id).is_empty():
-        latest = others.sort("labeled_at", maintain_order=True).unique(["image_id", "annotator"], keep="last")
-        new = rows.join(latest, on=["image_id", "annotator", "label"], how="anti")
+        new = rows.join(votes(others), on=SAME, how="anti", nulls_equal=True, maintain_order="left")
     else:
         new = rows.join(labels, on=["image_id", "annotator"], how="anti")
     new = _numbered(new, others)
@@ -138,7 +143,7 @@ def put_on_record(blobs: BlobStore, ledgers: Ledgers, plans: Sequence[Plan]) -> 
             path=plan.export.path,
             export_id=plan.parsed.export_id,
             status="merged" if plan.rows.height else "nothing_new",
-            reason=f"{len(plan.set_aside)} rows set aside" if plan.set_aside else "",
+            reason=_remarks(plan),
             round=plan.round,
             labels=len(plan.parsed.labels),
             new_labels=plan.rows.height,
@@ -148,6 +153,19 @@ def put_on_record(blobs: BlobStore, ledgers: Ledgers, plans: Sequence[Plan]) -> 
     ]
     _record(ledgers, merges, [plan.export.etag for plan in plans])
     return merges
+
+
+def _remarks(plan: Plan) -> str:
+    """What a person should know of an export that was read: its format, what was set aside and the first reasons."""
+    parsed = plan.parsed
+    words = [parsed.format]
+    if parsed.set_aside:
+        reasons = Counter(shortened(row.reason, 160) for row in parsed.set_aside).most_common(REASONS_TOLD)
+        told = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+        words.append(f"{len(parsed.set_aside)} rows set aside: {told}")
+    if parsed.unlabeled:
+        words.append(f"{parsed.unlabeled} images without an answer")
+    return "; ".join([*words, *parsed.remarks])
 
 
 def refuse(
@@ -185,9 +203,17 @@ def _label_rows(
 ) -> pl.DataFrame:
     """Rows of `LABELS`; where the tool reports no time, the export's own counts.
 
+    An answer that nobody is named to take back is taken back whoever gave it; where there is none, nothing is.
+
     No label is younger than its export or than now: a clock that is ahead would make it win over all later
     corrections. Where the ledger holds such a label already, by whatever clock, the next one is put right after it.
     """
+    given: dict[str, list[str]] = defaultdict(list)
+    if any(label.outcome == "removed" for label in parsed.labels):
+        there = votes(labels.filter(pl.col("export_id") != parsed.export_id))
+        for image_id, annotator, outcome in there.select("image_id", "annotator", "outcome").iter_rows():
+            if outcome != "removed":
+                given[image_id].append(annotator)
     ahead = labels.filter(pl.col("labeled_at") > now)
     if not ahead.is_empty():
         newest = ahead.group_by("image_id").agg(pl.col("labeled_at").max())
@@ -199,14 +225,16 @@ def _label_rows(
         {
             "image_id": label.image_id,
             "label": label.label,
-            "annotator": label.annotator or UNKNOWN_ANNOTATOR,
+            "annotator": annotator,
             "labeled_at": ahead_of.get(label.image_id) or min(label.labeled_at or latest, latest),
             "export_id": parsed.export_id,
             "round": chosen.get(label.image_id),
             "confidence": label.confidence,
             "annotation_seconds": label.annotation_seconds,
+            "outcome": None if label.outcome == "label" else label.outcome,
         }
         for label in parsed.labels
+        for annotator in _whose(label, given)
     ]
     frame = pl.from_arrow(table_of(LABELS, rows))
     assert isinstance(frame, pl.DataFrame)
@@ -225,11 +253,18 @@ def _insert_labels(ledgers: Ledgers, plan: Plan) -> pl.DataFrame:
 
     Not those that an overlapping export brought in the meantime: the number of the answer tells that it is the same.
     """
-    key = ["image_id", "annotator", "label", "answer"]
+    key = [*SAME, "answer"]
     if ledgers.insert_new("labels", plan.rows.to_arrow().cast(LABELS), on=key) == plan.rows.height:
         return plan.rows
     own = ledgers.read("labels", export_id=plan.parsed.export_id)
-    return plan.rows.join(own, on=["image_id", "annotator", "label"], how="semi", maintain_order="left")
+    return plan.rows.join(own, on=SAME, how="semi", nulls_equal=True, maintain_order="left")
+
+
+def _whose(label: ExportedLabel, given: dict[str, list[str]]) -> list[str]:
+    """The annotators for whom an answer counts, or is taken back. `given`: image id -> who has answered."""
+    if label.outcome != "removed":
+        return [label.annotator or UNKNOWN_ANNOTATOR]
+    return [one for one in given[label.image_id] if label.annotator in (None, one)]
 
 
 def _record(ledgers: Ledgers, merges: Sequence[Merge], etags: Sequence[str | None]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
+from al_core.records import LEDGERS
 from al_resources.delta_tables import commit, merging_files, open_or_create, open_table, scan, vacuum
 from al_resources.ledgers import check_ledger_columns, checked_ledger_rows, empty_ledger, schema_of
 
@@ -52,8 +53,7 @@ class DeltaLedgers:
         """One attempt. The commit must follow the version that was looked at, or it fails and is tried again."""
         from deltalake import CommitProperties, write_deltalake
 
-        columns = pa.schema([*schema_of(name), *(pa.field(column, pa.int64()) for column in _PLACE)])
-        table = open_or_create(self.path / name, columns)
+        table = open_or_create(self.path / name, _physical(name))
         known = pl.scan_delta(table).select(on).unique().collect()
         new = rows.join(known, on=on, how="anti", nulls_equal=True, maintain_order="left")
         if new.is_empty():
@@ -77,4 +77,13 @@ class DeltaLedgers:
             if our_turn:
                 table.update_incremental()
                 table.optimize.compact()
-                vacuum(table)
+                vacuum(self.path / name, table)
+
+
+def ledger_tables(path: Path) -> list[tuple[Path, pa.Schema]]:
+    """Where each ledger lies below the folder of the ledgers, and the columns it has."""
+    return [(path / name, _physical(name)) for name in LEDGERS]
+
+
+def _physical(name: str) -> pa.Schema:
+    return pa.schema([*schema_of(name), *(pa.field(column, pa.int64()) for column in _PLACE)])

@@ -114,7 +114,7 @@ class DeltaPredictionStore:
                 done["partitions"] += 1
                 done["files_before"] += metrics["numFilesRemoved"]
                 done["files_after"] += metrics["numFilesAdded"]
-            return {**done, "files_deleted": vacuum(table)}
+            return {**done, "files_deleted": vacuum(self.path, table)}
 
     # ------------------------------------------------------------------ selection
     def eligible(
@@ -329,6 +329,11 @@ def _of_model(table: DeltaTable, model_name: str | None, model_version: int | No
     if model_version is not None:
         log = log.filter(pl.col("model_version") == model_version)
     return log
+
+
+def log_table(path: Path) -> tuple[Path, pa.Schema]:
+    """Where the log lies, and the columns it has."""
+    return path, _PHYSICAL
 
 
 def _of_part(log: pl.LazyFrame, part: Part | None) -> pl.LazyFrame:

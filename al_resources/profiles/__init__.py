@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from al_resources.datasets import DatasetStore
     from al_resources.endpoint import Endpoint
     from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
+    from al_resources.format_versions import UpgradeStep
     from al_resources.labeling import LabelingProject
     from al_resources.ledgers import Ledgers
     from al_resources.model_registry import ModelRegistry
@@ -63,6 +64,9 @@ class Profile(Protocol):
     def events(self, platform: Platform) -> EventQueue:
         """Where new blobs are announced, where they are."""
 
+    def upgrade_steps(self, platform: Platform) -> list[UpgradeStep]:
+        """What the profile's stores need to be up to date."""
+
     def findings(self, settings: Settings) -> list[Finding]:
         """What the services say that the profile depends on, within seconds."""
 
@@ -72,7 +76,10 @@ class Profile(Protocol):
 
 def profile_of(settings: Settings) -> Profile:
     """The profile that the settings name."""
-    from al_resources.profiles.azure import AzureProfile
+    if settings.profile == "azure":
+        from al_resources.profiles.azure import AzureProfile
+
+        return AzureProfile(settings)
     from al_resources.profiles.local import LocalProfile
 
-    return AzureProfile(settings) if settings.profile == "azure" else LocalProfile(settings)
+    return LocalProfile(settings)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from al_resources.labeling.projects import labeling_project
 from al_resources.profiles.local import LocalProfile
 from al_resources.settings import Settings, SettingsError
+from al_resources.settings.azure_data import AUTHORITY
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from al_resources.datasets import DatasetStore
     from al_resources.endpoint import Endpoint
     from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
+    from al_resources.format_versions import UpgradeStep
     from al_resources.labeling import LabelingProject
     from al_resources.ledgers import Ledgers
     from al_resources.model_registry import ModelRegistry
@@ -169,6 +171,14 @@ class AzureProfile:
         hidden = max(SHORTEST_HIDING_SECONDS, 10 * self._settings.sensors.export_interval_seconds)
         return EventQueue(self._settings.azure, hidden_seconds=hidden)
 
+    def upgrade_steps(self, platform: Platform) -> list[UpgradeStep]:
+        """The commands that make the tables what this version writes; they can be repeated."""
+        from al_resources.azure.data_explorer import setup_commands
+        from al_resources.format_versions import UpgradeStep
+
+        commands = setup_commands(self._settings.azure.kusto_retention_days)
+        return [UpgradeStep(command, partial(self._kusto.command, command)) for command in commands]
+
     def findings(self, settings: Settings) -> list[Finding]:
         """One finding per address."""
         from al_resources.azure.checks import check_azure
@@ -188,6 +198,7 @@ class AzureProfile:
             credential = "access_key_or_sas_token: {env: AZURE_STORAGE_ACCOUNT_KEY}"
         else:
             identity = {"managed_identity_client_id": azure.client_id} if azure.client_id else {}
+            identity |= {"authority": azure.authority} if azure.authority != AUTHORITY else {}
             credential = f"default_azure_credential: {json.dumps(identity)}"
         return COMPUTE_LOGS.format(**found.groupdict(), container=azure.container, credential=credential)
 
@@ -201,10 +212,10 @@ class AzureProfile:
     def _workspace(self) -> MLClient:
         from al_resources.azure.workspace import workspace_client
 
-        return workspace_client(self._settings.azure_ml)
+        return workspace_client(self._settings.azure_ml, self._settings.azure)
 
     @cached_property
     def _arm(self) -> Arm:
         from al_resources.azure.workspace import Arm
 
-        return Arm(self._settings.azure_ml)
+        return Arm(self._settings.azure_ml, self._settings.azure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from al_resources.labeling.projects import labeling_project
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from al_resources.datasets import DatasetStore
     from al_resources.endpoint import Endpoint
     from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
+    from al_resources.format_versions import UpgradeStep
     from al_resources.labeling import LabelingProject
     from al_resources.ledgers import Ledgers
     from al_resources.model_registry import ModelRegistry
@@ -106,6 +108,20 @@ class LocalProfile:
     def events(self, platform: Platform) -> EventQueue:
         """Raises `SettingsError`: files of a folder announce themselves to nobody."""
         raise SettingsError("the local profile has no queue of blob events; the inbox is listed instead")
+
+    def upgrade_steps(self, platform: Platform) -> list[UpgradeStep]:
+        """The columns that older tables lack; each would come with the table's next row, too."""
+        from al_resources.delta_tables import add_columns, missing_columns
+        from al_resources.format_versions import UpgradeStep
+        from al_resources.ledgers.delta import ledger_tables
+        from al_resources.prediction_store.delta import log_table
+
+        tables = platform.settings.home / "tables"
+        return [
+            UpgradeStep(f"add {', '.join(missing)} to {path}", partial(add_columns, path, schema))
+            for path, schema in [*ledger_tables(tables), log_table(tables / "predictions")]
+            if (missing := missing_columns(path, schema))
+        ]
 
     def findings(self, settings: Settings) -> list[Finding]:
         """There is no service to ask."""

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 RETENTION_DAYS = 730
+AUTHORITY = "https://login.microsoftonline.com/"
 
 
 def is_loopback(address: str) -> bool:
@@ -59,6 +60,9 @@ class AzureDataSettings(BaseModel):
         "managed_identity", description="managed_identity on Azure, cli (`az login`) or default elsewhere"
     )
     client_id: str = Field("", description="of a user-assigned managed identity; empty: the system's own")
+    authority: str = Field(
+        AUTHORITY, pattern=r"^https://[\w.-]+/?$", description="where tokens come from; another cloud has its own"
+    )
     kusto_uri: Service = Field("", description="https://<cluster>.<region>.kusto.windows.net")
     kusto_ingest_uri: Service = Field("", description="https://ingest-<cluster>...; empty: derived from kusto_uri")
     kusto_database: str = Field(

@@ -22,7 +22,6 @@ class AzureMLSettings(BaseModel):
     workspace: str = Field("", description="its name; empty: models and endpoint stay with this platform")
 
     resource_manager: str = Field("https://management.azure.com/", description="of another cloud, or of a test server")
-    authority: str = Field("https://login.microsoftonline.com/", description="where tokens come from")
     storage_suffix: str = Field("core.windows.net", description="of the cloud's storage accounts")
     audience: str = Field("https://ml.azure.com", description="what tokens for Azure ML itself are asked for, by cloud")
     ca_bundle: str = Field("", description="file with the certificate authorities to trust; empty: the usual ones")
@@ -44,12 +43,18 @@ class AzureMLSettings(BaseModel):
         pattern=ENVIRONMENT_OR_NOTHING,
         description="`name:version` of a registered environment; empty: one is built and kept",
     )
+    torch_index: str = Field(
+        "",
+        pattern=r"^$|^https://[\w./-]+$",
+        description="index of PyTorch's builds for the driver of the machines, https://download.pytorch.org/whl/cu126 "
+        "for one; empty: the build of the usual index",
+    )
     experiment: str = Field("active-learning", pattern=NAME, description="under which jobs are listed")
     job_minutes: float = Field(24 * 60, gt=0, description="a training that takes longer is cancelled")
     stuck_minutes: float = Field(60, gt=0, description="a running job that is silent for so long is cancelled")
     poll_seconds: float = Field(15, gt=0, description="how often a job is looked at")
 
-    instance_type: str = Field("Standard_DS3_v2", description="machine of an online deployment")
+    instance_type: str = Field("Standard_D4as_v4", description="machine of an online deployment")
     instance_count: int = Field(1, ge=1, description="machines of an online deployment")
     ready_seconds: float = Field(
         300,

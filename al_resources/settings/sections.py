@@ -31,6 +31,14 @@ class LabelingSettings(_Section):
     )
     classes: tuple[str, ...] = Field((), description="the classes people choose from; empty accepts whatever comes")
     new_classes: Literal["refuse", "grow"] = Field("refuse", description="what to do with a class that is not listed")
+    aliases: dict[str, str] = Field({}, description="other names of classes in exports: {alias = class}")
+    columns: dict[str, str] = Field(
+        {}, description="columns of plain tables: image, label, annotator, labeled_at, confidence, annotation_seconds"
+    )
+    boxes: Literal["set_aside", "largest"] = Field(
+        "set_aside",
+        description="boxes and polygons of an export: no labels of the image, or the largest one's class is",
+    )
     resolve: Literal["latest", "majority"] = Field(
         "latest", description="which label counts where an image has several"
     )

@@ -78,13 +78,17 @@ def test_dagster_logs_in_as_the_platform_does(tmp_path: Path) -> None:
         'blob_account_url = "https://images.blob.core.usgovcloudapi.net/"',
         'container = "loop"',
         'client_id = "1234"',
+        'authority = "https://login.microsoftonline.us"',
     )
     with dg.DagsterInstance.from_config(str(home)) as instance:
         manager = instance.compute_log_manager
         assert manager._container_client.url == "https://images.blob.core.usgovcloudapi.net/loop"
         assert isinstance(manager._blob_client.credential, DefaultAzureCredential)
     said = yaml.safe_load((home / "dagster.yaml").read_text())["compute_logs"]["config"]
-    assert said["default_azure_credential"] == {"managed_identity_client_id": "1234"}
+    assert said["default_azure_credential"] == {
+        "managed_identity_client_id": "1234",
+        "authority": "https://login.microsoftonline.us",
+    }
 
 
 @pytest.mark.parametrize(

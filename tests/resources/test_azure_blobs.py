@@ -9,20 +9,25 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError
+from azure.identity import AzureCliCredential, DefaultAzureCredential, ManagedIdentityCredential
 from azure_adapters import running_azurite
 
 from al_core.records import utc_now
 from al_resources.azure import storage as azure_storage
+from al_resources.azure.data_explorer import KustoDatabase
 from al_resources.azure.event_queue import EventQueue
 from al_resources.azure.storage import DEVELOPMENT_ACCOUNT, account_name, storage_credential
+from al_resources.azure.workspace import Arm, workspace_client
 from al_resources.blobs.azure import AzureBlobStore
 from al_resources.image_store import ImageStore
 from al_resources.settings import SettingsError
-from al_resources.settings.azure_data import AzureDataSettings
+from al_resources.settings.azure_data import AzureDataSettings, Credential
+from al_resources.settings.azure_ml import AzureMLSettings
 from emulators.azurite import Azurite
 from emulators.faults import Fault, FaultyDoor
 from emulators.tls_proxy import write_certificates
@@ -226,13 +231,52 @@ def test_a_token_that_expires_in_the_middle_is_renewed_for_container_and_queue(
             AzureBlobStore(azure).read("a/0")
 
 
-def test_the_identity_logs_in_where_nothing_else_is_asked_for() -> None:
-    from azure.identity import AzureCliCredential, ManagedIdentityCredential
+IDENTITIES = {
+    "managed_identity": ManagedIdentityCredential,
+    "cli": AzureCliCredential,
+    "default": DefaultAzureCredential,
+}
 
-    azure = AzureDataSettings(blob_account_url="https://images.blob.core.windows.net")
-    cli = azure.model_copy(update={"credential": "cli"})
-    assert isinstance(storage_credential(azure, azure.blob_account_url), ManagedIdentityCredential)
-    assert isinstance(storage_credential(cli, cli.blob_account_url), AzureCliCredential)
+
+@pytest.mark.parametrize("credential", IDENTITIES)
+def test_one_identity_logs_in_to_storage_data_explorer_and_workspace(
+    credential: Credential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same credential, client id and authority, wherever a login is needed."""
+    made: list[Any] = []
+    kind = IDENTITIES[credential]
+    begin = kind.__init__
+
+    def remember(self: Any, **chosen: Any) -> None:
+        made.append((self, chosen))
+        begin(self, **chosen)
+
+    monkeypatch.setattr(kind, "__init__", remember)
+    identity = AzureDataSettings(
+        credential=credential,
+        client_id="1234",
+        authority="https://login.microsoftonline.us",
+        blob_account_url="https://images.blob.core.usgovcloudapi.net",
+        kusto_uri="https://c.kusto.usgovcloudapi.net",
+    )
+    workspace = AzureMLSettings(subscription="s", resource_group="g", workspace="w")
+    for log_in in (
+        lambda: storage_credential(identity, identity.blob_account_url),
+        lambda: KustoDatabase(identity)._connection(identity.kusto_uri),
+        lambda: Arm(workspace, identity),
+        lambda: workspace_client(workspace, identity),
+    ):
+        made.clear()
+        log_in()
+        (_, chosen) = made[0]
+        expected = {
+            "managed_identity": {"client_id": "1234"},
+            "cli": {},
+            "default": {
+                "authority": "https://login.microsoftonline.us", "managed_identity_client_id": "1234"
+            },
+        }[credential]  # fmt: skip
+        assert chosen == expected
 
 
 def test_an_account_is_the_first_label_of_its_address() -> None:

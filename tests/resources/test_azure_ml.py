@@ -5,16 +5,20 @@ The contracts themselves are in test_model_registry_contract.py and test_endpoin
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
+import re
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-from azure_workspace import Workspace
+from azure.kusto.data.exceptions import KustoServiceError
+from azure_workspace import IDENTITY, Workspace
 from small_models import register_model
 from test_endpoint_contract import IMAGE
 
@@ -23,6 +27,8 @@ from al_cli.digits import digit_pngs
 from al_core.records import GateVerdict, Interval
 from al_resources.azure import checks as azure_checks
 from al_resources.azure.checks import check_azure
+from al_resources.azure.data_explorer import KustoDatabase
+from al_resources.azure.storage import container_client
 from al_resources.azure.workspace import (
     INFERENCE_SERVER,
     Arm,
@@ -39,8 +45,9 @@ from al_resources.endpoint.rollout import roll_out
 from al_resources.model_registry.azure_ml import AzureMLModelRegistry
 from al_resources.platform import Platform
 from al_resources.settings import SettingsError, load_settings
+from al_resources.settings.azure_data import AzureDataSettings
 from al_resources.settings.azure_ml import AzureMLSettings
-from emulators.azure_ml import ROOT, US_GOVERNMENT, Fault
+from emulators.azure_ml import CHINA, ROOT, US_GOVERNMENT, Fault
 from emulators.inference_server import installed
 
 
@@ -70,7 +77,7 @@ def test_the_doctor_asks_the_workspace_and_names_the_missing_role(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(azure_checks, "BUSY_SECONDS", 0)
-    data = {"blob_account_url": "http://127.0.0.1:9/x", "kusto_uri": "http://127.0.0.1:9"}
+    data = {"blob_account_url": "http://127.0.0.1:9/x", "kusto_uri": "http://127.0.0.1:9", "credential": "default"}
     settings = load_settings(profile="azure", azure=data, azure_ml=workspace.settings)
     (*_, found) = check_azure(settings)
     assert (found.name, found.outcome) == ("azure_ml.workspace", "ok")
@@ -80,23 +87,32 @@ def test_the_doctor_asks_the_workspace_and_names_the_missing_role(
     assert "the role 'AzureML Data Scientist' on the workspace" in found.detail
 
 
+OTHER_CLOUDS = {"US Government": US_GOVERNMENT, "China": CHINA}
+
+
+@pytest.mark.parametrize("name", OTHER_CLOUDS)
 def test_in_another_cloud_everything_is_asked_of_its_own_addresses(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """The emulator answers under the host names of that cloud alone."""
+    """The emulator answers under the host names of that cloud alone: logins, storage, Data Explorer, the workspace."""
     monkeypatch.setenv(
         "AZUREML_CURRENT_CLOUD", "AzureCloud"
     )  # the SDK sets it for the whole process; undone afterwards
-    cloud = workspace.emulator.cloud = US_GOVERNMENT
+    cloud = workspace.emulator.cloud = OTHER_CLOUDS[name]
     there = workspace.settings.model_copy(
         update={
             "resource_manager": f"https://{cloud.manager}/",
-            "authority": f"https://{cloud.login}/",
             "storage_suffix": cloud.storage,
             "audience": f"https://{cloud.ml}",
         }
     )
-    client, arm = workspace_client(there), Arm(there)
+    data = AzureDataSettings(
+        credential="default",
+        authority=f"https://{cloud.login}/",
+        blob_account_url=f"https://alstore.blob.{cloud.storage}",
+        kusto_uri=f"https://c.here.{cloud.kusto}",
+    )
+    client, arm = workspace_client(there, data), Arm(there, data)
     blobs, cache = workspace.platform.blobs, workspace.platform.settings.home / "cache"
     platform = workspace.platform
     platform.__dict__.update(
@@ -105,15 +121,29 @@ def test_in_another_cloud_everything_is_asked_of_its_own_addresses(
     )
     register_model(platform)
     assert roll_out(platform.endpoint, 1, smoke_images=[(IMAGE, None)], watch_seconds=0).outcome == "promoted"
+    assert list(container_client(data).list_blob_names()) == []
+    with pytest.raises(KustoServiceError):  # it holds nothing, but it was found and asked with a token
+        KustoDatabase(data).command(".show tables")
     assert {scope.split("/.")[0].rstrip("/") for scope in workspace.emulator.scopes} == {
-        "https://management.usgovcloudapi.net",
-        "https://ml.azure.us",
-    }
+        f"https://{cloud.manager}", f"https://{cloud.ml}", "https://storage.azure.com", f"https://kusto.{cloud.kusto}"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_CLOUDS)
+def test_the_guide_names_the_addresses_of_the_other_clouds(name: str) -> None:
+    cloud = OTHER_CLOUDS[name]
+    guide = (Path(__file__).parents[2] / "docs" / "azure.md").read_text()
+    (row,) = re.findall(rf"^\s*\| {name} \|.*$", guide, re.MULTILINE)
+    for address in (
+        f"https://{cloud.login}/", f"https://{cloud.manager}/", f"`{cloud.storage}`", f"https://{cloud.ml}`",
+        f".{cloud.kusto}", f".blob.{cloud.storage}",
+    ):  # fmt: skip
+        assert address in row
 
 
 def test_settings_without_a_workspace_say_which_are_missing() -> None:
     with pytest.raises(WorkspaceError, match=r"azure_ml\.resource_group, azure_ml\.workspace: not set"):
-        workspace_client(AzureMLSettings(subscription="x"))
+        workspace_client(AzureMLSettings(subscription="x"), IDENTITY)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +204,7 @@ def test_throttling_is_waited_for(workspace: Workspace) -> None:
 def test_a_long_running_operation_is_followed_to_its_result(workspace: Workspace) -> None:
     register_model(workspace.platform)
     workspace.endpoint.create("blue", 1)
-    answer = Arm(workspace.settings).call(
+    answer = Arm(workspace.settings, IDENTITY).call(
         "DELETE",
         "onlineEndpoints/classifier/deployments/blue",
         what="removing it",
@@ -194,10 +224,26 @@ def test_environments_leave_to_azure_ml_what_it_insists_on(workspace: Workspace)
         return conda["dependencies"][-1]["pip"]
 
     assert {"pydantic>=2.10", INFERENCE_SERVER} <= set(pins("scoring"))
-    assert any(pin.startswith("azureml-core==") for pin in pins("batch"))
     assert all("==" in pin for pin in [*pins("training"), *pins("batch")])
+    assert not [pin for pin in pins("batch") if "azureml" in pin], "the SDK v1 ended on 2026-06-30"
     named = workspace.settings.model_copy(update={"environment": "ours:1", "batch_environment": "batch:2"})
     assert [environment_of(named, purpose) for purpose in ("scoring", "batch")] == ["azureml:ours:1", "azureml:batch:2"]
+
+
+def test_torch_comes_as_the_build_that_the_driver_there_runs_not_as_the_one_installed_here(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed_here = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "2.9.0+cpu" if name == "torch" else installed_here(name)
+    )
+    index = "https://download.pytorch.org/whl/cu126"
+    environment = environment_of(workspace.settings.model_copy(update={"torch_index": index}), "training")
+    assert not isinstance(environment, str)
+    conda: Any = environment.conda_file
+    pins = conda["dependencies"][-1]["pip"]
+    assert pins[0] == f"--extra-index-url {index}"
+    assert "torch==2.9.0" in pins
 
 
 def test_what_runs_remotely_is_what_runs_here_without_dagster(workspace: Workspace) -> None:

@@ -152,7 +152,7 @@ def test_two_annotators_may_disagree() -> None:
         (["cat", "dog"], "2 labels for one image"),
         ([{"label": "cat", "topX": 0.1, "topY": 0.1, "bottomX": 0.2, "bottomY": 0.2}], "box or polygon"),
         ("", "no class name"),
-        (None, "no class name"),
+        ([], "no class name"),
         (7, "no class name"),
         ("cat\ud800", "not in labeling.classes"),
     ],
@@ -276,11 +276,12 @@ def test_a_broken_line_in_the_middle_is_broken_for_good() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"[]", "not COCO: expected an object"),
-        (b'{"images": []}', "found \\['images'\\]"),
+        (b"[]", "a JSON list, in no format that is read here: COCO needs images, annotations and categories; "),
+        (b'{"images": []}', "a JSON object with the keys images, in no format"),
         (b'{"images": 1, "annotations": 2, "categories": 3}', "not COCO"),
         (b"[" * 100_000, "nested too deeply|not valid JSON"),
-        (b"\xff\xfe\xfa", "not valid JSON"),
+        (b"\xff\xfe\xfa", "no text in UTF-8, UTF-16 or UTF-32"),
+        (b"\xff\xd8\xff\xe0 a picture", "pictures come in with `al ingest`"),
         (coco({}), "holds no labels"),
         (coco({image(99): "cat"}), "no row can be used; the first of 1: image .* is unknown"),
     ],
@@ -291,9 +292,15 @@ def test_what_is_no_export_is_refused_with_the_reason(data: bytes, message: str)
 
 
 @pytest.mark.parametrize("line", [b"5", b'"text"', b"[1]", b'{"image_url": "x"}', b'{"label": "cat"}'])
-def test_a_line_of_another_structure_is_named(line: bytes) -> None:
-    with pytest.raises(BrokenExport, match="line 1: expected an object with image_url and label"):
+def test_a_line_of_another_structure_is_refused_with_what_each_format_needs(line: bytes) -> None:
+    with pytest.raises(BrokenExport, match="in no format that is read here: COCO needs ") as caught:
         parse(line, "x.jsonl")
+    assert "JSON lines of image_url and label" in caught.value.tried
+
+
+def test_a_line_without_a_label_is_an_image_without_an_answer_and_counted() -> None:
+    parsed = parse(jsonl({image(1): "cat"}) + b'{"image_url": "x"}\n', "x.jsonl")
+    assert (labels(parsed), parsed.unlabeled) == ({image(1): "cat"}, 1)
 
 
 def test_normalised_and_absolute_boxes_in_one_export_are_refused() -> None:

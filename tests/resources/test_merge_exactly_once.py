@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from resource_adapters import LEDGER_STORES, coco, image, jsonl
 
+from al_core.answers import answered
 from al_core.dataset import resolve_labels
 from al_core.records import SELECTIONS, table_of, utc_now
 from al_resources.blobs import BlobInfo
@@ -163,7 +164,7 @@ def test_a_broken_export_goes_to_quarantine_with_its_reason_and_stays_where_it_w
     assert merge.status == "quarantined"
     copy, reason = desk.quarantined()
     assert desk.blobs.read(copy) == desk.blobs.read(path) == b"[]"
-    assert "not COCO" in json.loads(desk.blobs.read(reason))["reason"]
+    assert "COCO needs" in json.loads(desk.blobs.read(reason))["reason"]
     assert desk.ledgers.read("exports")["status"].to_list() == ["quarantined"]
     assert unmerged_exports(desk.blobs, desk.ledgers) == []
 
@@ -173,7 +174,7 @@ def test_an_export_that_is_gone_is_an_error_of_the_caller(desk: Desk) -> None:
         desk.merge(f"{INBOX}/gone.json")
 
 
-@pytest.mark.parametrize("text", ["o'brien", 'x" | drop', "多\n行", "a/../b"])
+@pytest.mark.parametrize("text", ["o'brien", 'x" | drop', "多行", "a/../b"])
 def test_labels_and_annotators_are_values(desk: Desk, text: str) -> None:
     desk.merge(desk.release("1.jsonl", jsonl({image(1): text}, annotator=text)))
     assert desk.labels() == [(image(1), text)]
@@ -241,6 +242,38 @@ def test_a_merge_that_dies_is_repeated_with_the_same_result(tmp_path: Path, inse
     merge = desk.merge(path)
     assert (merge.status, merge.round, merge.new_labels) == ("merged", 1, 2)
     assert len(desk.labels()) == 2
+
+
+# ---------------------------------------------------------------------- answers that are no labels
+def test_an_answer_can_be_taken_back_by_who_gave_it_or_for_all(desk: Desk) -> None:
+    desk.merge(desk.release("ann.jsonl", jsonl({image(1): "cat", image(2): "cat"}, annotator="ann")))
+    desk.merge(desk.release("bob.jsonl", jsonl({image(1): "dog", image(2): "dog"}, annotator="bob")))
+    merge = desk.merge(desk.release("3.jsonl", jsonl({image(1): None}, annotator="bob") + jsonl({image(2): None})))
+    assert (merge.status, merge.new_labels) == ("merged", 3)
+    assert resolve_labels(desk.ledgers.read("labels")).rows() == [(image(1), "cat", 0)]
+    assert set(answered(desk.ledgers.read("labels"))) == {image(1)}
+
+
+def test_what_is_taken_back_may_be_answered_anew_and_taking_back_nothing_is_nothing(desk: Desk) -> None:
+    assert desk.merge(desk.release("0.jsonl", jsonl({image(1): None}))).status == "nothing_new"
+    desk.merge(desk.release("1.jsonl", jsonl({image(1): "cat"})))
+    desk.merge(desk.release("2.jsonl", jsonl({image(1): None})))
+    assert desk.merge(desk.release("3.jsonl", jsonl({image(1): None}, beside=1))).status == "nothing_new"
+    desk.merge(desk.release("4.json", coco({image(1): "dog", image(2): "dog"})))
+    assert set(resolve_labels(desk.ledgers.read("labels")).select("image_id", "label").rows()) == {
+        (image(1), "dog"),
+        (image(2), "dog"),
+    }
+
+
+@pytest.mark.parametrize("outcome", ["skip", "bad"])
+def test_an_image_that_nobody_can_judge_is_answered_and_has_no_label(desk: Desk, outcome: str) -> None:
+    desk.merge(desk.release("1.jsonl", jsonl({image(1): "cat", image(2): "cat"})))
+    merge = desk.merge(desk.release("2.jsonl", jsonl({image(1): None}, outcome=outcome)))
+    assert (merge.status, merge.new_labels) == ("merged", 1)
+    assert desk.merge(desk.release("again.jsonl", jsonl({image(1): None}, outcome=outcome))).status == "nothing_new"
+    assert resolve_labels(desk.ledgers.read("labels"))["image_id"].to_list() == [image(2)]
+    assert set(answered(desk.ledgers.read("labels"))) == {image(1), image(2)}
 
 
 # ---------------------------------------------------------------------- the inbox
@@ -434,11 +467,29 @@ def test_what_came_to_nothing_is_ready_again(desk: Desk) -> None:
     assert [plan.export.path for plan in look(*arguments, limit=9, now=utc_now(), again=[path]).ready] == [path]
 
 
-def test_files_that_are_no_exports_are_left_alone(desk: Desk) -> None:
-    for name in ("readme.txt", ".hidden.json", "_manifest.json", "image.png"):
+def test_what_systems_and_programs_leave_behind_is_left_alone(desk: Desk) -> None:
+    for name in (
+        ".hidden.json",
+        "._a.json",
+        "__MACOSX/a.json",
+        "@eaDir/a.json",
+        "Thumbs.db",
+        "~$a.xlsx",
+        "a.json.part",
+    ):
         desk.release(name, b"x")
     found = desk.look()
     assert (found.ready, found.refused, found.waiting) == ([], [], [])
+
+
+def test_a_file_that_is_no_export_is_named_with_the_reason_and_not_passed_over(desk: Desk, png: bytes) -> None:
+    names = {"readme.txt": b"read me", "_manifest.json": b"{}", "image.png": png}
+    for name, data in names.items():
+        desk.release(name, data)
+    refused = {Path(merge.path).name: merge.reason for merge in desk.look().refused}
+    assert refused.keys() == names.keys()
+    assert all("needs" in reason or "al ingest" in reason for reason in refused.values())
+    assert all(len(reason) < 1000 for reason in refused.values())
 
 
 # ---------------------------------------------------------------------- the law

@@ -309,7 +309,7 @@ def test_other_blobs_other_containers_and_other_events_are_nothing_to_us(
     path = export("a.json", silently=True)
     azure = platform.settings.azure
     hear(platform, "images/00/00.png")
-    hear(platform, f"{INBOX}/_draft.json")
+    hear(platform, f"{INBOX}/.draft.json")
     hear(platform, path, kind="Microsoft.Storage.BlobDeleted")
     send(azure.events_queue_url, blob_event("other", path))
     door.seen.clear()

@@ -1,0 +1,120 @@
+"""Formats of labeling exports: one module each, told apart by content and never by a file's ending.
+
+`read_export` is the only door. A new format is a module with `NAME`, `KINDS` and `rows` (see `contract`), and one line
+in `FORMATS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from al_resources.labeling.formats import (
+    azure_ml_jsonl,
+    coco,
+    cvat,
+    datumaro,
+    fiftyone,
+    ground_truth,
+    label_studio,
+    label_studio_min,
+    labelbox,
+    prodigy,
+    roboflow,
+    tables,
+    via,
+    via_csv,
+)
+from al_resources.labeling.formats.archive import members, with_pictures
+from al_resources.labeling.formats.contract import BrokenExport, Format, NotThisFormat, Row, shortened
+from al_resources.labeling.formats.document import Document, Mapping
+from al_resources.labeling.formats.folders import rows_of_class_folders
+
+# in the order in which they are tried: the plain table takes whatever has a column of images and one of labels
+FORMATS: tuple[Format, ...] = (
+    coco,
+    datumaro,
+    label_studio,
+    fiftyone,
+    via,
+    cvat,
+    ground_truth,
+    labelbox,
+    azure_ml_jsonl,
+    label_studio_min,
+    prodigy,
+    via_csv,
+    roboflow,
+    tables,
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a file says: the format it is in and its rows, none of them judged yet."""
+
+    format: str
+    rows: list[Row]
+    unlabeled: int = 0  # images that the file names without an answer
+    skipped_files: dict[str, str] = field(default_factory=dict)  # of an archive: what was not read, and why
+
+
+def read_export(data: bytes, name: str = "export", columns: Mapping | None = None) -> Reading:
+    """Read a file in whatever format it is.
+
+    Args:
+        data: The file's bytes.
+        name: What it is called, for messages only.
+        columns: Of plain tables: which column holds `image`, `label`, `annotator`, `labeled_at`, `confidence`.
+
+    Raises:
+        BrokenExport: it is in none of the formats; `tried` names each with what was missing. `incomplete` where it
+            may still be in the middle of being written.
+    """
+    document = Document(data, name, columns or {})
+    if document.kind == "zip":
+        return _read_archive(document)
+    return _read_document(document)
+
+
+def _read_document(document: Document) -> Reading:
+    tried: dict[str, str] = {}
+    for format_ in FORMATS:
+        if document.kind not in format_.KINDS:
+            continue
+        try:
+            rows = list(format_.rows(document))
+        except NotThisFormat as error:
+            tried[format_.NAME] = str(error)
+        else:
+            answered = [row for row in rows if row.outcome != "unanswered"]
+            return Reading(format_.NAME, answered, unlabeled=len(rows) - len(answered))
+    why = "; ".join(f"{name} needs {shortened(reason, 120)}" for name, reason in tried.items())
+    raise BrokenExport(f"{document.described}, in no format that is read here: {why}", tried=tried)
+
+
+def _read_archive(archive: Document) -> Reading:
+    """Every file of labels in an archive; where there is none, its folders are the classes."""
+    readings: list[Reading] = []
+    tried: dict[str, str] = {}
+    pictures, documents = members(archive)
+    for name, data in documents:
+        try:
+            reading = _read_document(Document(data, name, archive.columns))
+        except BrokenExport as error:
+            tried[name] = shortened(error.reason, 200)
+        else:
+            readings.append(reading)
+    rows = with_pictures([row for reading in readings for row in reading.rows], pictures)
+    if not rows and (rows := rows_of_class_folders(pictures)):
+        return Reading("class folders in a zip", rows, skipped_files=tried)
+    if rows:
+        formats = " and ".join(dict.fromkeys(reading.format for reading in readings))
+        return Reading(f"{formats} in a zip", rows, sum(one.unlabeled for one in readings), tried)
+    if readings:
+        return Reading(f"{readings[0].format} in a zip", [], sum(one.unlabeled for one in readings), tried)
+    inside = "; ".join(f"{name}: {reason}" for name, reason in list(tried.items())[:3])
+    raise BrokenExport(
+        f"a zip of {len(pictures)} pictures and {len(documents)} other files holds no labels: "
+        f"{inside or 'expected a file of labels, or one folder of pictures a class'}",
+        tried=tried,
+    )

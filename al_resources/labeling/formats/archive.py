@@ -1,0 +1,93 @@
+"""Zip archives, as CVAT, Roboflow and Label Studio hand out their exports: read in memory, nothing is unpacked."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from al_resources.labeling.formats.contract import BrokenExport, Row
+from al_resources.labeling.formats.document import Document
+
+MOST_FILES = 500_000
+MOST_BYTES = 20_000_000_000  # unpacked, all together
+MOST_BYTES_OF_LABELS = 1_000_000_000  # of one file that is no picture
+LEFT_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
+LEFT_FILES = ("thumbs.db", "desktop.ini")
+UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download")  # what copying and downloading programs write
+NO_LABELS = {".txt", ".md", ".yaml", ".yml", ".names", ".html", ".pdf", ".db", ".ini"}
+
+
+def members(archive: Document) -> tuple[dict[str, str], list[tuple[str, bytes]]]:
+    """The pictures in an archive (name -> content id) and its other files (name, bytes).
+
+    What operating systems and notebooks leave behind is passed over, and so are files that describe a dataset
+    without labels.
+
+    Raises:
+        BrokenExport: it is cut off, damaged, encrypted, or a bomb.
+    """
+    from al_core.images import IMAGE_SUFFIXES, content_id
+
+    pictures: dict[str, str] = {}
+    documents: list[tuple[str, bytes]] = []
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive.data)) as opened:
+            files = (entry for entry in opened.infolist() if not entry.is_dir())
+            entries = [entry for entry in files if not is_left_behind(entry.filename)]
+            _refuse_bombs(entries)
+            for entry in entries:
+                suffix = PurePosixPath(entry.filename).suffix.lower()
+                name = entry.filename.replace("\\", "/")
+                if suffix in IMAGE_SUFFIXES:
+                    pictures[name] = content_id(opened.read(entry))
+                elif suffix not in NO_LABELS:
+                    documents.append((name, opened.read(entry)))
+    except zipfile.BadZipFile as error:
+        raise BrokenExport(f"a zip that cannot be read: {error}", incomplete=True) from error
+    except (RuntimeError, NotImplementedError, OSError, EOFError, ValueError) as error:  # encrypted, unknown method
+        raise BrokenExport(f"a zip that cannot be read: {error}") from error
+    return pictures, documents
+
+
+def with_pictures(rows: Iterable[Row], pictures: Mapping[str, str]) -> list[Row]:
+    """The rows, each knowing the content of the picture in the archive that it names (name -> content id)."""
+    by_file: dict[str, list[str]] = defaultdict(list)
+    for path in pictures:
+        by_file[PurePosixPath(path).name].append(path)
+
+    def content_of(image: str) -> str | None:
+        name = image.replace("\\", "/").lstrip("/")
+        paths = by_file.get(PurePosixPath(name).name, [])
+        found = {pictures[path] for path in paths if path == name or path.endswith(f"/{name}")}
+        return found.pop() if len(found) == 1 else None
+
+    return [replace(row, content=row.content or content_of(row.image)) for row in rows]
+
+
+def is_left_behind(name: str) -> bool:
+    """Whether a file is hidden, or was left by an operating system or a notebook: no export, no image, no class."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if any(part in LEFT_FOLDERS or (part.startswith((".", "~$")) and part != "..") for part in parts):
+        return True
+    return bool(parts) and (parts[-1].lower() in LEFT_FILES or parts[-1].lower().endswith(UNFINISHED))
+
+
+def _refuse_bombs(entries: list[zipfile.ZipInfo]) -> None:
+    from al_core.images import IMAGE_SUFFIXES
+
+    size = sum(entry.file_size for entry in entries)
+    if len(entries) > MOST_FILES or size > MOST_BYTES:
+        raise BrokenExport(
+            f"a zip of {len(entries):,} files and {size:,} bytes; at most {MOST_FILES:,} files and {MOST_BYTES:,} "
+            "bytes are read: export the labels without the pictures"
+        )
+    for entry in entries:
+        is_picture = PurePosixPath(entry.filename).suffix.lower() in IMAGE_SUFFIXES
+        if not is_picture and entry.file_size > MOST_BYTES_OF_LABELS:
+            raise BrokenExport(
+                f"{entry.filename} in the zip has {entry.file_size:,} bytes; no file of labels is so large"
+            )

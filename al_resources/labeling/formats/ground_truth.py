@@ -1,0 +1,46 @@
+"""SageMaker Ground Truth's augmented manifest: JSON lines with `source-ref` and one attribute a labeling job.
+
+Source: Amazon SageMaker's documentation (image classification job output).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from al_resources.labeling.formats.contract import Answers, Kind, NotThisFormat, Row
+from al_resources.labeling.formats.document import Document
+
+NAME = "Ground Truth manifest"
+KINDS: tuple[Kind, ...] = ("json", "records")
+METADATA = "-metadata"
+
+
+def rows(document: Document) -> Iterator[Row]:
+    """See `Format.rows`."""
+    found = document.records()
+    if not all("source-ref" in row or "source" in row for row in found):
+        raise NotThisFormat("source-ref in every line")
+    for row in found:
+        yield _row(row)
+
+
+def _row(row: Mapping[str, Any]) -> Row:
+    image = str(row.get("source-ref") or row.get("source"))
+    told = [value for key, value in row.items() if key.endswith(METADATA) and isinstance(value, Mapping)]
+    told = [one for one in told if "class-name" in one or "class-map" in one]
+    if not told:
+        return Row(image, None, row, outcome="unanswered")
+    newest = max(told, key=lambda one: str(one.get("creation-date", "")))  # chained jobs: the last one's word
+    names = [newest["class-name"]] if "class-name" in newest else list(newest["class-map"].values())
+    answers = Answers(names)
+    if str(newest.get("human-annotated", "yes")).lower() != "yes":
+        return Row(image, {"human-annotated": "no", "label": answers.label}, row)
+    return Row(
+        image=image,
+        label=answers.label,
+        source=row,
+        labeled_at=newest.get("creation-date"),
+        confidence=newest.get("confidence") or None,
+        outcome=answers.outcome,
+    )

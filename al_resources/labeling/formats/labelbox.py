@@ -1,0 +1,55 @@
+"""Labelbox's NDJSON: data rows with the labels of each project.
+
+Source: Labelbox's documentation (export specification, image classifications).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from al_resources.labeling.formats.contract import Answers, BrokenExport, Kind, NotThisFormat, Row
+from al_resources.labeling.formats.document import Document
+
+NAME = "Labelbox NDJSON"
+KINDS: tuple[Kind, ...] = ("json", "records")
+
+
+def rows(document: Document) -> Iterator[Row]:
+    """See `Format.rows`."""
+    found = document.records()
+    if not all("data_row" in row and "projects" in row for row in found):
+        raise NotThisFormat("data_row and projects in every line")
+    try:
+        yield from [row for one in found for row in _rows(one)]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BrokenExport(f"Labelbox NDJSON that cannot be read: {type(error).__name__} {error}") from error
+
+
+def _rows(row: Mapping[str, Any]) -> Iterator[Row]:
+    data_row = row["data_row"]
+    image = str(data_row.get("external_id") or data_row.get("global_key") or data_row["row_data"])
+    labels = [label for project in row["projects"].values() for label in project.get("labels", [])]
+    for label in labels:
+        details, performance = label.get("label_details", {}), label.get("performance_details", {})
+        answers = Answers(_names(label.get("annotations", {}).get("classifications", [])))
+        yield Row(
+            image=image,
+            label=answers.label,
+            source=label,
+            annotator=details.get("created_by"),
+            labeled_at=details.get("updated_at") or details.get("created_at"),
+            annotation_seconds=performance.get("seconds_to_create"),
+            outcome="skip" if performance.get("skipped") else answers.outcome,
+        )
+    if not labels:
+        yield Row(image, None, {"data_row": data_row}, outcome="unanswered")
+
+
+def _names(classifications: list[Mapping[str, Any]]) -> list[Any]:
+    names = []
+    for one in classifications:
+        several = one.get("checklist_answers") or []
+        answers = [one["radio_answer"]] if one.get("radio_answer") else several
+        names += [answer.get("name") or answer.get("value") for answer in answers]
+    return names

@@ -1,0 +1,81 @@
+"""Plain tables: CSV, TSV, Excel, Parquet, or JSON rows with a column of images and one of labels.
+
+Which column is which follows from its name, or from `labeling.columns`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from al_resources.labeling.formats.contract import Kind, NotThisFormat, Row, listed
+from al_resources.labeling.formats.document import Document
+
+NAME = "table of images and labels"
+KINDS: tuple[Kind, ...] = ("table", "json", "records")
+IMAGE = (
+    "image", "image_url", "image_id", "image_path", "image_name", "file_name", "filename", "file", "filepath", "path",
+    "img", "url", "uri", "key", "name",
+)  # fmt: skip
+LABEL = ("label", "class", "choice", "category", "class_name", "label_name", "annotation", "answer", "tag", "target")
+ANNOTATOR = ("annotator", "labeled_by", "user", "worker", "worker_id", "email", "created_by")
+LABELED_AT = ("labeled_at", "updated_at", "created_at", "timestamp", "date", "time")
+CONFIDENCE = ("confidence", "label_confidence", "score", "probability")
+SECONDS = ("annotation_seconds", "lead_time", "seconds", "duration")
+
+
+def rows(document: Document) -> Iterator[Row]:
+    """See `Format.rows`. An empty cell is an image that nobody answered."""
+    if document.kind == "table":
+        found: list[dict[str, Any]] = document.table.to_dict("records")  # type: ignore[assignment]
+        columns = list(document.table.columns)
+    else:
+        found = document.records()
+        columns = list(dict.fromkeys(key for row in found for key in row))
+    if columns[:2] == ["0", "1"]:  # a table without a header
+        image, label = "0", "1"
+    else:
+        image, label = _columns(columns, document.columns)
+    beside = {
+        field: find_column([one for one in columns if one not in (image, label)], names, document.columns.get(field))
+        for field, names in (
+            ("annotator", ANNOTATOR),
+            ("labeled_at", LABELED_AT),
+            ("confidence", CONFIDENCE),
+            ("annotation_seconds", SECONDS),
+        )
+    }
+    for row in _whole(found, columns, label, cut=document.kind == "table" and document.may_be_cut):
+        told = {field: row.get(column) or None for field, column in beside.items() if column is not None}
+        answer = row.get(label)
+        outcome: Any = "unanswered" if answer in (None, "") else "label"
+        yield Row(str(row.get(image) or ""), answer, row, **told, outcome=outcome)
+
+
+def _whole(found: list[dict[str, Any]], columns: list[str], label: str, *, cut: bool) -> Iterator[dict[str, Any]]:
+    """The rows, the last one's label marked where it may be half a word: no other row has it, and no line ends it."""
+    yield from found[:-1]
+    for row in found[-1:]:
+        half = cut and columns[-1] == label and row[label] not in {other[label] for other in found[:-1]}
+        yield row | {label: {"cut": row[label]}} if half else row
+
+
+def _columns(columns: list[str], wanted: dict[str, str]) -> tuple[str, str]:
+    image = find_column(columns, IMAGE, wanted.get("image"))
+    label = find_column([column for column in columns if column != image], LABEL, wanted.get("label"))
+    if image is None or label is None:
+        missing = "an image" if image is None else "a label"
+        raise NotThisFormat(
+            f"a column of images and one of labels (none of {listed(columns)} is {missing}); "
+            'labeling.columns = {image = "...", label = "..."} says which is which'
+        )
+    return image, label
+
+
+def find_column(columns: Iterable[str], names: Iterable[str], wanted: str | None) -> str | None:
+    """The column that the settings name, or the first of the usual names, whatever its case and separators."""
+    there = list(columns)
+    if wanted is not None:
+        return wanted if wanted in there else None
+    plain = {str(column).strip().lower().replace(" ", "_").replace("-", "_"): column for column in reversed(there)}
+    return next((plain[name] for name in names if name in plain), None)

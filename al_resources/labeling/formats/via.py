@@ -1,0 +1,58 @@
+"""VGG Image Annotator: its JSON of annotations and its project file.
+
+Source: VIA 2's documentation (robots.ox.ac.uk/~vgg/software/via).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from al_resources.labeling.formats.contract import Answers, BrokenExport, Kind, NotThisFormat, Row, listed
+from al_resources.labeling.formats.document import Document
+
+NAME = "VGG VIA JSON"
+KINDS: tuple[Kind, ...] = ("json",)
+NO_CLASSES = ("caption", "public_domain", "image_url")  # attributes that VIA brings along
+
+
+def rows(document: Document) -> Iterator[Row]:
+    """See `Format.rows`."""
+    content = document.content
+    files = content.get("_via_img_metadata", content) if isinstance(content, dict) else None
+    if not isinstance(files, dict) or not files or not all(_is_file(one) for one in files.values()):
+        raise NotThisFormat("one object a file, with filename and file_attributes")
+    attribute = class_attribute((one["file_attributes"] for one in files.values()), document.columns.get("label"))
+    for one in files.values():
+        answers = answers_of(one["file_attributes"].get(attribute) if attribute else None)
+        yield Row(one["filename"], answers.label, one, outcome=answers.outcome)
+
+
+def _is_file(one: Any) -> bool:
+    return isinstance(one, dict) and "filename" in one and isinstance(one.get("file_attributes"), dict)
+
+
+def class_attribute(attributes: Iterable[Mapping[str, Any]], wanted: str | None) -> str | None:
+    """The file attribute that holds the class; None where nothing is filled in.
+
+    Raises:
+        BrokenExport: there are several, and the settings do not say which one it is.
+    """
+    filled = Counter(name for one in attributes for name, value in one.items() if value not in ("", None, {}))
+    if wanted in filled:
+        return wanted
+    names = [name for name in filled if name not in NO_CLASSES]
+    if len(names) > 1:
+        raise BrokenExport(
+            f"VIA's files have the attributes {listed(sorted(names))}; which one is the class? "
+            'labeling.columns = {label = "..."} names it'
+        )
+    return names[0] if names else None
+
+
+def answers_of(value: Any) -> Answers:
+    """Text, or for check boxes {name: whether}."""
+    if isinstance(value, Mapping):
+        return Answers([name for name, chosen in value.items() if chosen in (True, "true")])
+    return Answers([value] if value not in (None, "") else [])
