@@ -61,6 +61,13 @@ def contact_sheet_png(platform: Platform, chosen: pl.DataFrame) -> bytes:
     return draw(items)
 
 
+def labeling_page(platform: Platform, round_: int) -> dict[str, dg.MetadataValue]:
+    """Where people label the round; nothing where known labels answer in their place."""
+    if platform.settings.labeling.project == "oracle":
+        return {}
+    return {"label it here": dg.MetadataValue.url(f"{platform.settings.labeling_page.url}/?round={round_}")}
+
+
 def labeling_progress(platform: Platform) -> dict[str, dg.MetadataValue]:
     """What the labeling tool says of its progress, where it counts by itself; why not, where it cannot be asked."""
     from al_loop.status import labeling

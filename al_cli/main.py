@@ -22,6 +22,7 @@ COMMANDS = {
     "ui": ("al_cli.ui", "Open the Dagster UI on an instance and keep its loop alive."),
     "init": ("al_cli.init", "Write al.toml, dagster.yaml and workspace.yaml for a project of your own."),
     "ingest": ("al_cli.ingest", "Add a folder of images to the image store."),
+    "label": ("al_cli.label", "Open the page on which people label what was selected."),
     "serve": ("al_cli.serve", "Run the scoring service: POST /score."),
     "score": ("al_cli.score", "Score a folder of images in batch, into the same log."),
     "strategies": ("al_cli.strategies", "The query strategies, what they need and what they cost."),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
@@ -46,6 +48,7 @@ def ui(home: Path, port: int, traffic: int) -> None:
             stack.enter_context(process(["al_cli.main", "serve"], home / "log" / "serve.log", AL_CONFIG=str(config)))
             with console.status("starting Dagster"):
                 dagster = stack.enter_context(dagster_dev(home, config, free_port(port)))
+            console.print(f"labeling page: {stack.enter_context(labeling_page(home, config))}", soft_wrap=True)
             console.print(f"Dagster UI: [link]{dagster.url}[/]   scoring service: {platform.settings.serving.url}")
             if platform.settings.labeling.project == "oracle":
                 dagster.start_sensor(export_sensor(platform.settings))
@@ -58,6 +61,19 @@ def ui(home: Path, port: int, traffic: int) -> None:
                     time.sleep(3600)
     except KeyboardInterrupt:
         console.print("stopped")
+
+
+@contextmanager
+def labeling_page(home: Path, config: Path) -> Iterator[str]:
+    """The page on which people label, in a process of its own; gives the link for whoever started this."""
+    from al_labeling.guard import Guard, page_secret
+
+    page = load_settings().labeling_page
+    secret = page_secret(page, home)
+    port = free_port(page.port)
+    arguments = ["al_cli.main", "label", "--port", str(port)]
+    with process(arguments, home / "log" / "label.log", AL_CONFIG=str(config)):
+        yield Guard(page, secret).link(page.public_url or f"http://{page.host}:{port}", getpass.getuser())
 
 
 def keep_alive(platform: Platform, per_second: int) -> None:

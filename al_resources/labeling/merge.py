@@ -14,6 +14,7 @@ import polars as pl
 from al_core.answers import votes
 from al_core.records import EXPORTS, LABELS, table_of, utc_now
 from al_resources.blobs import BlobInfo
+from al_resources.labeling.class_list import ClassList, class_list
 from al_resources.labeling.exports import BrokenExport, ExportedLabel, ParsedExport, SetAside, parse_export
 from al_resources.labeling.formats.archive import is_left_behind
 from al_resources.labeling.formats.contract import shortened
@@ -96,9 +97,10 @@ def plan_merge(
     def known_images(image_ids: Collection[str]) -> set[str]:
         return {image_id for image_id in image_ids if image_id in chosen or images.exists(image_id)}
 
-    parsed = parse_export(blobs.read(export.path), export.path, settings, known_images)
+    classes = class_list(blobs, settings)
+    parsed = parse_export(blobs.read(export.path), export.path, classes.widened(settings), known_images)
     labels = ledgers.read("labels")
-    rows = _label_rows(export, parsed, chosen, labels, now or utc_now())
+    rows = _label_rows(export, parsed, chosen, labels, classes, now or utc_now())
     others = labels.filter(pl.col("export_id") != parsed.export_id)  # not those of an interrupted attempt
     if ledgers.read("exports", export_id=parsed.export_id).is_empty():
         new = rows.join(votes(others), on=SAME, how="anti", nulls_equal=True, maintain_order="left")
@@ -199,7 +201,12 @@ def note_gone(ledgers: Ledgers, path: str) -> None:
 
 
 def _label_rows(
-    export: BlobInfo, parsed: ParsedExport, chosen: dict[str, int], labels: pl.DataFrame, now: datetime
+    export: BlobInfo,
+    parsed: ParsedExport,
+    chosen: dict[str, int],
+    labels: pl.DataFrame,
+    classes: ClassList,
+    now: datetime,
 ) -> pl.DataFrame:
     """Rows of `LABELS`; where the tool reports no time, the export's own counts.
 
@@ -224,7 +231,7 @@ def _label_rows(
     rows = [
         {
             "image_id": label.image_id,
-            "label": label.label,
+            "label": None if label.label is None else classes.current(label.label),
             "annotator": annotator,
             "labeled_at": ahead_of.get(label.image_id) or min(label.labeled_at or latest, latest),
             "export_id": parsed.export_id,

@@ -25,9 +25,10 @@ class ModelSettings(_Section):
 class LabelingSettings(_Section):
     """Who labels, and what may come back."""
 
-    project: Literal["manual", "oracle", "azure_ml"] = Field(
-        "manual",
-        description="manual: people export into labeling/exports; oracle: known labels; azure_ml: a project there",
+    project: Literal["page", "manual", "oracle", "azure_ml"] = Field(
+        "page",
+        description="page: people label on `al label`; manual: with a tool of their own; oracle: known labels; "
+        "azure_ml: a project there",
     )
     classes: tuple[str, ...] = Field((), description="the classes people choose from; empty accepts whatever comes")
     new_classes: Literal["refuse", "grow"] = Field("refuse", description="what to do with a class that is not listed")

@@ -25,6 +25,7 @@ from al_core.errors import ActiveLearningError
 from al_core.learning.settings import TrainingSettings
 from al_resources.settings.azure_data import AzureDataSettings
 from al_resources.settings.azure_ml import AzureMLSettings
+from al_resources.settings.labeling_page import LabelingPageSettings
 from al_resources.settings.sections import (
     DeploymentSettings,
     GateSettings,
@@ -67,6 +68,7 @@ class Settings(BaseSettings):
     home: Path = Field(Path(".al"), description="where the local profile keeps everything; relative to al.toml")
     model: ModelSettings = ModelSettings()
     labeling: LabelingSettings = LabelingSettings()
+    labeling_page: LabelingPageSettings = LabelingPageSettings()
     selection: SelectionSettings = SelectionSettings()
     holdout: HoldoutSettings = HoldoutSettings()
     training: TrainingSettings = TrainingSettings()

@@ -13,7 +13,11 @@ def labeling_project(platform: Platform) -> LabelingProject:
     """The tool that `labeling.project` names, of those that work with every profile."""
     from al_resources.labeling.projects.manual import ManualLabeling
     from al_resources.labeling.projects.oracle import OracleLabeling
+    from al_resources.labeling.projects.page import PageLabeling
 
     if platform.settings.labeling.project == "oracle":
         return OracleLabeling.from_file(platform.blobs, platform.settings.labeling.oracle_labels)
+    if platform.settings.labeling.project == "page":
+        auto_release = platform.settings.labeling_page.auto_release
+        return PageLabeling(platform.blobs, platform.ledgers, platform.settings.labeling, auto_release=auto_release)
     return ManualLabeling(platform.blobs, platform.ledgers)

@@ -1,0 +1,63 @@
+"""`al label`: the page on which people label."""
+
+from __future__ import annotations
+
+import getpass
+
+import click
+
+from al_cli.console import console
+from al_resources.settings import load_settings
+
+
+@click.command()
+@click.option("--for", "names", multiple=True, metavar="NAME", help="Print a link for this person; repeat for each.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Instead of labeling_page.port; 0 takes any free one.")
+@click.option("--overlap", type=click.IntRange(1, 20), help="People who are asked about each picture.")
+@click.option(
+    "--overlap-when",
+    type=click.Choice(["always", "model_disagrees"]),
+    help="model_disagrees: ask more than one only where the first answer and the model disagree.",
+)
+@click.option("--auto-release", is_flag=True, help="Release a round by itself when every picture is answered.")
+@click.option("--links-only", is_flag=True, help="Print the links of a page that runs already, and end.")
+def label(
+    names: tuple[str, ...],
+    port: int | None,
+    overlap: int | None,
+    overlap_when: str | None,
+    auto_release: bool,
+    links_only: bool,
+) -> None:
+    """Open the page on which people label the staged rounds, until Ctrl-C.
+
+    One picture, one key a class; a grid of look-alikes; undo, unsure, bad image, notes. Release writes what the
+    sensor finds. Whoever has a link labels under its name.
+    """
+    from al_labeling.app import run_page
+    from al_labeling.guard import Guard, page_secret
+    from al_resources.platform import Platform
+
+    settings = load_settings()
+    asked = {"overlap": overlap, "overlap_when": overlap_when, "auto_release": auto_release or None}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    page = settings.labeling_page.model_copy(update=changes)
+    settings = settings.model_copy(update={"labeling_page": page})
+    people = names or (getpass.getuser(),)
+
+    def show_links(address: str, guard: Guard) -> None:
+        if page.login == "entra":
+            console.print(f"labeling page: {address}   people come in by their login", soft_wrap=True)
+            return
+        for name in people:
+            console.print(f"{name}: {guard.link(address, name)}", soft_wrap=True, markup=False)
+
+    if links_only:
+        show_links(
+            page.url if port is None else f"http://{page.host}:{port}", Guard(page, page_secret(page, settings.home))
+        )
+        return
+    try:
+        run_page(Platform(settings), port=port, ready=show_links)
+    except OSError as error:
+        raise click.ClickException(f"{error}; --port takes another one") from error
