@@ -48,12 +48,12 @@ def contact_sheet_png(platform: Platform, chosen: pl.DataFrame) -> bytes:
     """A grid of thumbnails, the most wanted first; unreadable ones are left out."""
     from al_core.contact_sheet import SheetItem
     from al_core.contact_sheet import contact_sheet as draw
-    from al_core.images import BadImage, decode_image
+    from al_core.images import BadImage, decode_stored_image
 
     items = []
     for row in chosen.iter_rows(named=True):
         try:
-            image = decode_image(platform.images.read(row["image_uri"]), name=row["image_uri"])
+            image = decode_stored_image(platform.images.read(row["image_uri"]), name=row["image_uri"])
         except (BadImage, FileNotFoundError):
             continue
         score = "" if row["score"] is None else f" {row['score']:.3f}"

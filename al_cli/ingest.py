@@ -6,18 +6,21 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.markup import escape
 from rich.progress import track
 
 from al_cli.console import console, json_option, open_platform, print_json
 from al_resources.platform import Platform
 
 if TYPE_CHECKING:
+    from al_core.picture_files import PictureFiles
     from al_resources.image_store import ImageStore, StoredImage
 
 WRITERS = 8  # images stored at once: a container answers each in tens of milliseconds
+SHOWN = 10  # rejected files, by name
 PAGE = 1_000  # files whose outcomes are remembered at once
 
 
@@ -27,54 +30,82 @@ PAGE = 1_000  # files whose outcomes are remembered at once
 def ingest(folder: Path, as_json: bool) -> None:
     """Add every image below FOLDER to the image store, by content: the same picture twice is stored once.
 
-    Files that are no readable images are recorded with the reason and skipped.
+    An image is told by its first bytes, whatever its ending. What is none is named with the reason and skipped. The
+    names are kept: `al trace photo.jpg` finds the image, and so do exports that name it so.
     """
     from al_core.images import IMAGE_SUFFIXES
+    from al_core.picture_files import find_pictures
 
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
+    found = find_pictures(folder)
+    if not found.pictures and not found.rejected:
+        there = "; ".join(f"{count} x {kind}" for kind, count in sorted(found.passed_over.items()))
         raise click.ClickException(
-            f"{folder} holds no images; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}"
+            f"{folder} holds no images{f' ({there})' if there else ''}; expected files like "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
         )
-    facts = ingest_files(open_platform(), files, quiet=as_json)
+    facts = ingest_files(open_platform(), found.pictures, quiet=as_json, beside=found)
     if as_json:
         print_json(facts)
-    else:
-        console.print(
-            f"{facts['added']} images added, {facts['known']} were there already, {facts['rejected']} rejected"
-        )
+        return
+    console.print(f"{facts['added']} images added, {facts['known']} were there already, {facts['rejected']} rejected")
+    for name, reason in list(facts["reasons"].items())[:SHOWN]:
+        console.print(f"[yellow]{escape(name)}[/]: {escape(reason)}", soft_wrap=True)
+    if facts["rejected"] > SHOWN:
+        console.print(f"... and {facts['rejected'] - SHOWN} more; --json names all of them")
+    for kind, count in sorted(facts["passed_over"].items()):
+        console.print(f"{count} files passed over: {escape(kind)}")
 
 
-def ingest_files(platform: Platform, files: list[Path], *, quiet: bool = False) -> dict[str, int]:
-    """Store the files; returns how many were added, known and rejected."""
+def ingest_files(
+    platform: Platform, files: list[Path], *, quiet: bool = False, beside: PictureFiles | None = None
+) -> dict[str, Any]:
+    """Store the files; returns how many were added, known and rejected, and the reasons.
+
+    `beside`: what else lay in their folder; it is put on record with them.
+    """
+    from al_core.picture_files import printable
     from al_core.records import REJECTED_IMAGES, table_of, utc_now
+    from al_resources.image_names import NameLog
 
     added = known = 0
-    rejected = []
+    reasons = dict(beside.rejected) if beside is not None else {}
     images, most = platform.images, platform.settings.serving.max_image_pixels
-    with ThreadPoolExecutor(WRITERS) as pool:
+    with ThreadPoolExecutor(WRITERS) as pool, NameLog(platform.ledgers, "ingest") as names:
         pages = (files[start : start + PAGE] for start in range(0, len(files), PAGE))
         outcomes = chain.from_iterable(pool.map(partial(_store, images, max_pixels=most), page) for page in pages)
         shown = track(outcomes, "images", len(files), console=console, disable=quiet, transient=True)
         for file, outcome in zip(files, shown, strict=True):
             if isinstance(outcome, str):
-                row = {"name": str(file), "reason": outcome, "source": "ingest", "rejected_at": utc_now()}
-                rejected.append(row)
+                reasons[str(file)] = outcome
             else:
+                names.add(printable(file.absolute().as_posix()), outcome.image_id)
                 added, known = (added + 1, known) if outcome.new else (added, known + 1)
-    if rejected:
-        rows = table_of(REJECTED_IMAGES, rejected)
-        platform.ledgers.insert_new("rejected_images", rows, on=["name", "reason"])
-    return {"added": added, "known": known, "rejected": len(rejected)}
+    reasons = {printable(name): reason for name, reason in reasons.items()}
+    if reasons:
+        now = utc_now()
+        rejected = [
+            {"name": name, "reason": reason, "source": "ingest", "rejected_at": now} for name, reason in reasons.items()
+        ]
+        platform.ledgers.insert_new("rejected_images", table_of(REJECTED_IMAGES, rejected), on=["name", "reason"])
+    passed_over = beside.passed_over if beside is not None else {}
+    return {
+        "added": added,
+        "known": known,
+        "rejected": len(reasons),
+        "reasons": reasons,
+        "passed_over": passed_over,
+    }
 
 
 def _store(images: ImageStore, file: Path, *, max_pixels: int) -> StoredImage | str:
     """What was stored, or why it is no image."""
     from al_core.images import BadImage, decode_image
 
-    data = file.read_bytes()
     try:
+        data = file.read_bytes()
         decode_image(data, name=str(file), max_pixels=max_pixels)
     except BadImage as error:
         return error.reason
+    except OSError as error:  # gone or unreadable since it was listed
+        return f"cannot be read: {error.strerror or error}"
     return images.put(data)

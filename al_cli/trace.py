@@ -23,6 +23,7 @@ def trace(reference: str, as_json: bool) -> None:
       0198c...-...   a deployment, by its id
       v7             a model version
       3fa85f6457...  an image, by its id or the beginning of it
+      photo.jpg      an image, by a path or name under which it came
     """
     from al_loop.trace import trace as follow
 

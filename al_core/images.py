@@ -9,14 +9,34 @@ import zlib
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from al_core.errors import ActiveLearningError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+# ending by content, see `image_suffix` -> Pillow's decoder: only these are let near a stranger's bytes, for one of its
+# others calls an external program (EPS)
+_FORMATS = {
+    ".jpg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP", ".tif": "TIFF", ".heic": "HEIF",
+    ".avif": "AVIF",
+}  # fmt: skip
+STORED_SUFFIXES = tuple(_FORMATS)
+IMAGE_SUFFIXES = frozenset({*STORED_SUFFIXES, ".jpeg", ".jpe", ".jfif", ".dib", ".tiff", ".heif", ".hif", ".apng"})
 MAX_PIXELS = 50_000_000
-# only these decoders are let near a stranger's bytes: one of Pillow's others calls an external program (EPS)
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+_AVIF_BRANDS = (b"avif", b"avis")
+# what sets a picture upright, by the value of EXIF's orientation
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
+_TEXT_OF_PNG = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
+_TEN_BITS, _TWELVE_BITS = 1023, 4095
 # what Pillow's decoders raise on broken files; there is no common base
 _DECODING_ERRORS = (
     OSError,
@@ -30,9 +50,9 @@ _DECODING_ERRORS = (
     NotImplementedError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
 )
+# Pillow's own limit is off: `decode_image` asks for the size before any pixel is decoded, at the door of the settings
+Image.MAX_IMAGE_PIXELS = None
 
 
 class BadImage(ActiveLearningError, ValueError):
@@ -62,47 +82,102 @@ def image_suffix(data: bytes, *, name: str = "image") -> str:
         (b"BM", ".bmp"),
         (b"II*\0", ".tif"),
         (b"MM\0*", ".tif"),
+        (b"II+\0", ".tif"),  # BigTIFF
+        (b"MM\0+", ".tif"),
     ):
         if data.startswith(magic):
             return suffix
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return ".webp"
+    if data[4:8] == b"ftyp":
+        brands = {data[8:12], *(data[place : place + 4] for place in range(16, min(len(data), 64), 4))}
+        if brands & {*_AVIF_BRANDS}:
+            return ".avif"
+        if brands & {*_HEIF_BRANDS}:
+            return ".heic"
     raise BadImage(name, _not_an_image(data))
 
 
 def decode_image(
-    data: bytes, *, name: str = "image", channels: Literal[1, 3] = 3, max_pixels: int = MAX_PIXELS
+    data: bytes, *, name: str = "image", channels: Literal[1, 3] = 3, max_pixels: int | None = MAX_PIXELS
 ) -> Image.Image:
     """The picture as people see it: upright, 8 bits, mode "RGB" (3 channels) or "L" (1 channel).
 
-    EXIF orientation is applied, 16-bit grey is scaled to 8 bits, CMYK and palettes become RGB, transparency
-    lies on white, and of an animation the first frame counts.
+    EXIF orientation is applied, 16-bit grey is scaled to 8 bits (as 12 bits where no value needs more), CMYK and
+    palettes become RGB, transparency lies on white, and of an animation the first frame counts.
+
+    `max_pixels`: None for no limit, see `decode_stored_image`.
 
     Raises:
         BadImage: empty, truncated or no image at all; larger than `max_pixels`; or of a pixel format that has
             no defined brightness (32-bit grey). The size is checked before any pixel is decoded.
     """
     suffix = image_suffix(data, name=name)
+    if suffix == ".heic":
+        _know_heif()
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise BadImage(name, _too_large(width, height, max_pixels))
-            image.load()
-            return _to_channels(ImageOps.exif_transpose(image), channels, name)
+        try:
+            return _decode(data, suffix, name, channels, max_pixels)
+        except _DECODING_ERRORS:
+            if suffix != ".png" or (bare := _without_text(data)) == data:
+                raise
+            return _decode(bare, suffix, name, channels, max_pixels)  # odd text beside the pixels spoils no picture
     except BadImage:
         raise
-    except Image.DecompressionBombError as error:
-        raise BadImage(name, f"{error}; scale the image down to {max_pixels:,} pixels") from error
     except _DECODING_ERRORS as error:
         raise BadImage(
             name, f"broken {suffix[1:]} file of {len(data):,} bytes ({error}); send the complete file again"
         ) from error
 
 
+def decode_stored_image(data: bytes, *, name: str = "image", channels: Literal[1, 3] = 3) -> Image.Image:
+    """A picture of the image store: it passed the limit on pixels at the door, and no second one may differ.
+
+    Raises:
+        BadImage: as `decode_image`.
+    """
+    return decode_image(data, name=name, channels=channels, max_pixels=None)
+
+
+def _decode(data: bytes, suffix: str, name: str, channels: Literal[1, 3], max_pixels: int | None) -> Image.Image:
+    with Image.open(io.BytesIO(data), formats=[_FORMATS[suffix]]) as image:
+        width, height = image.size
+        if max_pixels is not None and width * height > max_pixels:
+            raise BadImage(name, _too_large(width, height, max_pixels))
+        image.load()
+        upright = _UPRIGHT.get(_orientation(image))
+        return _to_channels(image if upright is None else image.transpose(upright), channels, name)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Of EXIF; what cannot be read of it turns nothing. Never written again: not every camera's EXIF can be."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except _DECODING_ERRORS:
+        return 1
+
+
+def _without_text(png: bytes) -> bytes:
+    """A PNG file without what stands beside its pixels."""
+    parts, place = [png[:8]], 8
+    while place + 8 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, place)
+        if kind not in _TEXT_OF_PNG:
+            parts.append(png[place : place + length + 12])
+        place += length + 12
+    return b"".join(parts)
+
+
+def _know_heif() -> None:
+    """Let Pillow read what telephones take; the decoder is loaded when the first such picture comes."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+
 def _to_channels(image: Image.Image, channels: Literal[1, 3], name: str) -> Image.Image:
     if image.mode.startswith("I;16"):
-        image = Image.fromarray(((np.asarray(image, np.uint32) + 128) // 257).astype(np.uint8))
+        image = Image.fromarray(_eight_bits(np.asarray(image, np.uint32)))
     elif image.mode in ("I", "F"):
         raise BadImage(name, "32-bit grey values have no defined white; convert the image to 8 or 16 bits per channel")
     if image.has_transparency_data:
@@ -113,10 +188,17 @@ def _to_channels(image: Image.Image, channels: Literal[1, 3], name: str) -> Imag
     return image.convert("L" if channels == 1 else "RGB")
 
 
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """16-bit grey as 8 bits. Scanners and microscopes put 12 bits into 16: as 16 bits these would all be black."""
+    if _TEN_BITS < values.max() <= _TWELVE_BITS:
+        return ((values * 255 + _TWELVE_BITS // 2) // _TWELVE_BITS).astype(np.uint8)
+    return ((values + 128) // 257).astype(np.uint8)
+
+
 def _too_large(width: int, height: int, max_pixels: int) -> str:
     return (
         f"{width} x {height} = {width * height:,} pixels, at most {max_pixels:,} are accepted; scale it "
-        "down, or raise the limit on image pixels in the settings"
+        "down, or raise serving.max_image_pixels"
     )
 
 

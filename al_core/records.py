@@ -102,6 +102,15 @@ REJECTED_IMAGES = pa.schema(
     ]
 )
 
+IMAGE_NAMES = pa.schema(
+    [
+        ("name", pa.string()),  # path, file name or upload name, as it came
+        ("image_id", pa.string()),
+        ("source", pa.string()),  # ingest | score | service
+        ("recorded_at", UTC_MICROSECONDS),
+    ]
+)
+
 DEPLOYMENTS = pa.schema(
     [
         ("deployment_id", pa.string()),  # uuid7
@@ -150,6 +159,7 @@ LEDGERS: dict[str, pa.Schema] = {
     "labels": LABELS,
     "exports": EXPORTS,
     "rejected_images": REJECTED_IMAGES,
+    "image_names": IMAGE_NAMES,
     "deployments": DEPLOYMENTS,
     "decisions": DECISIONS,
     "failures": FAILURES,
@@ -274,6 +284,10 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+Resize = Literal["squash", "shortest", "longest"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+
+
 class Preprocessing(_Frozen):
     """How an image becomes the model's input: resized to `size` x `size`, scaled to 0-1, then normalised."""
 
@@ -281,6 +295,22 @@ class Preprocessing(_Frozen):
     channels: Literal[1, 3]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    # squash: the whole picture, whatever its shape; shortest: the middle square of it; longest: the whole picture,
+    # its shape kept, on black
+    resize: Resize = "squash"
+    crop: float = Field(1.0, gt=0, le=1)  # of `shortest`: the share of the shorter side that is kept
+    interpolation: Interpolation = "bilinear"
+
+
+class EncoderRecord(_Frozen):
+    """Where an encoder comes from, and what rebuilds it without asking anybody."""
+
+    family: str  # small_cnn | torchvision | timm | hf | open_clip
+    name: str
+    source: str  # from scratch | hub REPOSITORY REVISION | folder NAME | the address or the file it was read from
+    sha256: str | None = None  # of the files of its weights
+    licence: str | None = None  # as its publisher says
+    configuration: dict[str, Any] = Field(default_factory=dict)
 
 
 class Interval(_Frozen):
@@ -337,6 +367,7 @@ class ModelManifest(_Frozen):
     run_id: str | None = None
     created_at: datetime
     weights_sha256: str
+    encoder: EncoderRecord | None = None  # None in manifests of versions that did not say
 
 
 class DatasetManifest(_Frozen):

@@ -81,7 +81,7 @@ def _describe(
     image_ids: list[str], selections: pl.DataFrame, images: ImageStore
 ) -> tuple[dict[str, str], dict[str, str | None]]:
     """Address and near-duplicate hash of each image: from its selection, or from the image itself."""
-    from al_core.images import BadImage, decode_image
+    from al_core.images import BadImage, decode_stored_image
     from al_core.near_duplicates import near_duplicate_hash
 
     urls: dict[str, str] = dict(selections.select("image_id", "image_uri").iter_rows())
@@ -91,7 +91,9 @@ def _describe(
             urls[image_id] = images.path_of(image_id)
         if hashes.get(image_id) is None:
             try:
-                hashes[image_id] = near_duplicate_hash(decode_image(images.read(urls[image_id]), name=urls[image_id]))
+                hashes[image_id] = near_duplicate_hash(
+                    decode_stored_image(images.read(urls[image_id]), name=urls[image_id])
+                )
             except (BadImage, FileNotFoundError):
                 hashes[image_id] = None  # training records and skips what it cannot read
     return urls, hashes

@@ -41,6 +41,7 @@ def score(
         raise GiveUp(
             "no model is deployed yet, so there is nothing to score with; `al ingest` adds images without scoring them"
         )
+    from al_resources.image_names import NameLog
     from al_serving import remote_batch
     from al_serving.batch import files_of_folder, files_of_store, score_files
     from al_serving.collector import Collector
@@ -55,8 +56,11 @@ def score(
     def say(progress: BatchProgress) -> None:
         log(f"{progress.done} of {progress.total} files are scored")
 
-    with closing(Collector.of(platform)) as collector:
+    with closing(Collector.of(platform)) as collector, NameLog(platform.ledgers, "score") as names:
         scorer = Scorer.of(platform, platform.registry.fetch(version), collector)
-        summary = score_files(scorer, files, collector, report or say)
+        below = "" if folder is None else f"{folder.absolute().as_posix()}/"
+        summary = score_files(
+            scorer, files, collector, report or say, lambda name, image_id: names.add(below + name, image_id)
+        )
         collector.flush()
     return summary

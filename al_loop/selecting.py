@@ -112,7 +112,7 @@ def configured_strategy(platform: Platform, wishes: Wishes) -> QueryStrategy:
 
 def _seed_batch(platform: Platform, round_: int, wishes: Wishes) -> Selection:
     """Before there is a model, images are drawn at random from the whole image store."""
-    from al_core.images import decode_image
+    from al_core.images import decode_stored_image
     from al_core.near_duplicates import near_duplicate_hash
     from al_core.selection import select_seed_batch
 
@@ -121,8 +121,7 @@ def _seed_batch(platform: Platform, round_: int, wishes: Wishes) -> Selection:
 
     def hash_of(image_id: str) -> str:
         uri = uris[image_id]
-        limit = platform.settings.serving.max_image_pixels
-        return near_duplicate_hash(decode_image(platform.images.read(uri), name=uri, max_pixels=limit))
+        return near_duplicate_hash(decode_stored_image(platform.images.read(uri), name=uri))
 
     return select_seed_batch(
         uris,

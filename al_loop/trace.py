@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from al_core.errors import ActiveLearningError
@@ -16,7 +17,8 @@ class NotFound(ActiveLearningError):
 
 
 def trace(platform: Platform, reference: str) -> dict[str, Any]:
-    """Trace an image id (or its beginning), `v7` (a model version), a deployment id, or `latest`.
+    """Trace an image (its id, the beginning of it, or a name under which it came), `v7` (a model version), a
+    deployment id, or `latest`.
 
     Raises:
         NotFound: nothing goes by that name.
@@ -25,9 +27,9 @@ def trace(platform: Platform, reference: str) -> dict[str, Any]:
         return trace_deployment(platform, None)
     if reference.removeprefix("v").isdigit() and len(reference) < 8:
         return trace_model(platform, int(reference.removeprefix("v")))
-    if reference.count("-") == 4:
+    if re.fullmatch(r"[0-9a-fA-F]+(-[0-9a-fA-F]+){4}", reference):
         return trace_deployment(platform, reference)
-    return trace_image(platform, reference.lower())
+    return trace_image(platform, reference)
 
 
 def trace_deployment(platform: Platform, deployment_id: str | None) -> dict[str, Any]:
@@ -64,11 +66,12 @@ def trace_model(platform: Platform, version: int) -> dict[str, Any]:
     }
 
 
-def trace_image(platform: Platform, image_id: str) -> dict[str, Any]:
-    """An image: its predictions, its selection, its labels with their exports, and the models trained on it."""
+def trace_image(platform: Platform, reference: str) -> dict[str, Any]:
+    """An image: its names, predictions, selection, labels with their exports, and the models trained on it."""
     selections = platform.ledgers.read("selections")
     labels = platform.ledgers.read("labels")
-    full = _full_id(platform, image_id, selections["image_id"].to_list() + labels["image_id"].to_list())
+    full = _full_id(platform, reference, selections["image_id"].to_list() + labels["image_id"].to_list())
+    names = platform.ledgers.read("image_names", image_id=full)["name"].to_list()
     predictions = platform.predictions.rows_of(
         [full],
         ["prediction_id", "model_version", "predicted_label", "confidence", "margin", "entropy", "logged_at"],
@@ -79,10 +82,11 @@ def trace_image(platform: Platform, image_id: str) -> dict[str, Any]:
     own_exports = [row for row in exports.to_dicts() if row["export_id"] in ids]
     selection = selections.filter(image_id=full).to_dicts()
     chosen_on = {row["prediction_id"] for row in selection}
-    if not predictions and not selection and not own_labels:
-        raise NotFound(f"image {image_id} was never scored, selected or labeled")
+    if not predictions and not selection and not own_labels and not names:
+        raise NotFound(f"image {reference} was never scored, selected or labeled")
     return {
         "image": full,
+        "names": names,
         "predictions": [_plain(row) | {"chosen_on": row["prediction_id"] in chosen_on} for row in predictions],
         "selections": [_plain(row) for row in selection],
         "labels": [_plain(row) for row in own_labels],
@@ -91,16 +95,27 @@ def trace_image(platform: Platform, image_id: str) -> dict[str, Any]:
     }
 
 
-def _full_id(platform: Platform, beginning: str, known: list[str]) -> str:
-    if len(beginning) == 32:
+def _full_id(platform: Platform, reference: str, known: list[str]) -> str:
+    from al_resources.image_names import own_names
+    from al_resources.labeling.names import ImageNames
+
+    beginning = reference.lower()
+    if re.fullmatch("[0-9a-f]{32}", beginning):
         return beginning
     matches = sorted({image_id for image_id in known if image_id.startswith(beginning)})
-    if len(matches) != 1:
+    if len(matches) == 1:
+        return matches[0]
+    named = ImageNames(
+        lambda ids: {one for one in ids if one in known or platform.images.exists(one)},
+        lambda: own_names(platform.ledgers),
+    )
+    match = named.find(reference)
+    if match.image_id is None:
+        several = f"; {len(matches)} selected or labeled images begin with it" if matches else ""
         raise NotFound(
-            f"{beginning!r} is no model version (v7), deployment id or image id, and {len(matches)} selected or "
-            "labeled images begin with it; give the whole 32 characters of the image id"
+            f"{reference!r} is no model version (v7), deployment id or image id{several}; as a name: {match.problem}"
         )
-    return matches[0]
+    return match.image_id
 
 
 def _datasets_with(platform: Platform, image_id: str) -> list[dict[str, Any]]:

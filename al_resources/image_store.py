@@ -64,10 +64,10 @@ class ImageStore:
 
     def path_of(self, image_id: str) -> str:
         """Where in the blob store an image lies. Raises `FileNotFoundError`."""
-        from al_core.images import IMAGE_SUFFIXES
+        from al_core.images import STORED_SUFFIXES
 
         if re.fullmatch("[0-9a-f]{32}", image_id):
-            for suffix in sorted(IMAGE_SUFFIXES):
+            for suffix in STORED_SUFFIXES:
                 path = f"{IMAGES}/{image_id[:2]}/{image_id}{suffix}"
                 if self._blobs.exists(path):
                     return path

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from al_core.errors import InvalidInput
 from al_core.images import IMAGE_SUFFIXES
+from al_core.picture_files import find_pictures
 from al_serving.collector import Collector
 from al_serving.payloads import SentImage
 from al_serving.scoring import Answer, ReadImage, RefusedImage, Scorer
@@ -62,7 +63,8 @@ def files_of_folder(folder: Path) -> list[NamedFile]:
     """
     if not folder.is_dir():
         raise NoImages(f"{folder} is no folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    found = find_pictures(folder)
+    paths = sorted([*found.pictures, *map(Path, found.rejected)])  # these are refused by name when they are read
     if not paths:
         raise NoImages(f"{folder} holds no image: looked for {', '.join(sorted(IMAGE_SUFFIXES))} in it and below")
     return [NamedFile(path.relative_to(folder).as_posix(), path.read_bytes) for path in paths]
@@ -85,10 +87,12 @@ def score_files(
     files: list[NamedFile],
     collector: Collector | None = None,
     report: Callable[[BatchProgress], None] = lambda progress: None,
+    named: Callable[[str, str], None] = lambda name, image_id: None,
 ) -> BatchSummary:
     """Score `files`, readers ahead of the model; one that cannot be scored is put on record and skipped.
 
-    The same content under several names is scored once; the other names are answered with `same_as`.
+    The same content under several names is scored once; the other names are answered with `same_as`. `named` hears
+    of every file that is an image: its name, and the image's id.
 
     Raises:
         TimeoutError: the log took nothing for minutes; what was scored until then is kept.
@@ -106,7 +110,9 @@ def score_files(
                 if isinstance(image, RefusedImage):
                     refused[image.name] = image.reason
                     new.append(image)
-                elif image.image_id in first_name:
+                    continue
+                named(image.name, image.image_id)
+                if image.image_id in first_name:
                     duplicates[image.name] = first_name[image.image_id]
                 else:
                     first_name[image.image_id] = image.name

@@ -269,6 +269,7 @@ class Experiment:
             labels=len(request.train) + len(request.validation),
             created_at=_EPOCH + timedelta(hours=round_),
             weights_sha256=sha256_of(result.weights),
+            encoder=result.encoder,
         )
         (folder / MANIFEST_FILE).write_text(manifest.model_dump_json())
         return manifest
@@ -350,7 +351,7 @@ def prepare(data: LabeledData, preprocessing: Preprocessing, folder: Path) -> No
     Raises:
         BadData: an image cannot be read.
     """
-    from al_core.images import BadImage, decode_image
+    from al_core.images import BadImage, decode_stored_image
     from al_core.learning.preprocessing import to_pixels
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -360,7 +361,7 @@ def prepare(data: LabeledData, preprocessing: Preprocessing, folder: Path) -> No
     hashes = {}
     for row, image in enumerate(data.images):
         try:
-            picture = decode_image(data.read(image.uri), name=image.uri, channels=preprocessing.channels)
+            picture = decode_stored_image(data.read(image.uri), name=image.uri, channels=preprocessing.channels)
         except BadImage as error:
             raise BadData(f"{error}; remove it from the folder") from error
         pixels[row] = to_pixels([picture], preprocessing)[0].numpy()

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from al_core.contact_sheet import SheetItem, contact_sheet
-from al_core.images import decode_image
+from al_core.images import decode_stored_image
 from simulation.datasets import LabeledData, load_data
 from simulation.experiment import ROUNDS_FILE, read_rounds
 from simulation.runner import load_study
@@ -170,7 +170,7 @@ def _protocol(study: Study, table: pl.DataFrame) -> Block:
         ("validation", f"{study.validation_share:.0%} of the labels"),
         (
             "model",
-            f"{encoder}{training.architecture}, {training.image_size}x{training.image_size} pixels, "
+            f"{encoder}{training.architecture}, {_pixels(training.image_size)}, "
             f"{training.epochs} epochs from the start, {training.epochs_from(warm=True)} going on",
         ),
         ("control slice", f"{study.control_share:.0%} of each batch"),
@@ -383,7 +383,7 @@ def _sheet(line: dict[str, Any], truth: dict[str, Any], data: LabeledData) -> by
     chosen = list(zip(line["selected"], line["scores"], strict=True))[:SHEET_IMAGES]
     items = [
         SheetItem(
-            decode_image(data.read(truth[image_id].uri)),
+            decode_stored_image(data.read(truth[image_id].uri)),
             (truth[image_id].label, "" if score is None else f"{score:.3f}"),
         )
         for image_id, score in chosen
@@ -405,3 +405,7 @@ def _short(values: np.ndarray) -> list[float]:
 
 def _finite(values: Sequence[float]) -> list[float | None]:
     return [None if np.isnan(value) else float(value) for value in values]
+
+
+def _pixels(size: int | None) -> str:
+    return f"{size}x{size} pixels" if size else "pictures of the encoder's own size"

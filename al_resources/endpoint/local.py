@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from pydantic import ValidationError
 
-from al_core.images import BadImage, decode_image
+from al_core.images import BadImage, decode_stored_image
 from al_resources.blobs import BlobStore
 from al_resources.endpoint import DeploymentFailed, EndpointState, check_traffic, refuse_with_traffic
 from al_resources.endpoint.asking import ask
@@ -223,7 +223,7 @@ class LocalEndpoint:
             raise DeploymentFailed(f"there is no deployment {deployment}; there are {sorted(deployments)}")
         predictor = self._load(deployments[deployment])
         try:
-            picture = decode_image(image, channels=predictor.manifest.preprocessing.channels)
+            picture = decode_stored_image(image, channels=predictor.manifest.preprocessing.channels)
         except BadImage as error:
             raise DeploymentFailed(f"{deployment} cannot read the image: {error}") from error
         return {

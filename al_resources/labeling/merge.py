@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from al_core.answers import votes
+from al_core.picture_files import is_left_behind
 from al_core.records import EXPORTS, LABELS, table_of, utc_now
 from al_resources.blobs import BlobInfo
+from al_resources.image_names import own_names
 from al_resources.labeling.class_list import ClassList, class_list
 from al_resources.labeling.exports import BrokenExport, ExportedLabel, ParsedExport, SetAside, parse_export
-from al_resources.labeling.formats.archive import is_left_behind
 from al_resources.labeling.formats.contract import shortened
 from al_resources.labeling.quarantine import quarantine_export, quarantine_rows
 from al_resources.settings import LabelingSettings
@@ -98,7 +99,8 @@ def plan_merge(
         return {image_id for image_id in image_ids if image_id in chosen or images.exists(image_id)}
 
     classes = class_list(blobs, settings)
-    parsed = parse_export(blobs.read(export.path), export.path, classes.widened(settings), known_images)
+    data = blobs.read(export.path)
+    parsed = parse_export(data, export.path, classes.widened(settings), known_images, lambda: own_names(ledgers))
     labels = ledgers.read("labels")
     rows = _label_rows(export, parsed, chosen, labels, classes, now or utc_now())
     others = labels.filter(pl.col("export_id") != parsed.export_id)  # not those of an interrupted attempt

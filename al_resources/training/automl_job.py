@@ -15,6 +15,7 @@ from typing import Any
 from al_core.errors import InvalidInput
 from al_core.learning.checkpoint import WEIGHTS_FILE, save_weights
 from al_core.learning.contract import TrainingResult
+from al_core.learning.settings import SMALL_SIZE
 from al_resources.training.automl_model import NETWORKS, read_model, renamed
 from al_resources.training.job import RemoteRequest, run
 
@@ -35,7 +36,7 @@ def convert(given: argparse.Namespace, request: RemoteRequest, report: Callable[
         raise InvalidInput(
             f"{file} holds a {trained['model_name']}; expected {theirs.name} for {settings.architecture}"
         )
-    size, channels = settings.image_size, settings.channels
+    size, channels = settings.image_size or SMALL_SIZE, settings.channels
     network = build_network(settings.architecture, classes=len(request.classes), size=size, channels=channels)
     labels = [str(label) for label in trained["specs"]["labels"]]
     load_state(network, renamed(trained["model_state"], theirs, labels, request.classes), str(file))
@@ -44,7 +45,9 @@ def convert(given: argparse.Namespace, request: RemoteRequest, report: Callable[
     save_weights(network, weights)
     log: dict[str, Any] = {"trainer": "AutoML", "unseen_classes": sorted(set(request.classes) - set(labels))}
     preprocessing = preprocessing_for(settings.architecture, size=size, channels=channels)
-    return TrainingResult(weights, settings.architecture, request.classes, preprocessing, 1.0, log)
+    return TrainingResult(
+        weights, settings.architecture, request.classes, preprocessing, 1.0, log, encoder=network.record
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -86,8 +86,14 @@ def test_ingest_stores_by_content_and_records_what_is_no_image(
     (folder / "the same under another name.png").write_bytes(png)
     (folder / "broken.jpg").write_bytes(png[:60])
     (folder / "empty.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("no picture")
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints" / "a-checkpoint.png").write_bytes(png + b"1")
     found = json.loads(al("ingest", str(folder), "--json", config=project).stdout)
-    assert found == {"added": 1, "known": 1, "rejected": 2}
+    assert (found["added"], found["known"], found["rejected"]) == (1, 1, 2)
+    assert {Path(name).name for name in found["reasons"]} == {"broken.jpg", "empty.png"}
+    assert found["passed_over"] == {".txt": 1, "hidden": 1}
+    assert "broken.jpg" in al("ingest", str(folder), config=project).stdout
     status = json.loads(al("status", "--json", config=project).stdout)
     assert (status["images"], status["rejected_images"]) == (1, 2)
 
@@ -124,6 +130,13 @@ def test_strategies_are_listed_with_their_needs(al: Callable[..., Any]) -> None:
     found = {row["name"]: row for row in json.loads(al("strategies", "--json").stdout)}
     assert found["badge"]["needs"] == ["embedding", "probs"]
     assert all(row["cost"] for row in found.values())
+
+
+def test_encoders_are_listed_with_their_speed_and_what_is_missing(al: Callable[..., Any]) -> None:
+    small, other = json.loads(al("encoders", "small_cnn", "timm:resnet81", "--json").stdout)
+    assert (small["pixels"], small["width"], small["problem"]) == (32, 256, None)
+    assert small["per_second"] > 1
+    assert "resnet81" in other["problem"] or "pip install" in other["problem"]
 
 
 def test_select_shows_the_seed_round_of_a_new_project_and_writes_nothing(

@@ -100,7 +100,7 @@ def test_a_folder_without_images_says_what_was_looked_for(tmp_path: Path) -> Non
     (tmp_path / "notes.txt").write_text("none here")
     with pytest.raises(NoImages, match=r"holds no image: looked for .*\.png"):
         files_of_folder(tmp_path)
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(NoImages, match="is no folder"):
         files_of_folder(tmp_path / "missing")
 
 

@@ -9,15 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 
+from al_core.picture_files import is_left_behind
 from al_resources.labeling.formats.contract import BrokenExport, Row
 from al_resources.labeling.formats.document import Document
 
 MOST_FILES = 500_000
 MOST_BYTES = 20_000_000_000  # unpacked, all together
 MOST_BYTES_OF_LABELS = 1_000_000_000  # of one file that is no picture
-LEFT_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
-LEFT_FILES = ("thumbs.db", "desktop.ini")
-UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download")  # what copying and downloading programs write
 NO_LABELS = {".txt", ".md", ".yaml", ".yml", ".names", ".html", ".pdf", ".db", ".ini"}
 
 
@@ -66,14 +64,6 @@ def with_pictures(rows: Iterable[Row], pictures: Mapping[str, str]) -> list[Row]
         return found.pop() if len(found) == 1 else None
 
     return [replace(row, content=row.content or content_of(row.image)) for row in rows]
-
-
-def is_left_behind(name: str) -> bool:
-    """Whether a file is hidden, or was left by an operating system or a notebook: no export, no image, no class."""
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    if any(part in LEFT_FOLDERS or (part.startswith((".", "~$")) and part != "..") for part in parts):
-        return True
-    return bool(parts) and (parts[-1].lower() in LEFT_FILES or parts[-1].lower().endswith(UNFINISHED))
 
 
 def _refuse_bombs(entries: list[zipfile.ZipInfo]) -> None:

@@ -1,0 +1,73 @@
+"""Which files of a folder are pictures, and what is said of the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from al_core.picture_files import find_pictures, is_left_behind, printable
+
+
+def put(file: Path, data: bytes) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    return file
+
+
+def test_a_picture_is_told_by_its_first_bytes_whatever_its_ending(tmp_path: Path, png: bytes) -> None:
+    names = ["a.png", "B.JPG", "c.jfif", "d", "e.txt", "deep/er/f.png"]
+    pictures = [put(tmp_path / name, png) for name in names]
+    assert find_pictures(tmp_path).pictures == sorted(pictures)
+
+
+def test_what_is_called_like_a_picture_and_is_none_is_named_and_the_rest_is_counted(tmp_path: Path, png: bytes) -> None:
+    put(tmp_path / "empty.png", b"")
+    put(tmp_path / "page.jpg", b"<html>")
+    put(tmp_path / "notes.txt", b"x")
+    put(tmp_path / "more.txt", b"x")
+    put(tmp_path / "LICENSE", b"x")
+    found = find_pictures(tmp_path)
+    assert {Path(name).name: reason.split(":")[0] for name, reason in found.rejected.items()} == {
+        "empty.png": "the file is empty (0 bytes); send it again",
+        "page.jpg": "no image",
+    }
+    assert (found.pictures, found.passed_over) == ([], {".txt": 2, "no ending": 1})
+
+
+def test_hidden_files_links_and_folders_called_like_pictures_are_no_pictures(tmp_path: Path, png: bytes) -> None:
+    real = put(tmp_path / "a.png", png)
+    for name in (".hidden.png", "._a.png", ".ipynb_checkpoints/a.png", "@eaDir/a.png/SYNO.jpg", "__MACOSX/a.png"):
+        put(tmp_path / name, png)
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "link.png").symlink_to(real)
+    (tmp_path / "nowhere.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    found = find_pictures(tmp_path)
+    assert (found.pictures, found.passed_over, found.rejected) == ([real], {"hidden": 5, "link": 3}, {})
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path, png: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "a.png", png)
+    closed = put(tmp_path / "closed.png", png)
+    opened = Path.open
+
+    def refuse(self: Path, *arguments: object) -> object:
+        if self == closed:
+            raise PermissionError(13, "Permission denied")
+        return opened(self, *arguments)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", refuse)
+    found = find_pictures(tmp_path)
+    assert found.rejected == {str(closed): "cannot be read: Permission denied"}
+    assert len(found.pictures) == 1
+
+
+def test_a_name_in_no_utf_is_shown() -> None:
+    assert printable("caf\udce9.jpg") == "caf\\xe9.jpg"
+    assert printable("café.jpg") == "café.jpg"
+
+
+@pytest.mark.parametrize("name", ["a.json", "_annotations.coco.json", "../a.json", "Export 1.zip", "a.b/c"])
+def test_a_file_of_people_is_not_left_behind(name: str) -> None:
+    assert not is_left_behind(name)
