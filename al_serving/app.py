@@ -194,16 +194,17 @@ class ScoringService:
     async def ready(self, request: Request) -> Response:
         """Whether requests are answered, and how the deployments stand."""
         serving = self._follower.serving
-        ready = bool(serving.shares())
+        log = None if self._collector is None else self._collector.trouble
+        ready = bool(serving.shares()) and log is None
         return JSONResponse(
             {
-                "status": "ready" if ready else _why_nothing_serves(serving),
+                "status": "ready" if ready else log or _why_nothing_serves(serving),
                 "follows": self._follows,
                 "model_name": serving.state.model_name,
                 "revision": serving.state.revision,
                 "traffic": serving.state.traffic,
                 "deployments": {name: _report(deployment) for name, deployment in serving.deployments.items()},
-                "problems": serving.problems,
+                "problems": serving.problems if log is None else {**serving.problems, "log": log},
             },
             200 if ready else 503,
         )

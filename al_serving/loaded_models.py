@@ -9,8 +9,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from al_core.records import utc_now
 from al_resources.endpoint import EndpointState
@@ -81,10 +83,20 @@ class Deployment:
             for _, future in requests:
                 future.set_exception(error)
             return
-        start = 0
-        for own, future in requests:
-            future.set_result(answers[start : start + len(own)])
-            start += len(own)
+        # Meanwhile the next ones are predicted: whoever waits for the disk holds nobody up.
+        self.scorer.kept().add_done_callback(partial(_give, requests, answers))
+
+
+def _give(requests: list[tuple[Images, Future[list[Answer]]]], answers: list[Answer], kept: Future[None]) -> None:
+    """Each request its answers, or why they cannot be given."""
+    start = 0
+    for own, future in requests:
+        with suppress(InvalidStateError):  # the client has gone: nobody waits for this one any more
+            if (error := kept.exception()) is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(answers[start : start + len(own)])
+        start += len(own)
 
 
 @dataclass(frozen=True)

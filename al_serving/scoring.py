@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,17 @@ class Scorer:
             CollectorFull: the answers could not be logged, so there are none.
             Misbehaved: the model's output is no distribution.
         """
-        return self.answer([self.read(image, source) for image in images], source)
+        answers = self.answer([self.read(image, source) for image in images], source)
+        self.kept().result()
+        return answers
+
+    def kept(self) -> Future[None]:
+        """Done when the answers so far may be given, see `Collector.kept`."""
+        if self._collector is not None:
+            return self._collector.kept()
+        nothing: Future[None] = Future()
+        nothing.set_result(None)
+        return nothing
 
     def read(self, image: SentImage, source: Source, received: float | None = None) -> ReadImage | RefusedImage:
         """Decode one image; one that cannot be scored is put on record.

@@ -149,6 +149,11 @@ class ServingSettings(_Section):
     log_embeddings: bool = Field(False, description="log the penultimate layer with every prediction")
     max_image_bytes: int = Field(20_000_000, ge=1, description="larger requests are refused")
     max_image_pixels: int = Field(50_000_000, ge=1, description="images with more pixels are refused before decoding")
+    durability: Literal["answer", "interval"] = Field(
+        "answer",
+        description="an answer is given when it is on the disk, or at once and written within serving.flush_seconds: "
+        "those of the last seconds are lost when the process is killed",
+    )
     flush_rows: int = Field(500, ge=1, description="the collector writes after so many predictions ...")
     flush_seconds: float = Field(2.0, gt=0, description="... or after so long, whichever is first")
     queue_rows: int = Field(20_000, ge=1, description="predictions waiting in memory; more go to the spool on disk")
