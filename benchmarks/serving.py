@@ -68,8 +68,9 @@ def serve(home: Path, *, log: bool, together: bool, durability: str) -> None:
     from al_core.records import ModelManifest, utc_now
     from al_resources.platform import Platform
     from al_resources.settings import load_settings
+    from al_resources.settings.sections import ServingSettings
     from al_serving import loaded_models as deployments
-    from al_serving.app import ScoringService
+    from al_serving.app import ScoringService, config_of
     from al_serving.collector import Collector
     from al_serving.scoring import Scorer
 
@@ -107,8 +108,7 @@ def serve(home: Path, *, log: bool, together: bool, durability: str) -> None:
     )
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         print(listener.getsockname()[1], flush=True)
-        config = uvicorn.Config(service.app(), log_level="warning", access_log=False)
-        uvicorn.Server(config).run(sockets=[listener])
+        uvicorn.Server(config_of(service, ServingSettings())).run(sockets=[listener])
 
 
 @contextmanager

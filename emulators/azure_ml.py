@@ -45,7 +45,6 @@ from starlette.routing import Route
 
 from al_resources.settings.azure_data import AzureDataSettings
 from emulators.azure_ml_batch import Batch
-from emulators.azure_ml_labeling import Labeling
 from emulators.azure_ml_metrics import CountedRequest, metrics_answer
 from emulators.azure_ml_mount import ContainerMount
 from emulators.azure_ml_schemas import TYPES, fetch, problems_of
@@ -168,7 +167,6 @@ class AzureML:
         self._running = contextlib.ExitStack()
         self._logs: dict[str, list[str]] = {}
         self.counted: Counter[CountedRequest] = Counter()
-        self.labeling = Labeling(self)
         if hasattr(self, "batch"):
             self.batch.kill()
         self.batch = Batch(self)
@@ -326,8 +324,6 @@ class AzureML:
         _check_body(request, parts, content)
         if parts[0] == "jobs" and parts[-1] != "jobs" and parts[1] in self.batch.jobs:
             return self.batch.answer(request.method, parts)
-        if parts[0] == "labelingJobs":
-            return self.labeling.answer(request.method, parts, content)
         if parts[0] == "datastores":
             return self._datastore(parts, request.method)
         if parts[-1] == "startPendingUpload":
