@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-SHORTEST_TOKEN = 16
-
 from al_core.judging.gate import Rules
 from al_core.judging.truth import Part, Reserve
+
+SHORTEST_TOKEN = 16
 
 
 class _Section(BaseModel):
