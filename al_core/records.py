@@ -48,7 +48,7 @@ SELECTIONS = pa.schema(
         ("image_uri", pa.string()),
         ("image_hash", pa.string()),
         ("rank", pa.int64()),  # 0 is the image the strategy wants most
-        ("reason", pa.string()),  # strategy | control | seed
+        ("reason", pa.string()),  # strategy | control | seed | review: a label that is probably wrong
         ("strategy", pa.string()),
         ("score", pa.float64()),  # what the strategy ordered by; null for random draws
         ("cluster", pa.int64()),  # of strategies that cluster; null otherwise
@@ -144,7 +144,7 @@ LEDGERS: dict[str, pa.Schema] = {
 }
 
 Source = Literal["online", "batch", "simulation"]
-Reason = Literal["strategy", "control", "seed"]
+Reason = Literal["strategy", "control", "seed", "review"]
 
 
 def utc_now() -> datetime:
@@ -336,6 +336,7 @@ class ModelManifest(_Frozen):
     run_id: str | None = None
     created_at: datetime
     weights_sha256: str
+    content_sha256: str | None = None  # of all that this manifest says, class order included; None in older ones
     encoder: EncoderRecord | None = None  # None in manifests of versions that did not say
 
 

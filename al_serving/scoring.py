@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from al_core.images import MAX_PIXELS, BadImage, content_id, decode_image
+from al_core.images import MAX_PIXELS, BadImage, TooManyPixels, content_id, decode_image, too_many_pixels
 from al_core.learning.preprocessing import to_pixels
 from al_core.near_duplicates import near_duplicate_hash
 from al_core.records import Source
@@ -39,6 +41,7 @@ class ReadImage:
     image_hash: str
     pixels: torch.Tensor  # (1, channels, size, size) uint8: waiting images take little memory
     received: float | None = None  # time.perf_counter() of the request
+    picture_pixels: int = 0  # of the picture as it was sent: what decoding it cost
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,14 @@ class RefusedImage:
     name: str
     reason: str
     status: int
+
+
+@dataclass(frozen=True)
+class LargeImage:
+    """An image that was not decoded yet, because it has more pixels than were asked for."""
+
+    image: SentImage
+    pixels: int
 
 
 def all_refused(refused: Sequence[RefusedImage]) -> BadRequest:
@@ -104,13 +115,31 @@ class Scorer:
             CollectorFull: the answers could not be logged, so there are none.
             Misbehaved: the model's output is no distribution.
         """
-        return self.answer([self.read(image, source) for image in images], source)
+        answers = self.answer([self.read(image, source) for image in images], source)
+        self.kept().result()
+        return answers
+
+    def kept(self) -> Future[None]:
+        """Done when the answers so far may be given, see `Collector.kept`."""
+        if self._collector is not None:
+            return self._collector.kept()
+        nothing: Future[None] = Future()
+        nothing.set_result(None)
+        return nothing
 
     def read(self, image: SentImage, source: Source, received: float | None = None) -> ReadImage | RefusedImage:
         """Decode one image; one that cannot be scored is put on record.
 
         `received` is the `time.perf_counter()` of the request's arrival, for the latency in the log.
         """
+        read = self.read_up_to(self._max_pixels, image, source, received)
+        assert not isinstance(read, LargeImage), "what is larger than every image may be is refused"
+        return read
+
+    def read_up_to(
+        self, pixels: int, image: SentImage, source: Source, received: float | None = None
+    ) -> ReadImage | RefusedImage | LargeImage:
+        """As `read` does; an image of more than so many pixels comes back as it is, unless that is too large anyway."""
         image_id = content_id(image.data)
         name = printable(image.name)
 
@@ -128,20 +157,34 @@ class Scorer:
             return refuse(reason, TOO_LARGE)
         channels = self.manifest.preprocessing.channels
         try:
-            picture = decode_image(image.data, name=image.name, channels=channels, max_pixels=self._max_pixels)
+            most = min(pixels, self._max_pixels)
+            picture = decode_image(image.data, name=image.name, channels=channels, max_pixels=most)
+        except TooManyPixels as error:
+            if error.pixels <= self._max_pixels:
+                return LargeImage(image, error.pixels)
+            return refuse(too_many_pixels(error.width, error.height, self._max_pixels), UNREADABLE)
         except BadImage as error:
             return refuse(error.reason, UNREADABLE)
-        pixels = to_pixels([picture], self.manifest.preprocessing)
-        return ReadImage(name or image_id, image.data, image_id, near_duplicate_hash(picture), pixels, received)
+        return ReadImage(
+            name or image_id,
+            image.data,
+            image_id,
+            near_duplicate_hash(picture),
+            to_pixels([picture], self.manifest.preprocessing),
+            received,
+            picture.width * picture.height,
+        )
 
-    def answer(self, images: Sequence[ReadImage | RefusedImage], source: Source) -> list[Answer]:
-        """Predict and log. Raises as `score` does."""
+    def answer(
+        self, images: Sequence[ReadImage | RefusedImage], source: Source, *, batch: str | None = None
+    ) -> list[Answer]:
+        """Predict and log; in a `batch` that has a name under ids that it finds again. Raises as `score` does."""
         if self._collector is not None and self._collector.full:
             raise CollectorFull("the prediction log cannot take more at the moment; try again in a few seconds")
         readable = [image for image in images if isinstance(image, ReadImage)]
         probs, embeddings = self._predict(readable)
         if self._collector is not None and readable:
-            self._collector.offer(self._rows(readable, probs, embeddings, source))
+            self._collector.offer(self._rows(readable, probs, embeddings, source, batch))
         distributions = iter(probs)
         return [
             self._answer(image, next(distributions))
@@ -149,6 +192,10 @@ class Scorer:
             else {"filename": image.name, "error": image.reason}
             for image in images
         ]
+
+    def prediction_id(self, batch: str, image_id: str) -> str:
+        """The id of what this version answers for an image in a batch: the same when the batch is done again."""
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{batch}/{self.manifest.name}/{self.manifest.version}/{image_id}"))
 
     def _predict(self, images: Sequence[ReadImage]) -> tuple[np.ndarray, np.ndarray | None]:
         if not images:
@@ -161,7 +208,12 @@ class Scorer:
         return probs, embeddings if self._log_embeddings else None
 
     def _rows(
-        self, images: Sequence[ReadImage], probs: np.ndarray, embeddings: np.ndarray | None, source: Source
+        self,
+        images: Sequence[ReadImage],
+        probs: np.ndarray,
+        embeddings: np.ndarray | None,
+        source: Source,
+        batch: str | None,
     ) -> list[Prediction]:
         now = time.perf_counter()
         return [
@@ -176,6 +228,7 @@ class Scorer:
                 source=source,
                 embedding=None if embeddings is None else embeddings[row],
                 latency_ms=None if image.received is None else 1000 * (now - image.received),
+                prediction_id=None if batch is None else self.prediction_id(batch, image.image_id),
             )
             for row, image in enumerate(images)
         ]
