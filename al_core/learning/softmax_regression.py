@@ -6,7 +6,7 @@ of fold: each label is predicted once by a head that was fitted without it, so n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -78,7 +78,7 @@ def fit_linear_head(
         embeddings: (N, d), float32.
         targets: (N,), positions of the classes.
         class_weights: (C,).
-        weight_decay: This one, where somebody knows it.
+        weight_decay: This one, without cross-validation and at temperature 1.
         seed: Of the folds.
 
     Raises:
@@ -88,8 +88,9 @@ def fit_linear_head(
         raise InvalidInput("the embeddings of the frozen encoder are not finite; its weights are broken")
     space = _Space.of(embeddings)
     problem = _Problem(space.features, targets, class_weights, space.variances)
-    decays = DECAYS if weight_decay is None else (weight_decay,)
-    chosen, temperature, tried, found = _cross_validate(problem, decays, seed)
+    chosen, temperature, tried, found = (
+        _cross_validate(problem, seed) if weight_decay is None else (weight_decay, 1.0, {}, None)
+    )
     solved = problem.solve(torch.arange(len(targets), device=targets.device), chosen, None, STEEPEST)
     weight, bias = space.unfold(solved.weight, solved.bias)
     return LinearHead(weight, bias, solved.loss, problem.evaluations, chosen, temperature, found, tried)
@@ -187,9 +188,7 @@ class _Problem:
         return torch.addmm(head.bias, self.features[rows], head.weight.T)
 
 
-def _cross_validate(
-    problem: _Problem, decays: Sequence[float], seed: int
-) -> tuple[float, float, dict[float, float], OutOfFold | None]:
+def _cross_validate(problem: _Problem, seed: int) -> tuple[float, float, dict[float, float], OutOfFold | None]:
     """The best decay and its temperature, the loss of each decay that was tried, and how good the best one is."""
     targets = problem.targets
     count = FOLDS if len(targets) <= MANY_LABELS else FEWER_FOLDS
@@ -200,11 +199,11 @@ def _cross_validate(
     for learn, ask in parts:
         told[ask] = torch.where(torch.isin(targets[ask], targets[learn]), targets[ask], -1)
     if not (told >= 0).any():
-        return (UNDECIDED if len(decays) > 1 else decays[0]), 1.0, {}, None
+        return UNDECIDED, 1.0, {}, None
     weights = problem.class_weights[targets]
     tried: dict[float, float] = {}
     best, at, kept = UNDECIDED, 1.0, None
-    for decay, logits in _path(problem, decays, parts):
+    for decay, logits in _path(problem, parts):
         temperature = fit_temperature(logits, told, deviation=UNSURE)
         tried[decay] = float((weights * losses(logits / temperature, told)).sum() / weights.sum())
         if kept is None or tried[decay] < tried[best]:
@@ -215,12 +214,10 @@ def _cross_validate(
     return best, at, {decay: round(loss, 5) for decay, loss in tried.items()}, _judged(kept / at, told)
 
 
-def _path(
-    problem: _Problem, decays: Sequence[float], parts: list[tuple[torch.Tensor, torch.Tensor]]
-) -> Iterator[tuple[float, torch.Tensor]]:
+def _path(problem: _Problem, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[tuple[float, torch.Tensor]]:
     """Each decay with its answers out of fold, (N, C); every head begins where the stronger one ended."""
     heads: list[_Solved | None] = [None] * len(parts)
-    for decay in decays:
+    for decay in DECAYS:
         logits = problem.features.new_zeros(len(problem.targets), len(problem.class_weights))
         for number, (learn, ask) in enumerate(parts):
             head = problem.solve(learn, decay, heads[number], ROUGHLY)
