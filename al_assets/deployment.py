@@ -6,6 +6,7 @@ from al_assets import views
 from al_assets.failures import told_once
 from al_assets.model_checkpoint import model_checkpoint
 from al_assets.rounds import ROUNDS
+from al_core.shown_text import plain_in_markdown
 from al_loop import decisions
 from al_loop.deploying import challenger_of_round, decide, deploy
 from al_resources.platform import Platform
@@ -40,6 +41,7 @@ def deployment(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Pla
     decisions.of_the_loop(platform, decision, newest, run_id=context.run_id)
     state = platform.endpoint.state()
     serving = "nobody" if state.serving_version is None else f"v{state.serving_version}"
+    told = [f"1. {plain_in_markdown(step)}" for step in steps]
     return dg.MaterializeResult(
         data_version=dg.DataVersion(f"{newest.name}-{serving}"),
         metadata={
@@ -51,6 +53,6 @@ def deployment(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Pla
             "held": decisions.held(platform) or "no",
             "traffic": dg.MetadataValue.json(state.traffic),
             "deployments": dg.MetadataValue.json(state.deployments),
-            "rollout": dg.MetadataValue.md("\n".join(f"1. {step}" for step in steps) or "nothing to do"),
+            "rollout": dg.MetadataValue.md("\n".join(told) or "nothing to do"),
         },
     )
