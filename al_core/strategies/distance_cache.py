@@ -79,7 +79,7 @@ class DistanceCache:
 
     def _load(self, file: Path) -> None:
         try:
-            with np.load(file, allow_pickle=False) as stored:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
                 if str(stored["encoder"]) != self.encoder:
                     return
                 self._image_ids, self._nearest = stored["image_ids"], stored["nearest"]

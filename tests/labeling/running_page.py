@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -79,12 +79,15 @@ class Page:
 
     address: str
     guard: Guard
+    clients: list[Client] = field(default_factory=list)
 
     def link(self, name: str = "ada") -> str:
         return self.guard.link(self.address, name)
 
     def client(self, name: str = "ada") -> Client:
-        return Client(self.address, self.link(name))
+        made = Client(self.address, self.link(name))
+        self.clients.append(made)
+        return made
 
 
 class Client:
@@ -122,7 +125,10 @@ def page_of(platform: Platform) -> Iterator[Page]:
             while not server.started:
                 assert thread.is_alive(), "the page did not start"
                 time.sleep(0.01)
-            yield Page(f"http://127.0.0.1:{listener.getsockname()[1]}", guard)
+            page = Page(f"http://127.0.0.1:{listener.getsockname()[1]}", guard)
+            yield page
+            for client in page.clients:
+                client.http.close()
         finally:
             server.should_exit = True
             thread.join(30)
