@@ -13,7 +13,7 @@ help:  ## this list
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[azure,emulators,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[azure,emulators,hf,open-clip,timm,dev]'
 	@touch $@
 
 $(BENCH_READY): $(READY)

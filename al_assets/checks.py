@@ -18,6 +18,7 @@ from al_resources.platform import Platform
 # Partitioned checks are a preview of Dagster; the version is pinned below 1.14, and tests hold what they must do.
 warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec", dg.PreviewWarning)
 
+MOST_SUSPICIOUS = 0.05  # of the labels; people err that often on easy pictures
 MINIMUM_HOLDOUT = 100  # below it, one standard error of an accuracy of 0.9 is more than 3 points
 
 
@@ -39,7 +40,7 @@ def chosen_once(context: dg.AssetCheckExecutionContext, platform: dg.ResourcePar
     round_ = int(context.partition_key)
     selections = platform.ledgers.read("selections")
     batch = selections.filter(round=round_)
-    again = batch.join(selections.remove(round=round_), on="image_id", how="semi")
+    again = batch.remove(reason="review").join(selections.remove(round=round_), on="image_id", how="semi")
     return dg.AssetCheckResult(
         passed=again.is_empty() and batch["image_id"].is_unique().all(),
         metadata={"images": batch.height, "chosen before": again.height},
@@ -125,11 +126,43 @@ def endpoint_serves_it(
     )
 
 
+@dg.asset_check(
+    asset=labeled_dataset,
+    partitions_def=ROUNDS,
+    description="Few labels look wrong to heads on the logged embeddings that were not trained on them.",
+)
+def labels_look_right(
+    context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+) -> dg.AssetCheckResult:
+    """Warn with a list and pictures of what is probably wrong; `labeling.review_share` brings it back to people."""
+    from al_loop.reviewing import reviewed, suspicious_labels
+
+    found = suspicious_labels(platform)
+    reviews = reviewed(platform)
+    worst = found.ranking.head(views.SUSPICIOUS_SHOWN)
+    metadata: dict[str, dg.MetadataValue] = {
+        "suspicious labels": dg.MetadataValue.int(found.suspicious),
+        "labels looked at": dg.MetadataValue.int(found.looked_at),
+        "labels without a logged embedding": dg.MetadataValue.int(found.not_looked_at),
+        "reviews": dg.MetadataValue.text(f"{int(reviews['wrong'].sum())} of {reviews.height} labels were wrong"),
+    }
+    if found.suspicious:
+        metadata["most suspicious"] = views.table(worst.drop("image_uri"))
+        metadata["pictures"] = views.suspicious_sheet(platform, worst)
+    return dg.AssetCheckResult(
+        passed=found.suspicious <= MOST_SUSPICIOUS * found.looked_at,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="" if found.looked_at else "too few labeled images have a logged embedding to say anything",
+        metadata=metadata,
+    )
+
+
 CHECKS = [
     images_are_readable,
     chosen_once,
     holdout_is_untouched,
     holdout_is_large_enough,
+    labels_look_right,
     challenger_passes_gate,
     endpoint_serves_it,
 ]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from al_resources.platform import Platform
 
 ALL_TIMES = datetime(1970, 1, 1, tzinfo=timezone.utc), datetime(9999, 12, 31, tzinfo=timezone.utc)
+SUSPICIOUS_SHOWN = 24  # labels on the check
 SHEET_IMAGES = 60  # the inline sheet stays under the UI's comfort of 200 KB; the stored one has them all
 
 
@@ -59,6 +60,22 @@ def contact_sheet_png(platform: Platform, chosen: pl.DataFrame) -> bytes:
         score = "" if row["score"] is None else f" {row['score']:.3f}"
         items.append(SheetItem(image, (f"#{row['rank']}{score}", row["reason"])))
     return draw(items)
+
+
+def suspicious_sheet(platform: Platform, worst: pl.DataFrame) -> dg.MetadataValue:
+    """Pictures whose label is probably wrong, with the label and what it may be instead."""
+    from al_core.contact_sheet import SheetItem
+    from al_core.contact_sheet import contact_sheet as draw
+    from al_core.images import BadImage, decode_stored_image
+
+    items = []
+    for row in worst.iter_rows(named=True):
+        try:
+            image = decode_stored_image(platform.images.read(row["image_uri"]), name=row["image_uri"])
+        except (BadImage, FileNotFoundError):
+            continue
+        items.append(SheetItem(image, (row["label"], f"{row['predicted']}?")))
+    return picture(draw(items), f"the {len(items)} most suspicious labels")
 
 
 def labeling_page(platform: Platform, round_: int) -> dict[str, dg.MetadataValue]:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from al_cli.dagster_services import TOKEN_VARIABLE
+from al_cli.processes import Child, Children
 from al_core.errors import ActiveLearningError
 from al_resources.profiles import profile_of
 from al_resources.settings import Settings
+from al_serving.guard import link_with, new_token
 
+HERE, UI_PORT = "127.0.0.1", 3000
 LOCATION = "active_learning"
 REPOSITORY = "__repository__"
 ATTEMPTS = 3
@@ -85,94 +85,95 @@ def export_sensor(settings: Settings) -> str:
 def free_port(preferred: int) -> int:
     """The preferred port on loopback, or another one where it is taken."""
     for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        with suppress(OSError), socket.create_server((HERE, port)) as probe:
             return int(probe.getsockname()[1])
-    raise DagsterError("no free port on 127.0.0.1")
+    raise DagsterError(f"no free port on {HERE}")
 
 
-@contextmanager
-def process(arguments: list[str], log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A child process with its own group, stopped with everything it started when the block ends."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        child = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            # idle threads must not spin: the processes share the machine's cores
-            env={"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | environment,
-            start_new_session=True,
-        )
+def listener_of_ui(port: int | None) -> socket.socket:
+    """A socket that listens for the UI's pages: on `port`, 0 any, or None the usual one if it is free.
+
+    Raises:
+        DagsterError: the port that was asked for is taken.
+    """
     try:
-        yield child
-    finally:
-        stop(child)
+        return socket.create_server((HERE, free_port(UI_PORT) if port is None else port))
+    except OSError as error:
+        raise DagsterError(
+            f"port {port} on {HERE} cannot be had ({error.strerror}); name another with --port, 0 takes any"
+        ) from error
 
 
-def stop(child: subprocess.Popen[bytes], patience: float = 20.0) -> None:
-    """Ask the whole group to end, and insist after `patience` seconds."""
-    for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(child.pid, how)
-        except ProcessLookupError:
-            break
-        try:
-            child.wait(patience if how != signal.SIGKILL else 5)
-            break
-        except subprocess.TimeoutExpired:
-            patience = 5
+def scoring_service(home: Path, config: Path) -> Child:
+    """`al serve` on a home."""
+    return Child(
+        "the scoring service", ["al_cli.main", "serve"], home / "log" / "serve.log", {"AL_CONFIG": str(config)}
+    )
 
 
 @contextmanager
-def dagster_dev(home: Path, config: Path, port: int) -> Iterator[Dagster]:
+def dagster_dev(home: Path, config: Path, port: int | None) -> Iterator[Dagster]:
     """Webserver, daemon and code location on one instance, up and answering."""
-    arguments = ["dagster", "dev", "-w", str(home / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
-    log = home / "log" / "dagster.log"
-    with process(arguments, log, DAGSTER_HOME=str(home), AL_CONFIG=str(config)) as child:
-        dagster = Dagster(f"http://127.0.0.1:{port}", child.pid)
+    with Children() as children, listener_of_ui(port) as listener:
+        dagster = start_dagster(children, home, config, listener)
         try:
-            dagster.wait_until_up(child, log)
             yield dagster
         finally:
             dagster.close()
 
 
+def start_dagster(children: Children, home: Path, config: Path, listener: socket.socket) -> Dagster:
+    """Start webserver, daemon and code location, and return when they answer.
+
+    The pages are behind a guard: `Dagster.link` lets a person in.
+
+    Raises:
+        DagsterError: they do not come up.
+        ChildEnded: one of the children ended meanwhile.
+    """
+    token = new_token()
+    log = home / "log" / "dagster.log"
+    services = [
+        *("al_cli.dagster_services", "--workspace", str(home / "workspace.yaml")),
+        *("--listener", str(listener.fileno()), "--log", str(log)),
+    ]
+    environment = {"DAGSTER_HOME": str(home), "AL_CONFIG": str(config), TOKEN_VARIABLE: token}
+    child = children.start(Child("Dagster", services, log, environment, (listener.fileno(),)))
+    dagster = Dagster(f"http://{HERE}:{listener.getsockname()[1]}", child.process.pid, token)
+    dagster.wait_until_up(children, log)
+    return dagster
+
+
 class Dagster:
     """What the demo and the tests ask of a running instance, over its public GraphQL API."""
 
-    def __init__(self, url: str, process_group: int) -> None:
+    def __init__(self, url: str, process_group: int, token: str) -> None:
         self.url = url
+        self.link = link_with(url, token)  # for people: opens the pages
         self.process_group = process_group  # of webserver, daemon and code location; runs have their own
-        self._client = httpx.Client(timeout=60)
+        self._client = httpx.Client(timeout=60, headers={"authorization": f"Bearer {token}"})
 
     def close(self) -> None:
         """Release the connections."""
         self._client.close()
 
-    def wait_until_up(self, child: subprocess.Popen[bytes], log: Path, timeout: float = 180) -> None:
-        """Return when the code location is loaded and the daemons are healthy."""
+    def wait_until_up(self, children: Children, log: Path, timeout: float = 180) -> None:
+        """Return when the code location is loaded and the daemons are healthy. Raises as `start_dagster` does."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            if child.poll() is not None:
-                raise DagsterError(f"Dagster stopped at once, exit code {child.returncode}; see {log}")
-            try:
+            children.check()
+            with suppress(httpx.HTTPError, KeyError, TypeError, ValueError):  # not there yet
                 if self._is_up():
                     return
-            except (httpx.HTTPError, KeyError, TypeError):
-                pass  # not there yet
             time.sleep(0.3)
         raise DagsterError(f"Dagster did not come up within {timeout:.0f} s; see {log}")
 
     def _is_up(self) -> bool:
-        answer = self.query(
+        answer = self._asked(
+            10,
             "{ workspaceOrError { __typename ... on Workspace { locationEntries { locationOrLoadError "
             "{ __typename ... on PythonError { message } } } } } instance { daemonHealth { allDaemonStatuses "
-            "{ daemonType required healthy } } } }"
+            "{ daemonType required healthy } } } }",
         )
         entries = answer["workspaceOrError"]["locationEntries"]
         loaded = [entry["locationOrLoadError"] for entry in entries]
@@ -185,7 +186,11 @@ class Dagster:
 
     def query(self, text: str, **variables: Any) -> dict[str, Any]:
         """One GraphQL operation. Raises `DagsterError` where it is answered with errors."""
-        answer = self._client.post(f"{self.url}/graphql", json={"query": text, "variables": variables}).json()
+        return self._asked(60, text, **variables)
+
+    def _asked(self, timeout: float, text: str, **variables: Any) -> dict[str, Any]:
+        asked = {"query": text, "variables": variables}
+        answer = self._client.post(f"{self.url}/graphql", json=asked, timeout=timeout).json()
         if answer.get("errors"):
             raise DagsterError(str(answer["errors"]))
         return answer["data"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,16 +28,19 @@ from al_cli.console import console, print_json
 from al_cli.dagster_process import (
     Dagster,
     DagsterError,
-    dagster_dev,
     export_sensor,
     free_port,
-    process,
+    listener_of_ui,
+    scoring_service,
+    start_dagster,
     write_dagster_home,
 )
 from al_cli.digits import store_digits
 from al_cli.emulators import EmulatedAzure, emulated_azure
 from al_cli.oracle import answer_waiting
+from al_cli.processes import LOCK, OWNER, Children, signals_end_it, sole_use
 from al_cli.status import rounds_table
+from al_resources.endpoint.asking import caller_of
 from al_resources.platform import Platform
 from al_resources.settings import CONFIG_VARIABLE, load_settings
 
@@ -95,9 +99,8 @@ export_interval_seconds = 1
 @click.option("--strategy", default="margin", show_default=True, help="Query strategy.")
 @click.option(
     "--port",
-    default=3000,
-    show_default=True,
-    help="Of the Dagster UI; another where it is taken. 0: any, for scoring, too.",
+    type=click.IntRange(0, 65535),
+    help="Of the Dagster UI; 0: any, for scoring, too.  [default: 3000, or another where that is taken]",
 )
 @click.option(
     "--profile",
@@ -108,7 +111,7 @@ export_interval_seconds = 1
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def demo(
-    home: Path, rounds: int, budget: int, traffic: int, strategy: str, port: int, profile: str, as_json: bool
+    home: Path, rounds: int, budget: int, traffic: int, strategy: str, port: int | None, profile: str, as_json: bool
 ) -> None:
     """Watch a model learn from the right labels: the whole loop on handwritten digits.
 
@@ -124,9 +127,15 @@ def demo(
         raise click.BadParameter(str(error), param_hint="--strategy") from error
     home = home.resolve()
     console.quiet = as_json
-    _fresh_folder(home)
+    _refuse_another_folder(home)
     config = home / "al.toml"
     with ExitStack() as stack:
+        stack.enter_context(signals_end_it())
+        stack.enter_context(sole_use(home, "al demo"))
+        (home / MARKER).touch()
+        _empty(home)
+        write_dagster_home(home)
+        listener = stack.enter_context(listener_of_ui(port))
         azure = None
         if profile == "azure-emulated":
             with console.status("starting the emulators"):
@@ -138,24 +147,31 @@ def demo(
                 profile="azure" if azure else "local",
                 strategy=strategy,
                 budget=budget,
-                serving_port=free_port(8808 if port else 0),
+                serving_port=free_port(0 if port == 0 else 8808),
                 azure=azure.toml if azure else "",
             )
         )
         os.environ[CONFIG_VARIABLE] = str(config)
         platform = Platform(load_settings())
         started = time.monotonic()
-        timings = Demo(home, platform, rounds, traffic, free_port(port), azure).run()
+        timings = Demo(home, platform, rounds, traffic, listener, azure).run()
         _report(home, platform, timings, time.monotonic() - started, emulated=azure is not None, as_json=as_json)
 
 
-def _fresh_folder(home: Path) -> None:
-    if home.exists() and any(home.iterdir()):
-        if not (home / MARKER).exists():
-            raise click.ClickException(f"{home} holds something else than a demo; name another folder with --home")
-        shutil.rmtree(home)
-    write_dagster_home(home)
-    (home / MARKER).touch()
+def _refuse_another_folder(home: Path) -> None:
+    if home.exists() and any(home.iterdir()) and not (home / MARKER).exists():
+        raise click.ClickException(f"{home} holds something else than a demo; name another folder with --home")
+
+
+def _empty(home: Path) -> None:
+    """Remove the demo before; what says that this one runs stays."""
+    for path in home.iterdir():
+        if path.name in (LOCK, OWNER, MARKER):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 @dataclass
@@ -188,7 +204,7 @@ class Demo:
     platform: Platform
     rounds: int
     traffic: int
-    port: int
+    listener: socket.socket  # of the UI
     azure: EmulatedAzure | None = None
 
     def run(self) -> list[Timing]:
@@ -197,14 +213,13 @@ class Demo:
             self.digits = store_digits(self.platform)
         config = self.home / "al.toml"
         timings = []
-        with ExitStack() as stack:
+        with Children() as self.children:
             if self.azure is None:  # else the endpoint's deployments answer
-                service = ["al_cli.main", "serve"]
-                stack.enter_context(process(service, self.home / "log" / "serve.log", AL_CONFIG=str(config)))
+                self.children.start(scoring_service(self.home, config))
             with console.status("starting Dagster: webserver, daemon, code location"):
-                dagster = stack.enter_context(dagster_dev(self.home, config, self.port))
+                dagster = start_dagster(self.children, self.home, config, self.listener)
             dagster.start_sensor(export_sensor(self.platform.settings))
-            console.print(f"Dagster UI while the demo runs: [link]{dagster.url}[/]")
+            console.print(f"Dagster UI while the demo runs: [link]{dagster.link}[/]", soft_wrap=True)
             with _progress() as progress:
                 for round_ in range(self.rounds + 1):
                     timings.append(self._round(dagster, progress, round_))
@@ -239,28 +254,28 @@ class Demo:
         """Score a random sample of all images over HTTP and wait until the log has them."""
         sample = np.random.default_rng(round_).permutation(len(self.digits))[: self.traffic]
         before = self.platform.predictions.watermark().rows
-        url, headers = self._scoring_address()
-        with httpx.Client(timeout=30, headers=headers) as client:
+        url, caller = self._scoring_address()
+        with httpx.Client(timeout=30, **caller) as client:
             for index in sample:
                 client.post(url, content=self.digits[index][1]).raise_for_status()
-        _wait("the prediction log", lambda: self.platform.predictions.watermark().rows >= before + len(sample))
+        self._wait("the prediction log", lambda: self.platform.predictions.watermark().rows >= before + len(sample))
 
-    def _scoring_address(self) -> tuple[str, dict[str, str]]:
-        """Where images are scored, and the headers that say who asks."""
+    def _scoring_address(self) -> tuple[str, dict[str, Any]]:
+        """Where images are scored, and what lets the client in."""
         if self.azure is None:
-            return f"{self.platform.settings.serving.url}/score", {}
+            return f"{self.platform.settings.serving.url}/score", caller_of(self.platform.settings.serving)
         from al_resources.endpoint.azure_ml_online import AzureMLOnlineEndpoint
 
         assert isinstance(self.platform.endpoint, AzureMLOnlineEndpoint)
         address, key = self.platform.endpoint.address_and_key()
-        return address, {"authorization": f"Bearer {key}", "content-type": "application/octet-stream"}
+        return address, {"headers": {"authorization": f"Bearer {key}", "content-type": "application/octet-stream"}}
 
     def _select(self, dagster: Dagster, timing: Timing) -> dict[str, Any]:
         with timing.part("schedule tick"):
             runs, reason = dagster.tick_schedule("selection_schedule", "selection")
         if not runs:
             raise DagsterError(f"the schedule did not open a round: {reason}")
-        run = _wait("the selection run", lambda: _finished(dagster.run(runs[0])))
+        run = self._wait("the selection run", lambda: _finished(dagster.run(runs[0])))
         _add_run_times(timing, run, training_step=None)
         if run["status"] != "SUCCESS":
             raise DagsterError(f"selection failed: {dagster.url}/runs/{run['runId']}")
@@ -271,8 +286,8 @@ class Demo:
         sensor = export_sensor(self.platform.settings)
         tags = {"dagster__sensor_name": sensor, "dagster__partition": f"{round_:04d}"}
         with timing.part("sensor tick"):
-            _wait("the sensor", lambda: dagster.runs(**tags))
-        run = _wait("the training run", lambda: _finished(dagster.runs(**tags)[0]))
+            self._wait("the sensor", lambda: dagster.runs(**tags))
+        run = self._wait("the training run", lambda: _finished(dagster.runs(**tags)[0]))
         _add_run_times(timing, run, training_step="model_checkpoint")
         self._stop_unless_refused(dagster, run, round_)
         return run
@@ -285,6 +300,17 @@ class Demo:
         newest = self.platform.registry.manifest(versions[-1]) if versions else None
         if newest is None or newest.round != round_ or newest.gate is None or newest.gate.passed:
             raise DagsterError(f"round {round_} failed: {dagster.url}/runs/{run['runId']}; see {self.home}/log")
+
+    def _wait(self, what: str, ready: Callable[[], Any], timeout: float = 300.0) -> Any:
+        """What `ready` returns as soon as it is true, while everything beside the demo lives."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if answer := ready():
+                return answer
+            for line in self.children.check():
+                console.print(line, style="yellow", markup=False)
+            time.sleep(0.2)
+        raise DagsterError(f"{what} took longer than {timeout:.0f} s")
 
     def _accuracy(self) -> str:
         version = self.platform.registry.versions()[-1]
@@ -300,16 +326,6 @@ def _progress() -> Progress:
 
 def _finished(run: dict[str, Any]) -> dict[str, Any] | None:
     return run if run["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
-
-
-def _wait(what: str, ready: Callable[[], Any], timeout: float = 300.0) -> Any:
-    """What `ready` returns as soon as it is true."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if answer := ready():
-            return answer
-        time.sleep(0.2)
-    raise DagsterError(f"{what} took longer than {timeout:.0f} s")
 
 
 def _add_run_times(timing: Timing, run: dict[str, Any], training_step: str | None) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from al_cli.azure import steps
-from al_cli.dagster_process import stop
+from al_cli.processes import stop
 from al_resources.settings.azure_data import AzureDataSettings
 from al_resources.settings.azure_ml import AzureMLSettings
 

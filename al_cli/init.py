@@ -31,8 +31,7 @@ initial_budget = 200        # images of the first round, drawn at random
 control_share = 0.1         # of every round is drawn at random: unbiased truth
 
 [training]
-architecture = "small_cnn"  # or any torchvision classifier: resnet18, vit_b_16, ...
-image_size = 32
+architecture = "small_cnn"  # or one that has learned from millions of pictures: `al encoders`
 """
 
 

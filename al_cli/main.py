@@ -28,6 +28,7 @@ COMMANDS = {
     "serve": ("al_cli.serve", "Run the scoring service: POST /score."),
     "score": ("al_cli.score", "Score a folder of images in batch, into the same log."),
     "strategies": ("al_cli.strategies", "The query strategies, what they need and what they cost."),
+    "encoders": ("al_cli.encoders", "The encoders that can be used here, how large and how fast they are."),
     "select": ("al_cli.select", "Show which images would be chosen now, and why."),
     "simulate": ("al_cli.simulate", "Prove on your own data how many labels active learning saves."),
     "oracle": ("al_cli.oracle", "Let known labels answer what waits for people."),

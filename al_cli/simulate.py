@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from al_core.learning.settings import SMALL_CNN, resolve_weights
 from simulation.presets import PRESETS, Encoder, default_start, training_defaults
 
 
@@ -108,7 +109,11 @@ def _study(options: dict[str, Any]) -> Any:
         wanted = dict(_pairs(options["training"]))
         encoder = _encoder(options, wanted)
         facts.setdefault("starts", (default_start(facts["data"], encoder),))
-        training = training_defaults(facts["data"], encoder) | {"frozen": options["frozen"]} | wanted
+        training = (
+            training_defaults(facts["data"], encoder, published=_published(wanted))
+            | {"frozen": options["frozen"]}
+            | wanted
+        )
         facts |= {"training": training, "oracle": OracleSettings(**oracle, **_noise(options["noise"]))}
         if options["pretrain"]:
             facts["pretrain"] = PretrainSettings(epochs=options["pretrain"])
@@ -121,7 +126,13 @@ def _encoder(options: dict[str, Any], training: dict[str, Any]) -> Encoder:
     """What the encoder knows before the first label."""
     if options["frozen"]:
         return "frozen"
-    return "learned" if options["pretrain"] or training.get("weights", "none") != "none" else "from scratch"
+    learned = options["pretrain"] or _published(training) or training.get("weights", "none") not in ("auto", "none")
+    return "learned" if learned else "from scratch"
+
+
+def _published(training: dict[str, Any]) -> bool:
+    """Whether the encoder comes with weights, and with a size of its own."""
+    return resolve_weights(training.get("architecture", SMALL_CNN), training.get("weights", "auto")) == "default"
 
 
 def _explain(problem: Any) -> str:

@@ -64,6 +64,19 @@ class BadImage(ActiveLearningError, ValueError):
         self.reason = reason
 
 
+class TooManyPixels(BadImage):
+    """More than may be decoded."""
+
+    def __init__(self, name: str, width: int, height: int, most: int) -> None:
+        super().__init__(name, too_many_pixels(width, height, most))
+        self.width, self.height = width, height
+
+    @property
+    def pixels(self) -> int:
+        """How many."""
+        return self.width * self.height
+
+
 def content_id(data: bytes) -> str:
     """The image's name everywhere: BLAKE2b of the file's bytes, 128 bits as 32 hex digits (RFC 7693)."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
@@ -109,8 +122,8 @@ def decode_image(
     `max_pixels`: None for no limit, see `decode_stored_image`.
 
     Raises:
-        BadImage: empty, truncated or no image at all; larger than `max_pixels`; or of a pixel format that has
-            no defined brightness (32-bit grey). The size is checked before any pixel is decoded.
+        BadImage: empty, truncated or no image at all; larger than `max_pixels` (`TooManyPixels`); or of a pixel
+            format that has no defined brightness (32-bit grey). The size is checked before any pixel is decoded.
     """
     suffix = image_suffix(data, name=name)
     if suffix == ".heic":
@@ -143,7 +156,7 @@ def _decode(data: bytes, suffix: str, name: str, channels: Literal[1, 3], max_pi
     with Image.open(io.BytesIO(data), formats=[_FORMATS[suffix]]) as image:
         width, height = image.size
         if max_pixels is not None and width * height > max_pixels:
-            raise BadImage(name, _too_large(width, height, max_pixels))
+            raise TooManyPixels(name, width, height, max_pixels)
         image.load()
         upright = _UPRIGHT.get(_orientation(image))
         return _to_channels(image if upright is None else image.transpose(upright), channels, name)
@@ -195,7 +208,8 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     return ((values + 128) // 257).astype(np.uint8)
 
 
-def _too_large(width: int, height: int, max_pixels: int) -> str:
+def too_many_pixels(width: int, height: int, max_pixels: int) -> str:
+    """Why an image is refused before it is decoded."""
     return (
         f"{width} x {height} = {width * height:,} pixels, at most {max_pixels:,} are accepted; scale it "
         "down, or raise serving.max_image_pixels"
@@ -203,7 +217,8 @@ def _too_large(width: int, height: int, max_pixels: int) -> str:
 
 
 def _not_an_image(data: bytes) -> str:
+    """The bytes themselves are not told: a client may name a file that it cannot read."""
     if not data:
         return "the file is empty (0 bytes); send it again"
     formats = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
-    return f"no image: it begins with {data[:8]!r}; expected one of {formats}"
+    return f"no image: the {len(data):,} bytes begin like none of {formats}; send one of these"

@@ -48,7 +48,7 @@ SELECTIONS = pa.schema(
         ("image_uri", pa.string()),
         ("image_hash", pa.string()),
         ("rank", pa.int64()),  # 0 is the image the strategy wants most
-        ("reason", pa.string()),  # strategy | control | seed
+        ("reason", pa.string()),  # strategy | control | seed | review: a label that is probably wrong
         ("strategy", pa.string()),
         ("score", pa.float64()),  # what the strategy ordered by; null for random draws
         ("cluster", pa.int64()),  # of strategies that cluster; null otherwise
@@ -144,7 +144,7 @@ LEDGERS: dict[str, pa.Schema] = {
 }
 
 Source = Literal["online", "batch", "simulation"]
-Reason = Literal["strategy", "control", "seed"]
+Reason = Literal["strategy", "control", "seed", "review"]
 
 
 def utc_now() -> datetime:
@@ -262,6 +262,10 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+Resize = Literal["squash", "shortest", "longest"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+
+
 class Preprocessing(_Frozen):
     """How an image becomes the model's input: resized to `size` x `size`, scaled to 0-1, then normalised."""
 
@@ -269,6 +273,22 @@ class Preprocessing(_Frozen):
     channels: Literal[1, 3]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    # squash: the whole picture, whatever its shape; shortest: the middle square of it; longest: the whole picture,
+    # its shape kept, on black
+    resize: Resize = "squash"
+    crop: float = Field(1.0, gt=0, le=1)  # of `shortest`: the share of the shorter side that is kept
+    interpolation: Interpolation = "bilinear"
+
+
+class EncoderRecord(_Frozen):
+    """Where an encoder comes from, and what rebuilds it without asking anybody."""
+
+    family: str  # small_cnn | torchvision | timm | hf | open_clip
+    name: str
+    source: str  # from scratch | hub REPOSITORY REVISION | folder NAME | the address or the file it was read from
+    sha256: str | None = None  # of the files of its weights
+    licence: str | None = None  # as its publisher says
+    configuration: dict[str, Any] = Field(default_factory=dict)
 
 
 class Interval(_Frozen):
@@ -316,6 +336,7 @@ class ModelManifest(_Frozen):
     run_id: str | None = None
     created_at: datetime
     weights_sha256: str
+    encoder: EncoderRecord | None = None  # None in manifests of versions that did not say
 
 
 class DatasetManifest(_Frozen):

@@ -45,10 +45,12 @@ class Pictures:
             BadImage: it cannot be decoded.
             FileNotFoundError: it is gone from the staged round.
         """
-        from al_core.images import decode_image
+        from al_core.images import decode_stored_image
 
         data = self._blobs.read(f"{self._folder}/{image.file_name}")
-        picture = decode_image(data, name=image.image_id)  # browsers show half a file without a word; training does not
+        picture = decode_stored_image(
+            data, name=image.image_id
+        )  # browsers show half a file without a word; training does not
         kind = SHOWN_AS_THEY_ARE.get(PurePosixPath(image.file_name).suffix.lower())
         if kind is not None and not small and len(data) <= LARGEST:
             return data, kind

@@ -59,7 +59,8 @@ def build_and_publish(
 
     parent = datasets.latest()
     resolved = resolve_labels(ledgers.read("labels"), resolve)
-    selections = ledgers.read("selections").unique("image_id", keep="last")
+    # why an image was chosen first is what decides its split: a review asks again
+    selections = ledgers.read("selections").filter(pl.col("reason") != "review").unique("image_id", keep="last")
     new = resolved if parent is None else resolved.join(parent.rows, on="image_id", how="anti")
     urls, hashes = _describe(new["image_id"].to_list(), selections, images)
     dataset = build_dataset(

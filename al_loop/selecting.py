@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from al_core.errors import GiveUp
@@ -38,7 +38,7 @@ def choose(
         log(f"round {round_} was selected before: its {recorded.height} images are staged again")
         return recorded.sort("rank"), {}
     version = platform.endpoint.state().serving_version
-    selection = _seed_batch(platform, round_, wishes) if version is None else _batch(platform, round_, version, wishes)
+    selection = _selection(platform, round_, version, wishes)
     if selection.table.num_rows == 0:
         raise GiveUp(
             f"round {round_}: nothing to select. Every image {_of(version)} is selected or labeled already; "
@@ -58,8 +58,32 @@ def preview(platform: Platform, wishes: Wishes) -> tuple[pl.DataFrame, dict[str,
 
     round_ = 1 + max(platform.ledgers.read("selections")["round"].to_list(), default=-1)
     version = platform.endpoint.state().serving_version
-    selection = _seed_batch(platform, round_, wishes) if version is None else _batch(platform, round_, version, wishes)
+    selection = _selection(platform, round_, version, wishes)
     return pl.DataFrame(selection.table).sort("rank"), selection.facts
+
+
+def _selection(platform: Platform, round_: int, version: int | None, wishes: Wishes) -> Selection:
+    """New images, and labels that are worth a second look in a share of their places."""
+    from al_loop.reviewing import labels_to_review
+
+    if version is None:
+        return _seed_batch(platform, round_, wishes)
+    budget = wishes.budget or platform.settings.selection.budget
+    reviews = labels_to_review(platform, round_, budget)
+    selection = _batch(platform, round_, version, replace(wishes, budget=budget - len(reviews)))
+    return with_reviews(selection, reviews, version) if reviews else selection
+
+
+def with_reviews(selection: Selection, reviews: list[dict[str, Any]], version: int) -> Selection:
+    """The batch with the labels under review behind it."""
+    import pyarrow as pa
+
+    from al_core.records import SELECTIONS, table_of
+
+    first = selection.table.num_rows
+    rows = [{**row, "rank": first + place, "model_version": version} for place, row in enumerate(reviews)]
+    table = pa.concat_tables([selection.table, table_of(SELECTIONS, rows)])
+    return replace(selection, table=table, details={**selection.details, "labels under review": len(rows)})
 
 
 def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> Selection:

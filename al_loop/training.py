@@ -84,6 +84,7 @@ def _train_and_publish(
         run_id=run_id,
         created_at=utc_now(),
         weights_sha256=sha256_of(result.weights),
+        encoder=result.encoder,
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json())
     challenger = judge(platform, Predictor.load(folder), dataset)

@@ -1,26 +1,30 @@
 """The collector: every answer ends up in the log, its image in the image store, and nobody waits for it.
 
-A request only appends to a queue in memory. One thread turns the queue into segments of the spool (see
+A request appends to a queue in memory. One thread turns the queue into segments of the spool (see
 `al_serving.spool`), another delivers segments to the stores, oldest first, as often as it takes.
 
-What can be lost: a process that is killed loses the answers of its last `flush_seconds`, which no segment
-held yet. Whatever reached a segment survives the process, a store that is away, and a store that failed after
-it had written: before anything is sent a second time the log is asked which predictions it has already.
+With durability "answer" nobody is answered before a segment on the disk holds the answer: whatever waits while one
+segment is synced goes into the next one together (group commit). With "interval" a process that is killed loses the
+answers of its last `flush_seconds`, which no segment held yet. Whatever reached a segment survives the process, a power
+cut, a store that is away, and a store that failed after it had written: before anything is sent a second time the log
+is asked which predictions it has already. Where the spool cannot be written, or the disk is nearly full, nothing more
+is taken: better no answer than one that no log will know.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -51,6 +55,8 @@ IMAGE_WRITERS = 8  # images written at once: a container answers each in tens of
 DELIVERED_ROWS, DELIVERED_BYTES = 5_000, 64_000_000  # at once, when so much waits: what was slow catches up
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 30.0
 LONGEST_REASON = 500  # characters, in the ledger
+LEAST_FREE_BYTES = 64 << 20  # on the spool's disk, for what was promised and its way into the stores
+LOOK_AT_DISK_SECONDS = 0.5
 
 
 class CollectorFull(Exception):
@@ -109,6 +115,8 @@ class Collector:
         flush_seconds: float = 2.0,
         queue_rows: int = 20_000,
         queue_bytes: int = 512_000_000,
+        durability: Literal["answer", "interval"] = "interval",
+        least_free_bytes: int = LEAST_FREE_BYTES,
     ) -> None:
         self._predictions = predictions
         self._images = images
@@ -118,6 +126,11 @@ class Collector:
         self._flush_seconds = flush_seconds
         self._queue_rows = queue_rows
         self._queue_bytes = queue_bytes
+        self._durability = durability
+        self._least_free_bytes = least_free_bytes
+        self._trouble: str | None = None  # why the spool could not be written at the last attempt
+        self._low_disk: str | None = None
+        self._looked_at_disk = float("-inf")
 
         self._changed = threading.Condition()
         self._queue: deque[tuple[float, Prediction | Rejection]] = deque()
@@ -125,7 +138,10 @@ class Collector:
         self._spooling = 0  # rows taken from the queue that no segment holds yet
         self._hurry = False  # flush() waits: do not let the rows grow old first
         self._closing = False
+        self._offered = self._kept = 0  # rows so far, and how many of them the spool holds or held
+        self._waiters: deque[tuple[int, Future[None]]] = deque()  # who is told when so many rows are kept
         self._segments = {path: _rows_in(path) for path in self._spool.segments()}
+        self._oldest = dict.fromkeys(self._segments, float("-inf"))  # when the first row of a segment was offered
         self._tried = set(self._segments)  # may be in the stores already
         self._written = self._failures = self._set_aside = 0
 
@@ -147,6 +163,7 @@ class Collector:
             flush_rows=settings.flush_rows,
             flush_seconds=settings.flush_seconds,
             queue_rows=settings.queue_rows,
+            durability=settings.durability,
         )
 
     def __enter__(self) -> Self:
@@ -158,11 +175,42 @@ class Collector:
     @property
     def full(self) -> bool:
         """Whether another row would be refused."""
+        return self._no_room() or self.trouble is not None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be promised now: the disk of the spool, in words; None where all is well."""
+        if time.monotonic() - self._looked_at_disk > LOOK_AT_DISK_SECONDS:
+            self._looked_at_disk = time.monotonic()
+            free = shutil.disk_usage(self._spool.folder).free
+            self._low_disk = (
+                f"only {free / 1e6:.0f} MB are free at {self._spool.folder}, at least "
+                f"{self._least_free_bytes / 1e6:.0f} MB are kept for what was promised; make room"
+                if free < self._least_free_bytes
+                else None
+            )
+        return self._trouble or self._low_disk
+
+    def _no_room(self) -> bool:
         return len(self._queue) >= self._queue_rows or self._bytes >= self._queue_bytes
 
     def offer(self, predictions: Sequence[Prediction]) -> None:
         """Take answers over; never waits for a store or a disk. Raises `CollectorFull`."""
         self._take(predictions)
+
+    def kept(self) -> Future[None]:
+        """Done when the answers offered so far are safe, as far as `durability` promises it.
+
+        Its exception is `CollectorFull` where the spool cannot be written: do not answer then.
+        """
+        safe: Future[None] = Future()
+        with self._changed:
+            if self._durability == "answer" and self._kept < self._offered:
+                self._waiters.append((self._offered, safe))
+                self._changed.notify_all()
+                return safe
+        safe.set_result(None)
+        return safe
 
     def reject(self, rejection: Rejection) -> None:
         """Take over an image that could not be scored. Raises `CollectorFull`."""
@@ -217,36 +265,54 @@ class Collector:
         now = time.monotonic()
         with self._changed:
             if self.full or self._closing:
-                raise CollectorFull(
-                    f"{len(self._queue)} rows ({self._bytes / 1e6:.0f} MB) wait for {self._spool.folder}"
-                )
+                waiting = f"{len(self._queue)} rows ({self._bytes / 1e6:.0f} MB) wait for {self._spool.folder}"
+                raise CollectorFull(waiting if (trouble := self.trouble) is None else f"{waiting}: {trouble}")
             self._queue.extend((now, row) for row in rows)
+            self._offered += len(rows)
             self._bytes += sum(len(row.image) for row in rows if isinstance(row, Prediction))
             if len(self._queue) == len(rows) or len(self._queue) >= self._flush_rows:
                 self._changed.notify_all()
 
     def _spool_forever(self) -> None:
-        while (rows := self._next_rows()) is not None:
+        while (taken := self._next_rows()) is not None:
+            oldest, rows = taken
             try:
                 segments = self._write_segments(rows)
-            except OSError:
+            except OSError as error:
                 LOGGER.exception(
                     "The spool %s cannot be written; %d rows stay in memory", self._spool.folder, len(rows)
                 )
-                self._give_back(rows)
+                self._give_back(oldest, rows, error)
                 if self._closing:
                     return
                 time.sleep(FIRST_RETRY_SECONDS)
                 continue
             with self._changed:
+                self._trouble = None
                 self._segments.update(segments)
+                self._oldest |= dict.fromkeys(segments, oldest)
                 self._spooling = 0
+                self._kept += len(rows)
+                safe = self._waiters_up_to(self._kept)
                 self._changed.notify_all()
+            for waiter in safe:
+                waiter.set_result(None)
 
-    def _next_rows(self) -> list[Prediction | Rejection] | None:
-        """The next rows to spool, once there are enough or the oldest is old enough; None at the end."""
+    def _waiters_up_to(self, rows: int) -> list[Future[None]]:
+        waiters = []
+        while self._waiters and self._waiters[0][0] <= rows:
+            waiters.append(self._waiters.popleft()[1])
+        return waiters
+
+    def _next_rows(self) -> tuple[float, list[Prediction | Rejection]] | None:
+        """The next rows to spool and since when the oldest waits; None at the end.
+
+        As soon as somebody waits for them, there are enough, or the oldest is old enough.
+        """
         with self._changed:
-            while not (self._closing or (self._hurry and self._queue) or len(self._queue) >= self._flush_rows):
+            while not (self._queue and (self._waiters or self._hurry)) and not (
+                self._closing or len(self._queue) >= self._flush_rows
+            ):
                 wait = None
                 if self._queue:
                     wait = self._queue[0][0] + self._flush_seconds - time.monotonic()
@@ -255,10 +321,11 @@ class Collector:
                 self._changed.wait(wait)
             if not self._queue:
                 return None
+            oldest = self._queue[0][0]
             rows = [self._queue.popleft()[1] for _ in range(min(self._flush_rows, len(self._queue)))]
             self._bytes -= sum(len(row.image) for row in rows if isinstance(row, Prediction))
             self._spooling = len(rows)
-            return rows
+            return oldest, rows
 
     def _write_segments(self, rows: list[Prediction | Rejection]) -> dict[Path, int]:
         predictions = [row for row in rows if isinstance(row, Prediction)]
@@ -270,13 +337,16 @@ class Collector:
             segments[self._spool.add("rejections", _rejection_table(rejections))] = len(rejections)
         return segments
 
-    def _give_back(self, rows: list[Prediction | Rejection]) -> None:
-        now = time.monotonic()
+    def _give_back(self, oldest: float, rows: list[Prediction | Rejection], error: OSError) -> None:
         with self._changed:
-            self._queue.extendleft((now, row) for row in reversed(rows))
+            self._queue.extendleft((oldest, row) for row in reversed(rows))
             self._bytes += sum(len(row.image) for row in rows if isinstance(row, Prediction))
             self._spooling = 0
             self._failures += 1
+            self._trouble = f"the spool {self._spool.folder} cannot be written: {error}"
+            refused = self._waiters_up_to(self._offered)
+        for waiter in refused:
+            waiter.set_exception(CollectorFull(self._trouble))
 
     # ------------------------------------------------------------------ spool -> stores
 
@@ -312,7 +382,8 @@ class Collector:
     def _next_segments(self, together: bool) -> list[Path] | None:
         """The oldest segments of one kind, as many as may go together; None when closing with nothing left."""
         with self._changed:
-            self._changed.wait_for(lambda: self._segments or (self._closing and not self._spooler.is_alive()))
+            while not self._is_time_to_deliver():
+                self._changed.wait(self._flush_seconds if self._segments else None)
             if not self._segments:
                 return None
             waiting = sorted(self._segments)
@@ -326,6 +397,13 @@ class Collector:
                     break
                 chosen.append(segment)
             return chosen
+
+    def _is_time_to_deliver(self) -> bool:
+        """Segments that were written early, because somebody waited for them, go to the stores together."""
+        if not self._segments:
+            return self._closing and not self._spooler.is_alive()
+        old = time.monotonic() - min(self._oldest.values()) >= self._flush_seconds
+        return old or self._closing or self._hurry or sum(self._segments.values()) >= self._flush_rows
 
     def _deliver(self, segments: list[Path]) -> None:
         rows = pa.concat_tables([read_segment(segment) for segment in segments])
@@ -366,6 +444,7 @@ class Collector:
         with self._changed:
             for segment in segments:
                 rows = self._segments.pop(segment)
+                del self._oldest[segment]
                 self._written += rows if arrived else 0
             self._changed.notify_all()
         self._tried.difference_update(segments)

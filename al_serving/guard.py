@@ -3,7 +3,8 @@
 A port on loopback is open to every web page in every browser here: a page may send requests to it, and one that
 resolves its own name to 127.0.0.1 may read the answers, too. So it is asked which name the request was sent to
 (`host_problem`), which page sends it (`page_problem`) and whether the sender knows a secret (`bearer_problem`).
-`PageGuard` asks all three in front of pages that people open, WebSockets included.
+`PageGuard` asks all three in front of pages that people open, WebSockets included; `ServiceGuard` stands in front of
+what programs ask.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection
 from html import escape
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -60,6 +62,49 @@ def bearer_problem(headers: Headers, token: str) -> str:
     if scheme.lower() != "bearer":
         return "this needs the header `Authorization: Bearer <token>`"
     return "" if _same(sent.strip(), token) else "the token of the header `Authorization` is another one"
+
+
+class ServiceGuard:
+    """ASGI: who may ask a service that programs ask.
+
+    On loopback everybody on this machine who is no web page. With a token only who sends it; with trusted networks
+    only the proxy in these, which knows who asks, and this machine itself. `open_paths` are answered to anybody.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, token: str = "", trusted_proxy: str = "", open_paths: Collection[str] = ()
+    ) -> None:
+        self._app = app
+        self._token = token
+        self._proxies = ip_network(trusted_proxy) if trusted_proxy else None
+        self._open = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse, or hand on to the application."""
+        if scope["type"] != "http" or scope["path"] in self._open:
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        status, problem = self._problem(scope.get("client"), headers)
+        if problem:
+            response = JSONResponse({"error": problem}, status, {"www-authenticate": "Bearer"} if status == 401 else {})
+            await response(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _problem(self, client: tuple[str, int] | None, headers: Headers) -> tuple[int, str]:
+        """The status and the reason of a refusal; no reason: let in."""
+        peer = client[0] if client else ""
+        proxied = self._proxies is not None and _is_in(peer, self._proxies)
+        if self._proxies is not None and not proxied and not _is_in(peer, *_THIS_MACHINE):
+            return 403, f"only the proxy at {self._proxies} is answered, this comes from {peer}"
+        if self._token:
+            return 401, bearer_problem(headers, self._token)
+        if proxied:
+            return 403, ""
+        if problem := host_problem(headers, LOOPBACK):
+            return 400, problem
+        return 403, page_problem(headers)
 
 
 class PageGuard:
@@ -124,6 +169,18 @@ class PageGuard:
             secure=connection.url.scheme == "https",
         )
         return response
+
+
+_THIS_MACHINE = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+
+def _is_in(peer: str, *networks: IPv4Network | IPv6Network) -> bool:
+    try:
+        address = ip_address(peer)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None) or address  # what a socket of both families calls an IPv4 client
+    return any(mapped in network for network in networks if network.version == mapped.version)
 
 
 def _name_of(host: str) -> str:

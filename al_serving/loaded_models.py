@@ -9,11 +9,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from al_core.records import utc_now
 from al_resources.endpoint import EndpointState
+from al_serving.load import PATIENCE, Overloaded
 from al_serving.scoring import Answer, ReadImage, RefusedImage, Scorer
 
 LOGGER = logging.getLogger(__name__)
@@ -30,22 +33,26 @@ class Deployment:
     Nothing is waited for: an idle model takes the single image there is, so batching costs no latency.
     """
 
-    def __init__(self, name: str, scorer: Scorer) -> None:
+    def __init__(self, name: str, scorer: Scorer, *, patience: float = PATIENCE) -> None:
         self.name = name
         self.scorer = scorer
         self.version = scorer.manifest.version
         self.requests = 0
         self.errors = 0
         self.log: deque[str] = deque(maxlen=LOG_LINES)
+        self._patience = patience
         self.in_use = 0  # requests that hold it; changed on the event loop only
-        self._waiting: queue.SimpleQueue[tuple[Images, Future[list[Answer]]] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Images, Future[list[Answer]], float] | None] = queue.SimpleQueue()
         threading.Thread(target=self._answer_forever, name=f"al-{name}", daemon=True).start()
         self.note(f"version {self.version} loaded")
 
     def submit(self, images: Images) -> Future[list[Answer]]:
-        """The answers to one request's images, when they are there."""
+        """The answers to one request's images, when they are there; a future that is cancelled before is dropped.
+
+        It raises `Overloaded` where the model did not come to it within its patience.
+        """
         future: Future[list[Answer]] = Future()
-        self._waiting.put((images, future))
+        self._waiting.put((images, future, time.monotonic()))
         return future
 
     def close(self) -> None:
@@ -68,11 +75,20 @@ class Deployment:
                     break
                 if item is None:
                     more = False
-                else:
-                    requests.append(item)
+                elif self._is_wanted(*item[1:]):
+                    requests.append(item[:2])
                     images.extend(item[0])
             if requests:
                 self._answer(requests, images)
+
+    def _is_wanted(self, future: Future[list[Answer]], asked: float) -> bool:
+        """Whether the client is still there, and was not kept waiting too long to be answered now."""
+        if not future.set_running_or_notify_cancel():
+            return False
+        if time.monotonic() - asked > self._patience:
+            future.set_exception(Overloaded(f"images wait longer than {self._patience:g} s for the model"))
+            return False
+        return True
 
     def _answer(self, requests: list[tuple[Images, Future[list[Answer]]]], images: Images) -> None:
         try:
@@ -81,10 +97,20 @@ class Deployment:
             for _, future in requests:
                 future.set_exception(error)
             return
-        start = 0
-        for own, future in requests:
-            future.set_result(answers[start : start + len(own)])
-            start += len(own)
+        # Meanwhile the next ones are predicted: whoever waits for the disk holds nobody up.
+        self.scorer.kept().add_done_callback(partial(_give, requests, answers))
+
+
+def _give(requests: list[tuple[Images, Future[list[Answer]]]], answers: list[Answer], kept: Future[None]) -> None:
+    """Each request its answers, or why they cannot be given."""
+    start = 0
+    for own, future in requests:
+        with suppress(InvalidStateError):  # the client has gone: nobody waits for this one any more
+            if (error := kept.exception()) is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(answers[start : start + len(own)])
+        start += len(own)
 
 
 @dataclass(frozen=True)
@@ -110,10 +136,12 @@ class Follower:
         load: Callable[[int], Scorer],
         *,
         poll_seconds: float,
+        patience: float = PATIENCE,
     ) -> None:
         self._read_state = read_state
         self._load = load
         self._poll_seconds = poll_seconds
+        self._patience = patience
         self._retry_at = 0.0
         self._retiring: set[asyncio.Task[None]] = set()
         self.serving = Serving(EndpointState(model_name="", revision=-1))
@@ -147,7 +175,7 @@ class Follower:
                 loaded[name] = before[name]
                 continue
             try:
-                loaded[name] = Deployment(name, await asyncio.to_thread(self._load, version))
+                loaded[name] = Deployment(name, await asyncio.to_thread(self._load, version), patience=self._patience)
             except Exception as error:  # the others go on; the problem is shown and stops the rollout
                 LOGGER.exception("Version %d cannot be loaded as %s", version, name)
                 problems[name] = f"version {version} cannot be loaded: {error}"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 DATASTORE = "workspaceblobstore"  # what Azure ML calls a workspace's own blob store; here, the platform's
 MAX_IMAGES = 1_000  # of one request: more belong into a batch
+LONGEST_QUOTE = 200  # characters of what a client sent, in an answer
+LARGEST = 100_000_000  # bytes of a stored image, where nothing else is said
 RAW_TYPES = ("image/", "application/octet-stream")
 
 
@@ -40,8 +42,8 @@ class SentImage:
     problem: str = ""  # why there are no bytes: one bad row is no reason to refuse the others
 
 
-def images_of_json(body: bytes, datastores: Mapping[str, BlobStore]) -> list[SentImage]:
-    """The images of a JSON body. Raises `BadRequest`."""
+def images_of_json(body: bytes, datastores: Mapping[str, BlobStore], largest: int = LARGEST) -> list[SentImage]:
+    """The images of a JSON body; `largest`: bytes of one that is stored. Raises `BadRequest`."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
@@ -51,16 +53,18 @@ def images_of_json(body: bytes, datastores: Mapping[str, BlobStore]) -> list[Sen
     if "input_data" in content:
         return _inline_images(content["input_data"])
     if "data" in content:
-        return [_stored_image(content["data"], datastores)]
+        return [_stored_image(content["data"], datastores, largest)]
     raise BadRequest(
         400,
-        f"the body has the key(s) {sorted(content)[:5]}; expected "
+        f"the body has the key(s) {[key[:LONGEST_QUOTE] for key in sorted(content)[:5]]}; expected "
         '{"input_data": {"columns": ["image"], "data": ["<base64>"]}} '
         'or {"data": {"datastore": ..., "img_path": ...}}',
     )
 
 
-def images_of_bytes(body: bytes, content_type: str, datastores: Mapping[str, BlobStore]) -> list[SentImage]:
+def images_of_bytes(
+    body: bytes, content_type: str, datastores: Mapping[str, BlobStore], largest: int = LARGEST
+) -> list[SentImage]:
     """The images of a body that is no multipart form. Raises `BadRequest`.
 
     Clients often forget the content type of raw images, so anything that is not declared as JSON and does not
@@ -69,7 +73,7 @@ def images_of_bytes(body: bytes, content_type: str, datastores: Mapping[str, Blo
     kind = content_type.split(";", maxsplit=1)[0].strip().lower()
     is_json = kind == "application/json" or kind.endswith("+json")
     if is_json or (not kind.startswith(RAW_TYPES) and body.lstrip()[:1] == b"{"):
-        return images_of_json(body, datastores)
+        return images_of_json(body, datastores, largest)
     return [SentImage("", body)]
 
 
@@ -112,16 +116,21 @@ def _decoded(text: str) -> bytes:
     return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
 
 
-def _stored_image(address: Any, datastores: Mapping[str, BlobStore]) -> SentImage:
+def _stored_image(address: Any, datastores: Mapping[str, BlobStore], largest: int) -> SentImage:
     path = address.get("img_path") if isinstance(address, dict) else None
     if not isinstance(path, str) or not path:
         raise BadRequest(400, 'data needs {"datastore": ..., "img_path": "<path in the datastore>"}')
     datastore = address.get("datastore", next(iter(datastores), ""))
     if not isinstance(datastore, str) or datastore not in datastores:
-        raise BadRequest(404, f"there is no datastore {datastore!r} here; known: {sorted(datastores)}")
+        raise BadRequest(
+            404, f"there is no datastore {str(datastore)[:LONGEST_QUOTE]!r} here; known: {sorted(datastores)}"
+        )
+    shown = path[:LONGEST_QUOTE]
     try:
+        if datastores[datastore].info(path).size > largest:  # before it is in memory
+            raise BadRequest(413, f"image {shown!r} is larger than {largest:,} bytes; scale it down")
         return SentImage(path, datastores[datastore].read(path))
     except ValueError as error:  # .. and absolute paths, refused by the store
-        raise BadRequest(400, f"img_path {path!r}: {error}") from error
+        raise BadRequest(400, f"img_path {shown!r}: {str(error)[:LONGEST_QUOTE]}") from error
     except FileNotFoundError as error:
-        raise BadRequest(404, f"there is no image {path!r} in datastore {datastore!r}") from error
+        raise BadRequest(404, f"there is no image {shown!r} in datastore {datastore!r}") from error

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from al_core.images import MAX_PIXELS, BadImage, content_id, decode_image
+from al_core.images import MAX_PIXELS, BadImage, TooManyPixels, content_id, decode_image, too_many_pixels
 from al_core.learning.preprocessing import to_pixels
 from al_core.near_duplicates import near_duplicate_hash
 from al_core.records import Source
@@ -39,6 +40,7 @@ class ReadImage:
     image_hash: str
     pixels: torch.Tensor  # (1, channels, size, size) uint8: waiting images take little memory
     received: float | None = None  # time.perf_counter() of the request
+    picture_pixels: int = 0  # of the picture as it was sent: what decoding it cost
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,14 @@ class RefusedImage:
     name: str
     reason: str
     status: int
+
+
+@dataclass(frozen=True)
+class LargeImage:
+    """An image that was not decoded yet, because it has more pixels than were asked for."""
+
+    image: SentImage
+    pixels: int
 
 
 def all_refused(refused: Sequence[RefusedImage]) -> BadRequest:
@@ -104,13 +114,31 @@ class Scorer:
             CollectorFull: the answers could not be logged, so there are none.
             Misbehaved: the model's output is no distribution.
         """
-        return self.answer([self.read(image, source) for image in images], source)
+        answers = self.answer([self.read(image, source) for image in images], source)
+        self.kept().result()
+        return answers
+
+    def kept(self) -> Future[None]:
+        """Done when the answers so far may be given, see `Collector.kept`."""
+        if self._collector is not None:
+            return self._collector.kept()
+        nothing: Future[None] = Future()
+        nothing.set_result(None)
+        return nothing
 
     def read(self, image: SentImage, source: Source, received: float | None = None) -> ReadImage | RefusedImage:
         """Decode one image; one that cannot be scored is put on record.
 
         `received` is the `time.perf_counter()` of the request's arrival, for the latency in the log.
         """
+        read = self.read_up_to(self._max_pixels, image, source, received)
+        assert not isinstance(read, LargeImage), "what is larger than every image may be is refused"
+        return read
+
+    def read_up_to(
+        self, pixels: int, image: SentImage, source: Source, received: float | None = None
+    ) -> ReadImage | RefusedImage | LargeImage:
+        """As `read` does; an image of more than so many pixels comes back as it is, unless that is too large anyway."""
         image_id = content_id(image.data)
         name = printable(image.name)
 
@@ -128,11 +156,23 @@ class Scorer:
             return refuse(reason, TOO_LARGE)
         channels = self.manifest.preprocessing.channels
         try:
-            picture = decode_image(image.data, name=image.name, channels=channels, max_pixels=self._max_pixels)
+            most = min(pixels, self._max_pixels)
+            picture = decode_image(image.data, name=image.name, channels=channels, max_pixels=most)
+        except TooManyPixels as error:
+            if error.pixels <= self._max_pixels:
+                return LargeImage(image, error.pixels)
+            return refuse(too_many_pixels(error.width, error.height, self._max_pixels), UNREADABLE)
         except BadImage as error:
             return refuse(error.reason, UNREADABLE)
-        pixels = to_pixels([picture], self.manifest.preprocessing)
-        return ReadImage(name or image_id, image.data, image_id, near_duplicate_hash(picture), pixels, received)
+        return ReadImage(
+            name or image_id,
+            image.data,
+            image_id,
+            near_duplicate_hash(picture),
+            to_pixels([picture], self.manifest.preprocessing),
+            received,
+            picture.width * picture.height,
+        )
 
     def answer(self, images: Sequence[ReadImage | RefusedImage], source: Source) -> list[Answer]:
         """Predict and log. Raises as `score` does."""

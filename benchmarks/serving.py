@@ -24,8 +24,13 @@ from typing import Any
 
 import numpy as np
 
-VARIANTS = {"logged": [], "not logged": ["--no-log"], "logged, one by one": ["--one-by-one"]}
-CONNECTIONS = (1, 16)
+VARIANTS = {
+    "logged": ["--interval"],
+    "logged before": [],  # serving.durability = "answer": on the disk before it is given
+    "not logged": ["--no-log"],
+    "logged, one by one": ["--interval", "--one-by-one"],
+}
+CONNECTIONS = (1, 32)
 ROUNDS = 3
 
 
@@ -36,9 +41,11 @@ def main() -> None:
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--no-log", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--one-by-one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--interval", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(arguments.serve, log=not arguments.no_log, together=not arguments.one_by_one)
+        durability = "interval" if arguments.interval else "answer"
+        serve(arguments.serve, log=not arguments.no_log, together=not arguments.one_by_one, durability=durability)
         return
     rows = measure(arguments.seconds)
     print(table(rows))
@@ -49,7 +56,7 @@ def main() -> None:
 # ---------------------------------------------------------------- the service
 
 
-def serve(home: Path, *, log: bool, together: bool) -> None:
+def serve(home: Path, *, log: bool, together: bool, durability: str) -> None:
     """A service with a small model on a free port, printed first."""
     import socket
 
@@ -61,15 +68,18 @@ def serve(home: Path, *, log: bool, together: bool) -> None:
     from al_core.records import ModelManifest, utc_now
     from al_resources.platform import Platform
     from al_resources.settings import load_settings
+    from al_resources.settings.sections import ServingSettings
     from al_serving import loaded_models as deployments
-    from al_serving.app import ScoringService
+    from al_serving.app import ScoringService, config_of
     from al_serving.collector import Collector
     from al_serving.scoring import Scorer
 
     torch.set_num_threads(1)
     if not together:
         deployments.MAX_BATCH = 1
-    platform = Platform(load_settings(home=home))
+    settings = load_settings(home=home)
+    serving = settings.serving.model_copy(update={"durability": durability})
+    platform = Platform(settings.model_copy(update={"serving": serving}))
     network = build_network("small_cnn", classes=10, size=32, channels=3)
     weights = home / WEIGHTS_FILE
     save_weights(network, weights)
@@ -98,8 +108,7 @@ def serve(home: Path, *, log: bool, together: bool) -> None:
     )
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         print(listener.getsockname()[1], flush=True)
-        config = uvicorn.Config(service.app(), log_level="warning", access_log=False)
-        uvicorn.Server(config).run(sockets=[listener])
+        uvicorn.Server(config_of(service, ServingSettings())).run(sockets=[listener])
 
 
 @contextmanager

@@ -43,7 +43,6 @@ from starlette.routing import Route
 
 from al_resources.settings.azure_data import AzureDataSettings
 from emulators.azure_ml_batch import Batch
-from emulators.azure_ml_labeling import Labeling
 from emulators.azure_ml_mount import ContainerMount
 from emulators.azure_ml_schemas import TYPES, fetch, problems_of
 from emulators.tls_proxy import proxy_to, write_certificates
@@ -163,7 +162,6 @@ class AzureML:
         self._running = contextlib.ExitStack()
         self._logs: dict[str, list[str]] = {}
         self._failed: dict[str, int] = {}
-        self.labeling = Labeling(self)
         if hasattr(self, "batch"):
             self.batch.kill()
         self.batch = Batch(self)
@@ -321,8 +319,6 @@ class AzureML:
         _check_body(request, parts, content)
         if parts[0] == "jobs" and parts[-1] != "jobs" and parts[1] in self.batch.jobs:
             return self.batch.answer(request.method, parts)
-        if parts[0] == "labelingJobs":
-            return self.labeling.answer(request.method, parts, content)
         if parts[0] == "datastores":
             return self._datastore(parts, request.method)
         if parts[-1] == "startPendingUpload":

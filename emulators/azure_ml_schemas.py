@@ -42,7 +42,6 @@ TYPES = {
     # what is sent to be done
     "getLogs": "DeploymentLogsRequest",
     "startPendingUpload": "PendingUploadRequestDto",
-    "exportLabels": "ExportSummary",
     "batch job": "BatchJobResource",
 }
 SCALARS: dict[str, dict[str, Any]] = {

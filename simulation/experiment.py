@@ -269,6 +269,7 @@ class Experiment:
             labels=len(request.train) + len(request.validation),
             created_at=_EPOCH + timedelta(hours=round_),
             weights_sha256=sha256_of(result.weights),
+            encoder=result.encoder,
         )
         (folder / MANIFEST_FILE).write_text(manifest.model_dump_json())
         return manifest

@@ -49,11 +49,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def training_defaults(data: str, encoder: Encoder = "from scratch") -> dict[str, Any]:
-    """What the images of `data` (as in `al simulate --data`) want of the training."""
+def training_defaults(data: str, encoder: Encoder = "from scratch", *, published: bool = False) -> dict[str, Any]:
+    """What the images of `data` (as in `al simulate --data`) want of the training.
+
+    A `published` encoder wants pictures of its own size, in colour.
+    """
     kind = data.partition(":")[0]
     further = {"from scratch": FROM_SCRATCH.get(kind, {}), "learned": LEARNED, "frozen": {}}
-    return DATA_DEFAULTS.get(kind, {}) | further[encoder]
+    wanted = DATA_DEFAULTS.get(kind, {}) | further[encoder]
+    return (
+        {key: value for key, value in wanted.items() if key not in ("image_size", "channels")} if published else wanted
+    )
 
 
 def default_start(data: str, encoder: Encoder = "from scratch") -> Start:

@@ -170,7 +170,7 @@ def embed_all(training: TrainingSettings, preprocessing: Preprocessing, images: 
         classes=2,
         size=preprocessing.size,
         channels=preprocessing.channels,
-        weights=training.weights,
+        weights=training.initial_weights,
     )
     device = resolve_device(training.device)
     network.to(device).eval()

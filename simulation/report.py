@@ -170,7 +170,7 @@ def _protocol(study: Study, table: pl.DataFrame) -> Block:
         ("validation", f"{study.validation_share:.0%} of the labels"),
         (
             "model",
-            f"{encoder}{training.architecture}, {training.image_size}x{training.image_size} pixels, "
+            f"{encoder}{training.architecture}, {_pixels(training.image_size)}, "
             f"{training.epochs} epochs from the start, {training.epochs_from(warm=True)} going on",
         ),
         ("control slice", f"{study.control_share:.0%} of each batch"),
@@ -405,3 +405,7 @@ def _short(values: np.ndarray) -> list[float]:
 
 def _finite(values: Sequence[float]) -> list[float | None]:
     return [None if np.isnan(value) else float(value) for value in values]
+
+
+def _pixels(size: int | None) -> str:
+    return f"{size}x{size} pixels" if size else "pictures of the encoder's own size"

@@ -160,7 +160,7 @@ def _prepare_alone(study: Study, data: LabeledData, folder: Path, say: Callable[
 
     training = study.training
     preprocessing = preprocessing_for(
-        training.architecture, size=training.image_size, channels=training.channels, weights=training.weights
+        training.architecture, size=training.image_size, channels=training.channels, weights=training.initial_weights
     )
     images = folder / "images"
     if not (images / "pixels.npy").exists():

@@ -74,7 +74,7 @@ class Study(BaseModel):
                 f"a budget of {self.budget} cannot be chosen from {self.score_sample} scored images; "
                 "lower the budget or score more"
             )
-        if self.training.frozen and self.training.weights == "none" and self.pretrain is None:
+        if self.training.frozen and self.training.initial_weights == "none" and self.pretrain is None:
             raise InvalidInput("a frozen encoder needs weights: training.weights, or pretraining on the pool")
         return self
 

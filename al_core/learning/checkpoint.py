@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "model.safetensors"
 MANIFEST_FILE = "manifest.json"
-_SOURCE = Path(__file__).resolve().parents[1]
+_SOURCE = Path(__file__).resolve().parents[2]
 
 
 class BadCheckpoint(ActiveLearningError, ValueError):
@@ -127,6 +127,7 @@ def load_network(folder: Path, manifest: ModelManifest) -> Classifier:
             classes=len(manifest.classes),
             size=manifest.preprocessing.size,
             channels=manifest.preprocessing.channels,
+            configuration=manifest.encoder.configuration if manifest.encoder else None,
         )
         load_state(network, weights, str(folder / WEIGHTS_FILE))
     except ValueError as error:

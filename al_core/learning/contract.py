@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from al_core.errors import InvalidInput
 from al_core.learning.settings import TrainingSettings
-from al_core.records import DatasetManifest, Preprocessing
+from al_core.records import DatasetManifest, EncoderRecord, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class TrainingResult:
     preprocessing: Preprocessing
     temperature: float
     log: dict[str, Any]
+    encoder: EncoderRecord | None = None  # where the encoder comes from, and what rebuilds it
 
 
 class Trainer(Protocol):

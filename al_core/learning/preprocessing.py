@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from al_core.images import BadImage, decode_stored_image
 from al_core.records import Preprocessing
@@ -36,11 +36,27 @@ def to_pixels(images: Sequence[Image.Image], preprocessing: Preprocessing) -> to
     pixels = np.empty((len(images), channels, size, size), np.uint8)
     mode = "L" if channels == 1 else "RGB"
     for row, image in zip(pixels, images, strict=True):
-        picture = image if image.mode == mode else image.convert(mode)
-        if picture.size != (size, size):
-            picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+        picture = fit(image if image.mode == mode else image.convert(mode), preprocessing)
         row[:] = np.asarray(picture).reshape(size, size, channels).transpose(2, 0, 1)
     return torch.from_numpy(pixels)
+
+
+def fit(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """The picture as `preprocessing.size` pixels square, by its rule.
+
+    What is cut off is never resized: the rest goes from the original to its final pixels in one step.
+    """
+    size, (width, height) = preprocessing.size, picture.size
+    filter_ = Image.Resampling[preprocessing.interpolation.upper()]
+    if preprocessing.resize == "longest":
+        return ImageOps.pad(picture, (size, size), filter_, color=0)
+    side = min(width, height) * preprocessing.crop
+    box = (0.0, 0.0, float(width), float(height))
+    if preprocessing.resize == "shortest":
+        box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
+    if box == (0, 0, size, size):
+        return picture
+    return picture.resize((size, size), filter_, box=box)
 
 
 def normalise(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:

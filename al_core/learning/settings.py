@@ -6,6 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+SMALL_CNN = "small_cnn"
+SMALL_SIZE = 32  # pixels, of networks that start from nothing
+PUBLISHED_FAMILIES = ("timm", "hf", "open_clip")  # of encoders that come with weights, as `FAMILY:NAME`
+
 
 class TrainingSettings(BaseModel):
     """How a model is trained: the same for every query strategy, or comparing strategies means nothing."""
@@ -16,14 +20,23 @@ class TrainingSettings(BaseModel):
         "al_core.learning.torch_trainer:TorchTrainer", description="dotted path `module:attribute` of the trainer"
     )
     architecture: str = Field(
-        "small_cnn", description="small_cnn, or any torchvision classifier: resnet18, vit_b_16, ..."
+        SMALL_CNN,
+        description="small_cnn; a torchvision classifier: resnet18, vit_b_16, ...; timm:NAME; hf:ORG/NAME or "
+        "hf:FOLDER; open_clip:NAME/TAG; see `al encoders`",
     )
     weights: str = Field(
-        "none",
-        description="of a torchvision model at the start: none, default (torchvision's download), or a local file",
+        "auto",
+        description="of the encoder at the start: none, default (the published ones), or a local file; auto is "
+        "default for timm, hf and open_clip, and none for the others",
     )
     frozen: bool = Field(False, description="train the head only, the encoder stays as it is")
-    image_size: int = Field(32, ge=8, le=1024, description="images are resized to this many pixels square")
+    image_size: int | None = Field(
+        None,
+        ge=8,
+        le=1024,
+        description="images are resized to this many pixels square; by default what the published weights were "
+        f"trained on, {SMALL_SIZE} for networks that start from nothing",
+    )
     channels: Literal[1, 3] = Field(3, description="1 for grey images, 3 for colour")
     epochs: int = Field(30, ge=1, description="at most this many passes over the labels")
     incremental_epochs: int | None = Field(
@@ -66,6 +79,11 @@ class TrainingSettings(BaseModel):
     )
     seed: int = Field(0, ge=0, description="of initialisation, order and augmentation")
 
+    @property
+    def initial_weights(self) -> str:
+        """`weights` with auto resolved: none, default or a local file."""
+        return resolve_weights(self.architecture, self.weights)
+
     def epochs_from(self, *, warm: bool) -> int:
         """At most this many passes over the labels, of a model that goes on (`warm`) or starts anew."""
         return self.incremental_epochs if warm and self.incremental_epochs else self.epochs
@@ -73,3 +91,10 @@ class TrainingSettings(BaseModel):
     def learning_rate_from(self, *, warm: bool) -> float:
         """The highest learning rate, of a model that goes on (`warm`) or starts anew."""
         return self.incremental_learning_rate if warm else self.learning_rate
+
+
+def resolve_weights(architecture: str, weights: str) -> str:
+    """What auto stands for: the published weights where an encoder is known by them, otherwise none."""
+    if weights != "auto":
+        return weights
+    return "default" if architecture.partition(":")[0] in PUBLISHED_FAMILIES else "none"

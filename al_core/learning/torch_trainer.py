@@ -24,7 +24,7 @@ from al_core.learning.contract import LabeledImage, TrainingRequest, TrainingRes
 from al_core.learning.early_stopping import EarlyStopping
 from al_core.learning.networks import Classifier, build_network, load_state, preprocessing_for, resolve_device
 from al_core.learning.preprocessing import normalise, read_in_chunks
-from al_core.learning.settings import TrainingSettings
+from al_core.learning.settings import TrainingSettings, resolve_weights
 from al_core.learning.softmax_regression import fit_linear_head
 from al_core.records import ModelManifest, Preprocessing
 
@@ -93,14 +93,9 @@ class TorchTrainer:
         settings = request.settings
         _check(request)
         device = resolve_device(settings.device)
-        preprocessing = preprocessing_for(
-            settings.architecture,
-            size=settings.image_size,
-            channels=settings.channels,
-            weights=settings.weights,
-        )
+        preprocessing = _preprocessing(request)
         parent, cold_reason = _usable_parent(request, preprocessing)
-        if settings.frozen and parent is None and settings.weights == "none":
+        if settings.frozen and parent is None and settings.initial_weights == "none":
             raise InvalidInput(
                 "training.frozen needs an encoder that has learned something: set training.weights, or train "
                 "a first version with frozen = false"
@@ -131,7 +126,9 @@ class TorchTrainer:
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "seconds": round(time.monotonic() - began, 3),
         }
-        return TrainingResult(weights, settings.architecture, request.classes, preprocessing, temperature, log)
+        return TrainingResult(
+            weights, settings.architecture, request.classes, preprocessing, temperature, log, network.record
+        )
 
     def _load(
         self, images: Sequence[LabeledImage], request: TrainingRequest, preprocessing: Preprocessing, scratch: Path
@@ -351,12 +348,45 @@ def _usable_parent(request: TrainingRequest, preprocessing: Preprocessing) -> tu
             f"v{parent.version} was trained on {_in_words(parent.preprocessing)} images, "
             f"now {_in_words(preprocessing)}",
         )
+    if (reason := _other_weights(parent, request.settings)) is not None:
+        return None, reason
     if parent.classes != request.classes[: len(parent.classes)]:
         raise InvalidInput(
             f"the classes {list(request.classes)} do not begin with those of v{parent.version}, "
             f"{list(parent.classes)}; the rows of its head would change their meaning"
         )
     return parent, None
+
+
+def _preprocessing(request: TrainingRequest) -> Preprocessing:
+    """The model's input. A parent of the same encoder knows it: nobody has to be asked, a connection is not needed."""
+    settings = request.settings
+    if request.parent is not None and settings.warm_start:
+        parent = read_manifest(request.parent)
+        found = parent.preprocessing
+        if (
+            parent.encoder is not None
+            and parent.encoder.configuration
+            and parent.architecture == settings.architecture
+            and settings.image_size in (None, found.size)
+            and settings.channels == found.channels
+        ):
+            return found
+    return preprocessing_for(
+        settings.architecture,
+        size=settings.image_size,
+        channels=settings.channels,
+        weights=settings.initial_weights,
+    )
+
+
+def _other_weights(parent: ModelManifest, settings: TrainingSettings) -> str | None:
+    """Why the encoder has to begin anew: other weights are asked for than the parent began with."""
+    said = parent.training_settings.get("weights")
+    began = said and resolve_weights(parent.architecture, said)
+    if settings.initial_weights == "none" or began in (None, settings.initial_weights):
+        return None
+    return f"v{parent.version} began with the weights {began}, the settings ask for {settings.initial_weights}"
 
 
 def _in_words(preprocessing: Preprocessing) -> str:
@@ -375,8 +405,11 @@ def _starting_network(
         classes=len(request.classes),
         size=preprocessing.size,
         channels=preprocessing.channels,
-        weights=settings.weights if parent is None or (blends and settings.perturb) else "none",
+        weights=settings.initial_weights if parent is None or (blends and settings.perturb) else "none",
+        configuration=parent.encoder.configuration if parent is not None and parent.encoder is not None else None,
     )
+    if parent is not None and parent.encoder is not None:
+        fresh.record = parent.encoder  # its tensors are the parent's, wherever those came from
     if parent is None or request.parent is None:
         return fresh
     network = copy.deepcopy(fresh) if blends else fresh

@@ -139,29 +139,6 @@ class Arm:
         """A token of this identity for another service than the resource manager."""
         return self._credential.get_token(audience.rstrip("/") + "/.default").token
 
-    def begin(
-        self,
-        method: str,
-        path: str,
-        *,
-        what: str,
-        params: dict[str, str],
-        body: dict[str, Any] | None = None,
-        role: str = DATA_SCIENTIST,
-    ) -> str:
-        """Start what takes long; returns where `outcome` finds its result. Raises `WorkspaceError`."""
-        answer = self._send(method, self._address(path), what, role, params=params, json=body)
-        if not _in_progress(answer):
-            raise WorkspaceError(f"{what}: answered {answer.status_code} and no place where the result will be")
-        return answer.headers["location"]
-
-    def outcome(self, location: str, *, what: str, role: str = DATA_SCIENTIST) -> dict[str, Any] | None:
-        """The result of what `begin` started, None while it is not done. Raises `WorkspaceError`: it failed."""
-        if not location.startswith(self._manager + "/"):  # the token goes to the resource manager and nowhere else
-            raise WorkspaceError(f"{what}: {location} is no address of {self._manager}")
-        answer = self._send("GET", location, what, role)
-        return None if _in_progress(answer) else answer.json() if answer.content else {}
-
     def _address(self, path: str) -> str:
         return f"{self._manager}{self._workspace}/{path}"
 
@@ -199,21 +176,6 @@ def workspace_path(settings: AzureMLSettings) -> str:
 def datastore_uri(settings: AzureMLSettings, path: str) -> str:
     """A path of the platform's blob store as Azure ML addresses it."""
     return f"azureml://datastores/{settings.datastore}/paths/{path}"
-
-
-def path_in_datastore(uri: str) -> tuple[str, str]:
-    """The datastore that a URI names and the path in it, for the forms of both generations of Azure ML.
-
-    `AmlDatastore://<datastore>/<path>`, `azureml://datastores/<datastore>/paths/<path>`, and the same with the
-    workspace in front. Raises `ValueError`.
-    """
-    found = re.fullmatch(r"(?i:AmlDatastore)://([^/]+)/(.+)|azureml://(?:.+/)?datastores/([^/]+)/paths/(.+)", uri)
-    if found is None:
-        raise InvalidInput(
-            f"{uri!r} is no address in a datastore: expected azureml://.../datastores/<name>/paths/<path>"
-        )
-    datastore, path = found[1] or found[3], found[2] or found[4]
-    return datastore, path.strip("/")
 
 
 def checked_name(kind: str, name: str) -> str:

@@ -50,6 +50,7 @@ class BlobStore(Protocol):
         """The address to show to people and to store as `image_uri`."""
 
 
+LONGEST_PATH = 1_024  # characters; what Azure takes, and local file systems with it
 _UNFIT = re.compile(r"[\\\x00-\x1f\x7f]")  # backslashes and control characters
 
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")  # files in the middle of being written; no blob is called so
@@ -58,6 +59,10 @@ TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")  # files in the middle of being w
 def checked_path(path: str) -> str:
     """`path`, if it can only lead to a place inside the store."""
     segments = path.split("/")
+    if len(path) > LONGEST_PATH:
+        raise ValueError(
+            f"blob path {path[:50]!r}... has {len(path):,} characters, at most {LONGEST_PATH:,} are possible"
+        )
     if _UNFIT.search(path):
         raise ValueError(f"blob path {path!r} holds a backslash or control character; use forward slashes")
     if any(segment in ("", ".", "..") for segment in segments):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 import os
 import shutil
 import stat
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 from al_resources.blobs import TEMPORARY, BlobInfo, checked_path, is_fit
 from al_resources.durable import beside, sync
+
+LOGGER = logging.getLogger(__name__)
 
 
 class FsspecBlobStore:
@@ -36,11 +40,12 @@ class FsspecBlobStore:
         self._fs: AbstractFileSystem
         self._fs, self._root = url_to_fs(str(root), use_listings_cache=False, **options)
         self._local = "file" in self._fs.protocol
+        self._real_root = os.path.realpath(self._root) if self._local else ""
 
     def read(self, path: str) -> bytes:
         """The blob's bytes. Raises `FileNotFoundError`."""
         with _missing_is_missing(path):
-            return bytes(self._fs.cat_file(self._full(path)))
+            return bytes(self._fs.cat_file(self._found(path)))
 
     def write(self, path: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Write atomically; False: the blob was there already (`if_absent`), and stays as it was."""
@@ -59,12 +64,14 @@ class FsspecBlobStore:
 
     def exists(self, path: str) -> bool:
         """Whether the blob is there."""
-        return bool(self._fs.isfile(self._full(path)))
+        with suppress(FileNotFoundError):
+            return bool(self._fs.isfile(self._found(path)))
+        return False
 
     def info(self, path: str) -> BlobInfo:
         """Raises `FileNotFoundError`."""
-        full = self._full(path)
         with _missing_is_missing(path):
+            full = self._found(path)
             if self._local:
                 return _local_info(path, Path(full).stat())
             details = self._fs.info(full)
@@ -76,7 +83,7 @@ class FsspecBlobStore:
         """All blobs below a folder, in the order of their paths; nothing where the folder is missing."""
         folder = self._full(prefix) if prefix else self._root
         if self._local:
-            return _local_list(folder, f"{prefix}/" if prefix else "")
+            return _local_list(folder, f"{prefix}/" if prefix else "", self._real_root)
         found = self._fs.find(folder, detail=True)
         return (
             self._object_info(full[len(self._root) :].lstrip("/"), found[full])
@@ -91,7 +98,7 @@ class FsspecBlobStore:
 
     def copy(self, source: str, target: str) -> None:
         """Copy within the store. Raises `FileNotFoundError`."""
-        origin, full = self._full(source), self._full(target)
+        origin, full = self._found(source), self._full(target)
         if not self.exists(source):
             raise FileNotFoundError(f"there is no blob {source!r}")
         with _missing_is_missing(source):
@@ -108,7 +115,17 @@ class FsspecBlobStore:
         return Path(full).as_uri() if self._local else str(self._fs.unstrip_protocol(full))
 
     def _full(self, path: str) -> str:
-        return f"{self._root.rstrip('/')}/{checked_path(path)}"
+        full = f"{self._root.rstrip('/')}/{checked_path(path)}"
+        if self._local and not _is_inside(full.rpartition("/")[0], self._real_root):
+            raise ValueError(f"blob path {path!r} leads out of the store through a link; put the folder itself there")
+        return full
+
+    def _found(self, path: str) -> str:
+        """Where a blob lies. Raises `FileNotFoundError` where a link leads out of the store: others put it there."""
+        full = f"{self._root.rstrip('/')}/{checked_path(path)}"
+        if self._local and not _is_inside(full, self._real_root):
+            raise FileNotFoundError(f"there is no blob {path!r}: a link there leads out of the store")
+        return full
 
     def _object_info(self, path: str, details: dict[str, Any]) -> BlobInfo:
         full = details["name"]
@@ -126,6 +143,10 @@ def _missing_is_missing(path: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise FileNotFoundError(f"there is no blob {path!r}") from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise FileNotFoundError(f"there is no blob {path[:50]!r}...: no file has a name that long") from error
 
 
 # ---------------------------------------------------------------------- a local folder
@@ -163,7 +184,13 @@ def _local_info(path: str, status: os.stat_result) -> BlobInfo:
     )
 
 
-def _local_list(folder: str, prefix: str) -> Iterator[BlobInfo]:
+def _is_inside(path: str, root: str) -> bool:
+    """Whether a path leads into the store when links are followed; `root` follows none."""
+    real = os.path.realpath(path)
+    return real == root or real.startswith(root.rstrip("/") + "/")
+
+
+def _local_list(folder: str, prefix: str, root: str) -> Iterator[BlobInfo]:
     try:
         with os.scandir(folder) as scan:
             # "a-b/x" comes before "a/x": folders are sorted as their blobs' paths go on
@@ -172,7 +199,9 @@ def _local_list(folder: str, prefix: str) -> Iterator[BlobInfo]:
         return
     for name, entry in entries:
         if name.endswith("/"):
-            yield from _local_list(entry.path, prefix + name)
+            yield from _local_list(entry.path, prefix + name, root)
+        elif entry.is_symlink() and not _is_inside(entry.path, root):
+            LOGGER.warning("left out of the listing: %r leads out of the store; put the file itself there", entry.path)
         elif not TEMPORARY.fullmatch(name) and is_fit(entry.path):
             try:
                 yield _local_info(prefix + name, entry.stat())

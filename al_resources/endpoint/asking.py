@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import ssl
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from al_core.errors import InvalidInput
 from al_resources.endpoint import DEPLOYMENT_HEADER, DeploymentFailed
+
+if TYPE_CHECKING:
+    from al_resources.settings.sections import ServingSettings
 
 LONGEST_QUOTE = 500  # of an answer that is an error
 
@@ -15,11 +21,44 @@ class NotAdmitted(DeploymentFailed):
     """The endpoint does not answer this caller."""
 
 
-def ask(address: str, deployment: str, image: bytes, *, seconds: float, headers: dict[str, str] | None = None) -> Any:
+def caller_of(settings: ServingSettings) -> dict[str, Any]:
+    """What httpx needs to be let in by the scoring service: the token, and whom to take for the service.
+
+    With TLS its own certificate is the only one that is trusted, whoever signed it and whatever name it bears: the
+    service is asked by its address on this machine.
+
+    Raises:
+        InvalidInput: the certificate cannot be read.
+    """
+    caller: dict[str, Any] = {}
+    if token := settings.token.get_secret_value():
+        caller["headers"] = {"authorization": f"Bearer {token}"}
+    if settings.tls_certificate:
+        try:
+            trusting = ssl.create_default_context(cafile=settings.tls_certificate)
+        except OSError as error:  # ssl.SSLError is one
+            raise InvalidInput(
+                f"serving.tls_certificate = {settings.tls_certificate!r} cannot be read: {error}; expected a PEM file"
+            ) from error
+        trusting.check_hostname = False
+        trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        caller["verify"] = trusting
+    return caller
+
+
+def ask(
+    address: str,
+    deployment: str,
+    image: bytes,
+    *,
+    seconds: float,
+    headers: Mapping[str, str] | None = None,
+    verify: ssl.SSLContext | bool = True,
+) -> Any:
     """The deployment's answer to one image. Raises `DeploymentFailed`: none within `seconds`, or an error."""
     addressed = {DEPLOYMENT_HEADER: deployment, "content-type": "application/octet-stream", **(headers or {})}
     try:
-        answer = httpx.post(address, content=image, headers=addressed, timeout=seconds)
+        answer = httpx.post(address, content=image, headers=addressed, timeout=seconds, verify=verify)
     except httpx.HTTPError as error:
         raise DeploymentFailed(f"{deployment} did not answer: {error}") from error
     said = answer.text[:LONGEST_QUOTE]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from al_core.images import BadImage, decode_stored_image
 from al_resources.blobs import BlobStore
 from al_resources.endpoint import DeploymentFailed, EndpointState, check_traffic, refuse_with_traffic
-from al_resources.endpoint.asking import ask
+from al_resources.endpoint.asking import NotAdmitted, ask
 from al_resources.model_registry import ModelRegistry, TamperedModel
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class LocalEndpoint:
 
     Every change is a new file `revisions/<n>.json`, which only one writer can create; `state.json` is the
     newest of them, for cheap reading. A writer killed between the two leaves a revision that readers find.
+    `caller` is what lets it in at the service, see `asking.caller_of`.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class LocalEndpoint:
         model_name: str,
         endpoint: str,
         url: str | None = None,
+        caller: Mapping[str, Any] | None = None,
         settle_seconds: float = 60.0,
     ) -> None:
         self._blobs = blobs
@@ -51,6 +53,7 @@ class LocalEndpoint:
         self._model_name = model_name
         self._folder = f"deployments/{endpoint}"
         self._url = url
+        self._caller = dict(caller or {})
         self._settle_seconds = settle_seconds
         self._loaded: dict[int, Predictor] = {}
         self._service_seen = False
@@ -94,7 +97,7 @@ class LocalEndpoint:
         """Send one image to that deployment, whatever its traffic. Raises `DeploymentFailed`."""
         if self._service() is None:
             return self._score_here(deployment, image)
-        return ask(f"{self._url}/score", deployment, image, seconds=ANSWER_SECONDS)
+        return ask(f"{self._url}/score", deployment, image, seconds=ANSWER_SECONDS, **self._caller)
 
     def set_traffic(self, traffic: dict[str, int]) -> None:
         """Split the traffic (percent, sum 100; empty: none); returns when the service applied it.
@@ -179,11 +182,14 @@ class LocalEndpoint:
         if self._url is None:
             return None
         try:
-            report = httpx.get(f"{self._url}/health/ready", timeout=5.0).json()
+            answer = httpx.get(f"{self._url}/health/ready", timeout=5.0, **self._caller)
+            report = answer.json()
         except (httpx.ConnectError, httpx.ConnectTimeout):
             return None
         except (httpx.HTTPError, ValueError) as error:
             raise DeploymentFailed(f"the service at {self._url} does not say how it is: {error}") from error
+        if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise NotAdmitted(f"the service at {self._url} does not let us in: {answer.text[:200]}; set serving.token")
         if not isinstance(report, dict) or report.get("follows") != self.address:
             LOGGER.warning("%s is taken by something that does not follow %s", self._url, self.address)
             return None

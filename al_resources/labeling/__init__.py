@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -31,7 +30,6 @@ class LabelingStatus(BaseModel):
     labeled: int
     skipped: int = 0
     project: str = ""  # the tool's project, where the numbers are of all its rounds together
-    refreshed_at: datetime | None = None  # when the tool last looked for new images, where it says so
 
 
 class LabelingError(ActiveLearningError):

@@ -74,10 +74,6 @@ class AzureProfile:
         """Raises `SettingsError`, naming the addresses that are missing."""
         if missing := [name for name in NEEDED if not getattr(settings.azure, name)]:
             raise SettingsError(f"profile = 'azure' needs {', '.join(f'azure.{name}' for name in missing)}")
-        if settings.labeling.project == "azure_ml" and not (self._has_workspace and settings.azure_ml.labeling_job):
-            raise SettingsError(
-                "labeling.project = 'azure_ml' needs profile = 'azure', azure_ml.workspace and azure_ml.labeling_job"
-            )
 
     def blobs(self, platform: Platform) -> BlobStore:
         """A container."""
@@ -142,13 +138,7 @@ class AzureProfile:
 
     def labeling(self, platform: Platform) -> LabelingProject:
         """As `labeling.project` says."""
-        if self._settings.labeling.project != "azure_ml":
-            return labeling_project(platform)
-        from al_resources.labeling.projects.azure_ml import AzureMLLabeling
-
-        return AzureMLLabeling(
-            platform.blobs, self._arm, self._settings.azure_ml, container=self._settings.azure.container
-        )
+        return labeling_project(platform)
 
     def trainer(self, platform: Platform) -> Trainer:
         """`training.trainer`, here or as a job in the workspace."""

@@ -36,11 +36,7 @@ class LocalProfile:
         """Nothing of the settings decides what this profile can do."""
 
     def check(self, settings: Settings) -> None:
-        """Raises `SettingsError` where the settings need Azure."""
-        if settings.labeling.project == "azure_ml":
-            raise SettingsError(
-                "labeling.project = 'azure_ml' needs profile = 'azure', azure_ml.workspace and azure_ml.labeling_job"
-            )
+        """Nothing can be missing."""
 
     def blobs(self, platform: Platform) -> BlobStore:
         """A folder."""
@@ -75,6 +71,7 @@ class LocalProfile:
 
     def endpoint(self, platform: Platform) -> Endpoint:
         """The scoring service, which follows a state in the blob store."""
+        from al_resources.endpoint.asking import caller_of
         from al_resources.endpoint.local import LocalEndpoint
 
         settings = platform.settings
@@ -84,6 +81,7 @@ class LocalProfile:
             model_name=settings.model.name,
             endpoint=settings.deployment.endpoint,
             url=settings.serving.url,
+            caller=caller_of(settings.serving),
         )
 
     def batch(self, platform: Platform) -> AzureMLBatchEndpoint | None:

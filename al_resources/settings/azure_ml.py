@@ -72,8 +72,3 @@ class AzureMLSettings(BaseModel):
     old_deployment_hours: float = Field(
         24, ge=0, description="so long the version that served before stays up without traffic, ready to go back to"
     )
-
-    labeling_job: str = Field("", pattern=NAME_OR_NOTHING, description="name of the data labeling project")
-    request_exports: bool = Field(False, description="ask the labeling project for exports (a preview of Azure)")
-    export_format: Literal["Coco", "Dataset"] = Field("Coco", description="of exports asked for")
-    export_minutes: float = Field(30, ge=0, description="an export is asked for at most so often, if there is news")

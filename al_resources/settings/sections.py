@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+SHORTEST_TOKEN = 16
 
 
 class _Section(BaseModel):
@@ -22,10 +25,9 @@ class ModelSettings(_Section):
 class LabelingSettings(_Section):
     """Who labels, and what may come back."""
 
-    project: Literal["page", "manual", "oracle", "azure_ml"] = Field(
+    project: Literal["page", "manual", "oracle"] = Field(
         "page",
-        description="page: people label on `al label`; manual: with a tool of their own; oracle: known labels; "
-        "azure_ml: a project there",
+        description="page: people label on `al label`; manual: with a tool of their own; oracle: known labels",
     )
     classes: tuple[str, ...] = Field((), description="the classes people choose from; empty accepts whatever comes")
     new_classes: Literal["refuse", "grow"] = Field("refuse", description="what to do with a class that is not listed")
@@ -39,6 +41,12 @@ class LabelingSettings(_Section):
     )
     resolve: Literal["latest", "majority"] = Field(
         "latest", description="which label counts where an image has several"
+    )
+    review_share: float = Field(
+        0.0, ge=0, le=0.5, description="share of a round's budget that brings probably wrong labels back; 0: none"
+    )
+    review_floor: float = Field(
+        0.3, gt=0, lt=1, description="the review stops when fewer of the last 20 labels were wrong"
     )
     settle_seconds: float = Field(
         60,
@@ -107,19 +115,54 @@ class DeploymentSettings(_Section):
 class ServingSettings(_Section):
     """The scoring service and its collector."""
 
-    host: str = Field("127.0.0.1", description="where the service listens; loopback unless you say otherwise")
+    host: str = Field("127.0.0.1", description="where the service listens; beyond loopback with token or trusted_proxy")
     port: int = Field(8808, ge=1, le=65535, description="of the scoring service")
     log_embeddings: bool = Field(False, description="log the penultimate layer with every prediction")
     max_image_bytes: int = Field(20_000_000, ge=1, description="larger requests are refused")
     max_image_pixels: int = Field(50_000_000, ge=1, description="images with more pixels are refused before decoding")
+    durability: Literal["answer", "interval"] = Field(
+        "answer",
+        description="an answer is given when it is on the disk, or at once and written within serving.flush_seconds: "
+        "those of the last seconds are lost when the process is killed",
+    )
     flush_rows: int = Field(500, ge=1, description="the collector writes after so many predictions ...")
     flush_seconds: float = Field(2.0, gt=0, description="... or after so long, whichever is first")
     queue_rows: int = Field(20_000, ge=1, description="predictions waiting in memory; more go to the spool on disk")
 
+    token: SecretStr = Field(
+        SecretStr(""), description="clients send it as bearer; in AL_SERVING__TOKEN rather than in a file"
+    )
+    trusted_proxy: str = Field(
+        "", description="address or network (10.0.0.0/28) of the proxy that knows who asks; nobody else is answered"
+    )
+    tls_certificate: str = Field("", description="PEM file; with it the service speaks HTTPS")
+    tls_key: str = Field("", description="PEM file of the certificate's key, where that is another")
+    max_connections: int = Field(1_000, ge=1, description="at once; the one that is silent longest makes room")
+    request_seconds: float = Field(30.0, gt=0, description="a request has arrived within, or its connection is closed")
+    max_waiting_bytes: int = Field(256_000_000, ge=1, description="of requests that are read or wait for an answer")
+    max_request_pixels: int = Field(100_000_000, ge=1, description="of all images of one request together")
+    patience_seconds: float = Field(10.0, gt=0, description="a request that waits longer is answered with 429")
+    folders: tuple[str, ...] = Field((), description="folders of this machine that `prediction_log` may read")
+
+    @field_validator("token")
+    @classmethod
+    def _a_token_is_long(cls, token: SecretStr) -> SecretStr:
+        if 0 < len(token.get_secret_value()) < SHORTEST_TOKEN:
+            raise ValueError(f"a token has at least {SHORTEST_TOKEN} characters, like those of `openssl rand -hex 32`")
+        return token
+
+    @field_validator("trusted_proxy")
+    @classmethod
+    def _a_proxy_is_an_address(cls, proxy: str) -> str:
+        if proxy:
+            ip_network(proxy)  # says what is wrong with it
+        return proxy
+
     @property
     def url(self) -> str:
-        """Where the service answers."""
-        return f"http://{self.host}:{self.port}"
+        """Where the service answers from this machine."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
+        return f"http{'s' if self.tls_certificate else ''}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
 class SensorSettings(_Section):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from al_core.errors import InvalidInput
 from al_core.learning.checkpoint import WEIGHTS_FILE, save_weights
 from al_core.learning.contract import TrainingResult
+from al_core.learning.settings import SMALL_SIZE
 from al_resources.training.job import RemoteRequest, run
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def convert(given: argparse.Namespace, request: RemoteRequest, report: Callable[
     name, head = NETWORKS[settings.architecture]
     if trained["model_name"] != name:
         raise InvalidInput(f"{file} holds a {trained['model_name']}; expected {name} for {settings.architecture}")
-    size, channels = settings.image_size, settings.channels
+    size, channels = settings.image_size or SMALL_SIZE, settings.channels
     network = build_network(settings.architecture, classes=len(request.classes), size=size, channels=channels)
     labels = [str(label) for label in trained["specs"]["labels"]]
     load_state(network, renamed(trained["model_state"], head, labels, request.classes), str(file))
@@ -58,7 +59,9 @@ def convert(given: argparse.Namespace, request: RemoteRequest, report: Callable[
     save_weights(network, weights)
     log: dict[str, Any] = {"trainer": "AutoML", "unseen_classes": sorted(set(request.classes) - set(labels))}
     preprocessing = preprocessing_for(settings.architecture, size=size, channels=channels)
-    return TrainingResult(weights, settings.architecture, request.classes, preprocessing, 1.0, log)
+    return TrainingResult(
+        weights, settings.architecture, request.classes, preprocessing, 1.0, log, encoder=network.record
+    )
 
 
 def renamed(

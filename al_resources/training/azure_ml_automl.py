@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from al_core.errors import InvalidInput
 from al_core.learning.checkpoint import read_manifest
 from al_core.learning.contract import TrainingRequest, TrainingResult
+from al_core.learning.settings import SMALL_SIZE
 from al_resources.datasets.azure_ml import LABEL_COLUMN
 from al_resources.training.automl_job import NETWORKS
 from al_resources.training.azure_ml_job import AzureMLTrainer, checked_dataset, tables_of, tags_of
@@ -89,6 +90,7 @@ class AutoMLTrainer(AzureMLTrainer):
         )
         job.name, job.display_name = name, f"{self._model_name} on dataset {dataset.sequence} by AutoML"
         job.set_limits(timeout_minutes=round(self._settings.job_minutes), max_trials=1, max_concurrent_trials=1)
+        size = settings.image_size or SMALL_SIZE
         job.set_training_parameters(
             model_name=NETWORKS[settings.architecture][0],
             number_of_epochs=settings.epochs_from(warm=warm is not None),
@@ -96,9 +98,9 @@ class AutoMLTrainer(AzureMLTrainer):
             optimizer="adamw",
             weight_decay=settings.weight_decay,
             random_seed=settings.seed,
-            training_crop_size=settings.image_size,
-            validation_crop_size=settings.image_size,
-            validation_resize_size=settings.image_size,
+            training_crop_size=size,
+            validation_crop_size=size,
+            validation_resize_size=size,
             checkpoint_run_id=warm,
         )
         return job

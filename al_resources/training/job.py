@@ -38,7 +38,7 @@ from pydantic import BaseModel, ConfigDict
 from al_core.learning.checkpoint import WEIGHTS_FILE, sha256_of
 from al_core.learning.contract import LabeledImage, TrainingRequest, TrainingResult, load_trainer
 from al_core.learning.settings import TrainingSettings
-from al_core.records import Preprocessing
+from al_core.records import EncoderRecord, Preprocessing
 from al_resources.datasets.azure_ml import IMAGES_FILE, from_lines
 from al_resources.image_store import IMAGES, image_path
 
@@ -67,10 +67,13 @@ class RemoteResult(_Frozen):
     preprocessing: Preprocessing
     temperature: float
     log: dict[str, Any]
+    encoder: EncoderRecord | None = None
 
     def at(self, weights: Path) -> TrainingResult:
         """The result, with its weights where they were brought to."""
-        return TrainingResult(weights, self.architecture, self.classes, self.preprocessing, self.temperature, self.log)
+        return TrainingResult(
+            weights, self.architecture, self.classes, self.preprocessing, self.temperature, self.log, self.encoder
+        )
 
 
 class _Channel(PipesMessageWriterChannel):
@@ -166,6 +169,7 @@ def run(work: Work, arguments: list[str] | None, *, needed: Sequence[str], optio
             preprocessing=result.preprocessing,
             temperature=result.temperature,
             log=result.log,
+            encoder=result.encoder,
         )
         pipes.report_asset_materialization(
             metadata={RESULT: {"raw_value": facts.model_dump(mode="json"), "type": "json"}},

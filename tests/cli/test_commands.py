@@ -132,6 +132,13 @@ def test_strategies_are_listed_with_their_needs(al: Callable[..., Any]) -> None:
     assert all(row["cost"] for row in found.values())
 
 
+def test_encoders_are_listed_with_their_speed_and_what_is_missing(al: Callable[..., Any]) -> None:
+    small, other = json.loads(al("encoders", "small_cnn", "timm:resnet81", "--json").stdout)
+    assert (small["pixels"], small["width"], small["problem"]) == (32, 256, None)
+    assert small["per_second"] > 1
+    assert "resnet81" in other["problem"] or "pip install" in other["problem"]
+
+
 def test_select_shows_the_seed_round_of_a_new_project_and_writes_nothing(
     project: Path, tmp_path: Path, png: bytes, al: Callable[..., Any]
 ) -> None:

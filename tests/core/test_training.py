@@ -552,3 +552,14 @@ def test_weights_of_another_network_are_refused_with_their_names(tmp_path):
     torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"0.weight is missing; .* and \d+ more"):
         build_network("small_cnn", classes=2, size=8, channels=1, weights=str(tmp_path / "other.pt"))
+
+
+def test_the_code_version_of_a_checkout_is_the_one_git_knows():
+    import subprocess
+
+    here = Path(__file__).parent
+    asked = ["git", "-C", str(here), "describe", "--always", "--dirty", "--tags"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if found.returncode:
+        pytest.skip("not in a checkout")
+    assert code_version() == found.stdout.strip()

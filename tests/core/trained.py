@@ -104,6 +104,7 @@ def fit(
         labels=len(train) + len(validation),
         created_at=utc_now(),
         weights_sha256=sha256_of(result.weights),
+        encoder=result.encoder,
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json())
     return result

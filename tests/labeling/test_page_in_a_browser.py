@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLASSES, Page, log_predictions, page_of, picture_of, stage
 from PIL import Image
 from playwright.sync_api import Browser, expect, sync_playwright
 from playwright.sync_api import Page as Tab
+from running_page import CLASSES, Page, log_predictions, page_of, picture_of, stage
 
 from al_cli.digits import digit_pngs
 from al_resources.labeling.answers import AnswerLog, standing_answers

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from conftest import Client, page_of, picture_of, stage
+from running_page import Client, page_of, picture_of, stage
 
 from al_cli.dagster_process import free_port
 from al_labeling.guard import Guard, Refused, checked_name, page_secret

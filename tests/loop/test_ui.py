@@ -44,6 +44,7 @@ def page(chromium: str, dagster: Dagster) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=chromium, args=SWITCHES)
         page = browser.new_page(viewport={"width": 1500, "height": 900})
         page.set_default_timeout(30_000)
+        page.goto(dagster.link)  # lets the browser in
         yield page
         browser.close()
 

@@ -177,7 +177,6 @@ def test_adapters_refuse_such_names_when_they_are_opened(workspace: Workspace) -
         {"batch_compute": "x" * 25},
         {"environment": "without-a-version"},
         {"batch_environment": "azureml:x:1"},
-        {"labeling_job": "birds/../x"},
         {"datastore": "a b"},
         {"experiment": ""},
     ],

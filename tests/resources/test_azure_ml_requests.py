@@ -18,7 +18,6 @@ import pytest
 from azure_workspace import Workspace
 from small_models import register_model
 from test_azure_ml_batch import batch_of, quiet
-from test_azure_ml_labeling import collected, labeling_of, staged
 from test_endpoint_contract import IMAGE
 from test_image_store import picture
 from training_workspace import TrainingBench, publish_dataset
@@ -77,14 +76,6 @@ def rolling_out(workspace: Workspace) -> None:
     workspace.endpoint.remove("blue")
 
 
-def labeling(workspace: Workspace) -> None:
-    paths = staged(workspace)
-    workspace.emulator.labeling.create("birds").labels[paths[0]] = "cat"
-    project = labeling_of(workspace, request_exports=True, export_format="Dataset")
-    project.announce(0)
-    collected(project)
-
-
 def scoring_a_batch(workspace: Workspace) -> None:
     register_model(workspace.platform)
     workspace.platform.blobs.write("incoming/a.png", picture(1))
@@ -96,7 +87,6 @@ STEPS: dict[str, Callable[[Workspace], None]] = {
     "training": training,
     "registering": registering,
     "rolling_out": rolling_out,
-    "labeling": labeling,
     "scoring_a_batch": scoring_a_batch,
 }
 

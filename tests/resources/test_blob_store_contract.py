@@ -191,3 +191,51 @@ def test_blobs_that_vanish_during_a_listing_are_left_out(tmp_path: Path) -> None
     (tmp_path / "b" / "1").unlink()
     (tmp_path / "b").rmdir()
     assert list(listing) == []
+
+
+def test_a_path_that_no_store_can_hold_is_refused_before_it_is_asked(blobs: BlobStore) -> None:
+    for ask in (blobs.read, blobs.info, blobs.exists):
+        with pytest.raises(ValueError, match="5,000 characters"):
+            ask("x" * 5_000)
+
+
+def test_a_name_that_a_file_system_cannot_hold_is_missing(tmp_path: Path) -> None:
+    blobs = FsspecBlobStore(tmp_path)
+    for ask in (blobs.read, blobs.info):
+        with pytest.raises(FileNotFoundError):
+            ask("images/" + "x" * 500)
+
+
+def test_a_link_that_leads_out_of_the_store_is_not_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    blobs = FsspecBlobStore(tmp_path / "store")
+    blobs.write("inbox/export.json", b"export")
+    (tmp_path / "store/inbox/stolen.json").symlink_to(outside / "secret")
+    (tmp_path / "store/folder").symlink_to(outside)
+    assert paths(blobs, "inbox") == ["inbox/export.json"]
+    assert "stolen.json" in caplog.text
+    assert paths(blobs, "") == ["inbox/export.json"]
+    for path in ("inbox/stolen.json", "folder/secret"):
+        assert not blobs.exists(path)
+        for ask in (blobs.read, blobs.info):
+            with pytest.raises(FileNotFoundError):
+                ask(path)
+        with pytest.raises(FileNotFoundError):
+            blobs.copy(path, "quarantine/stolen.json")
+    with pytest.raises(ValueError, match="leads out of the store"):
+        blobs.write("folder/new", b"x")
+    with pytest.raises(ValueError, match="leads out of the store"):
+        blobs.delete("folder/secret")
+    assert (outside / "secret").read_bytes() == b"secret"
+
+
+def test_a_link_within_the_store_and_a_store_behind_a_link_are_fine(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "store").symlink_to(tmp_path / "disk")
+    blobs = FsspecBlobStore(tmp_path / "store")
+    blobs.write("a", b"x")
+    (tmp_path / "disk/b").symlink_to(tmp_path / "disk/a")
+    assert paths(blobs, "") == ["a", "b"]
+    assert blobs.read("b") == b"x"

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Collection, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +42,7 @@ class Stores:
     def rows_of(self, image_ids: Collection[str], columns: Sequence[str] | None = None) -> pa.Table:
         return self.log.rows_of(image_ids, columns)
 
-    def collector(self, **options: float) -> Collector:
+    def collector(self, **options: Any) -> Collector:
         return Collector(self, self.images, self.ledgers, self.folder / "spool", **options)  # type: ignore[arg-type]
 
     def logged(self) -> pa.Table:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -146,16 +147,109 @@ def test_when_memory_is_full_offers_are_refused_not_lost(stores: Stores, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Spool, "add", full_disk)
-    collector = stores.collector(flush_rows=1, queue_rows=3)
-    for number in range(3):
-        collector.offer([prediction(number)])
-    assert within(10, lambda: collector.full)
-    with pytest.raises(CollectorFull, match="3 rows"):
+    collector = stores.collector(flush_seconds=0.05, queue_rows=3)
+    collector.offer([prediction(number) for number in range(3)])
+    assert within(10, lambda: collector.trouble is not None)
+    with pytest.raises(CollectorFull, match=r"cannot be written: .*No space left on device"):
         collector.offer([prediction(9)])
     monkeypatch.undo()
     assert collector.wait_for_room(10)
     collector.close()
     assert stores.logged().num_rows == 3
+
+
+class SlowDisk:
+    """A spool whose segments are on the disk when `synced` is set; without room it refuses them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.synced = threading.Event()
+        self.room = True
+        self.segments: list[int] = []  # rows of each
+        add = Spool.add
+
+        def slowly(spool: Spool, kind: Any, rows: pa.Table) -> Path:
+            self.segments.append(len(rows))
+            assert self.synced.wait(30)
+            if not self.room:
+                raise OSError(28, "No space left on device")
+            return add(spool, kind, rows)
+
+        monkeypatch.setattr(Spool, "add", slowly)
+
+
+def test_an_answer_waits_until_a_segment_holds_it(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SlowDisk(monkeypatch)
+    collector = stores.collector(durability="answer", flush_seconds=3600)
+    collector.offer([prediction(1)])
+    kept = collector.kept()
+    assert within(10, lambda: disk.segments == [1]), "at once, whatever flush_seconds says"
+    assert not kept.done()
+    disk.synced.set()
+    assert kept.result(10) is None
+    assert len(list(stores.folder.glob("spool/0/*.arrow"))) == 1
+    collector.close()
+
+
+def test_what_comes_while_a_segment_is_synced_shares_the_next_one(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SlowDisk(monkeypatch)
+    collector = stores.collector(durability="answer", flush_seconds=3600)
+    waiting = []
+    for number in range(20):
+        collector.offer([prediction(number)])
+        waiting.append(collector.kept())
+        assert within(10, lambda: bool(disk.segments))
+    disk.synced.set()
+    assert [kept.result(10) for kept in waiting] == [None] * 20
+    assert disk.segments == [1, 19]
+    collector.close()
+
+
+def test_with_interval_nobody_waits(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SlowDisk(monkeypatch)
+    collector = stores.collector(durability="interval", flush_seconds=3600)
+    collector.offer([prediction(1)])
+    assert collector.kept().done()
+    assert disk.segments == []
+    disk.synced.set()
+    collector.close()
+
+
+def test_an_answer_that_cannot_be_kept_is_refused(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SlowDisk(monkeypatch)
+    disk.synced.set()
+    disk.room = False
+    collector = stores.collector(durability="answer")
+    collector.offer([prediction(1)])
+    with pytest.raises(CollectorFull, match="No space left on device"):
+        collector.kept().result(10)
+    assert collector.full
+    disk.room = True
+    assert within(10, lambda: collector.trouble is None)
+    collector.close()
+    assert stores.logged().num_rows == 1
+
+
+def test_a_nearly_full_disk_refuses_before_it_promises(stores: Stores) -> None:
+    collector = stores.collector(least_free_bytes=1 << 60)
+    with pytest.raises(CollectorFull, match=r"only \d+ MB are free at .*; make room"):
+        collector.offer([prediction(1)])
+    collector.close()
+
+
+def test_segments_written_early_go_to_the_log_together(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    append = stores.append
+    monkeypatch.setattr(stores, "append", lambda rows: (append(rows), sizes.append(len(rows))))
+    collector = stores.collector(durability="answer", flush_rows=10, flush_seconds=3600)
+    for number in range(25):
+        collector.offer([prediction(number)])
+        collector.kept().result(10)
+    assert within(10, lambda: sum(sizes) >= 20)
+    collector.close()
+    assert sum(sizes) == 25
+    assert min(sizes[:-1]) >= 10
 
 
 def test_what_waited_for_a_store_goes_together_when_it_is_back(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,6 +335,46 @@ while collector.counts().queued:
 print("spooled", flush=True)
 time.sleep(60)
 """
+
+
+KILLED_WHILE_ANSWERING = """
+import sys, threading
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from serving_stores import Stores, prediction
+collector = Stores(Path(sys.argv[1])).collector(durability="answer")
+
+def client(first):
+    for number in range(first, first + 1000):
+        row = prediction(number)
+        collector.offer([row])
+        collector.kept().result()
+        sys.stdout.write(row.image_id + "\\n")  # the answer
+        sys.stdout.flush()
+
+for first in range(0, 8000, 1000):
+    threading.Thread(target=client, args=[first]).start()
+"""
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("answers", [1, 40, 300])
+def test_what_was_answered_is_in_the_log_though_the_process_was_killed(stores: Stores, answers: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED_WHILE_ANSWERING, str(stores.folder), str(Path(__file__).parent)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    answered = [process.stdout.readline().strip() for _ in range(answers)]
+    os.kill(process.pid, signal.SIGKILL)
+    answered += [line.strip() for line in process.stdout if line.endswith("\n")]
+    process.wait()
+    process.stdout.close()
+    stores.collector().close(timeout=30)
+    logged = stores.logged()["image_id"].to_pylist()
+    assert set(answered) <= set(logged)
+    assert len(logged) == len(set(logged)), "each once"
 
 
 @pytest.mark.live

@@ -5,17 +5,22 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from al_resources.blobs import BlobInfo
 from al_serving.payloads import BadRequest, SentImage, images_of_bytes, images_of_json
 
 
 class Blobs:
-    """The one thing that is asked of a blob store here."""
+    """The two things that are asked of a blob store here."""
+
+    def info(self, path: str) -> BlobInfo:
+        return BlobInfo(path, "etag", len(self.read(path)), datetime.now(timezone.utc))
 
     def read(self, path: str) -> bytes:
         if path.startswith("/") or ".." in path.split("/"):
@@ -51,6 +56,18 @@ def test_a_row_that_is_no_base64_does_not_spoil_the_others() -> None:
     assert "base64" in bad.problem
     assert "int" in number.problem
     assert good == SentImage("2", b"x")
+
+
+@given(st.binary(max_size=200), st.sampled_from([base64.encodebytes, base64.b64encode, base64.urlsafe_b64encode]))
+def test_base64_is_read_as_clients_write_it(data: bytes, encode: Any) -> None:
+    text = encode(data).decode()
+    for written in (text, text.rstrip("=\n"), f"data:image/png;base64,{text}", f" {text}\r\n"):
+        assert parsed({"input_data": {"columns": ["image"], "data": [written]}})[0].data == data
+
+
+@pytest.mark.parametrize("written", ["data:image/png,abc", "a", "ab?=", "é"])
+def test_what_is_no_base64_in_any_spelling_is_said(written: str) -> None:
+    assert "is no base64" in parsed({"input_data": {"columns": ["image"], "data": [written]}})[0].problem
 
 
 @pytest.mark.parametrize("store", [{"datastore": "workspaceblobstore"}, {}])
@@ -134,3 +151,21 @@ JSON = st.recursive(
 def test_whatever_json_comes_it_is_images_or_a_bad_request(content: Any) -> None:
     with contextlib.suppress(BadRequest):
         assert all(isinstance(image, SentImage) for image in parsed(content))
+
+
+def test_a_stored_image_that_is_too_large_is_refused_before_it_is_read() -> None:
+    body = json.dumps({"data": {"img_path": "images/ab/abcd.png"}}).encode()
+    with pytest.raises(BadRequest, match="larger than 5 bytes") as refused:
+        images_of_json(body, STORES, largest=5)
+    assert refused.value.status == 413
+
+
+def test_what_a_client_sends_is_quoted_in_short() -> None:
+    for content in (
+        {"data": {"img_path": "x" * 5_000}},
+        {"data": {"datastore": "x" * 5_000, "img_path": "y"}},
+        {"x" * 5_000: 1},
+    ):
+        with pytest.raises(BadRequest) as refused:
+            parsed(content)
+        assert len(refused.value.reason) < 600

@@ -22,6 +22,7 @@ from small_models import CLASSES, register_model, service_of
 from al_core.images import content_id
 from al_resources.endpoint import DEPLOYMENT_HEADER
 from al_resources.platform import Platform
+from al_serving import collector as collector_module
 
 Served = tuple[Platform, httpx.Client]
 
@@ -231,6 +232,22 @@ def test_readiness_tells_deployments_versions_traffic_and_revision(served: Serve
     assert report["traffic"] == {"blue": 100}
     assert report["deployments"]["blue"]["version"] == 1
     assert report["deployments"]["blue"]["requests"] == 1
+
+
+def test_a_nearly_full_disk_refuses_answers_and_says_not_ready(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    platform, client = served
+    whole = collector_module.shutil.disk_usage(platform.settings.home)
+    monkeypatch.setattr(collector_module.shutil, "disk_usage", lambda _: whole._replace(free=1000))
+    monkeypatch.setattr(collector_module, "LOOK_AT_DISK_SECONDS", -1.0)
+    answer = client.post("/score", content=png(1))
+    assert answer.status_code == 503
+    ready = client.get("/health/ready")
+    assert ready.status_code == 503
+    assert "make room" in ready.json()["status"]
+    assert "make room" in ready.json()["problems"]["log"]
+    monkeypatch.setattr(collector_module.shutil, "disk_usage", lambda _: whole)
+    assert client.post("/score", content=png(1)).status_code == 200
+    assert client.get("/health/ready").status_code == 200
 
 
 def test_metrics_count_requests_images_and_what_was_logged(served: Served) -> None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def labeling_project(platform: Platform) -> LabelingProject:
-    """The tool that `labeling.project` names, of those that work with every profile."""
+    """The tool that `labeling.project` names."""
     from al_resources.labeling.projects.manual import ManualLabeling
     from al_resources.labeling.projects.oracle import OracleLabeling
     from al_resources.labeling.projects.page import PageLabeling

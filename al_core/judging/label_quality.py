@@ -1,0 +1,261 @@
+"""Labels one can trust: which are probably wrong, how far people agree, what they mean together.
+
+Suspicious labels are ranked by what a model says of images that it was not trained on. The ranking is excellent at its
+head and no list tells where it should end, so a review goes down it and stops by itself (`ReviewQueue`).
+
+Sources: Northcutt, Jiang & Chuang (2021), Confident learning; Kuan & Mueller (2022), Model-agnostic label quality
+scoring; Krippendorff (2011), Computing Krippendorff's alpha-reliability; Dawid & Skene (1979); Goh, Tkachenko &
+Mueller (2022), CROWDLAB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from al_core.errors import InvalidInput
+
+FOLDS = 5
+UNKNOWN = -1  # in a table of answers: this annotator did not answer that image
+PATIENCE = 20  # reviews that the share of errors is taken over
+
+
+# ---------------------------------------------------------------- suspicious labels
+def out_of_sample_probs(
+    embeddings: np.ndarray, targets: np.ndarray, classes: int, *, folds: int = FOLDS, seed: int = 0
+) -> np.ndarray:
+    """What heads on the embeddings say of images they were not trained on.
+
+    Args:
+        embeddings: (N, d) float32.
+        targets: (N,) positions of the given labels.
+        classes: C.
+        folds: Heads; each is trained on the other folds. Every class is spread over them evenly.
+        seed: Of the spread.
+
+    Returns:
+        (N, C) float32. A class with one image has no other image to be learned from: its column is small there.
+    """
+    import torch
+
+    from al_core.learning.softmax_regression import fit_linear_head
+
+    _check_targets(targets, classes, len(embeddings))
+    fold_of = _stratified_folds(targets, folds, seed)
+    rows = torch.from_numpy(np.ascontiguousarray(embeddings, np.float32))
+    wanted = torch.from_numpy(targets.astype(np.int64))
+    probs = np.full((len(targets), classes), 1 / classes, np.float32)
+    for fold in range(folds):
+        inside = torch.from_numpy(np.flatnonzero(fold_of == fold))
+        outside = torch.from_numpy(np.flatnonzero(fold_of != fold))
+        if not len(inside) or not len(outside):
+            continue
+        head = fit_linear_head(
+            rows[outside], wanted[outside], torch.ones(classes), label_smoothing=0.0, weight_decay=1e-2
+        )
+        logits = rows[inside] @ head.weight.T + head.bias
+        probs[inside.numpy()] = torch.softmax(logits, dim=1).numpy()
+    return probs
+
+
+def suspicion(probs: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """How much speaks against each given label: higher is more suspicious, shape (N,), between -1 and 1.
+
+    The largest probability of another class minus that of the given one, after every class was put on one footing by
+    its mean self-confidence: a class of which the model is never sure is not suspicious for that.
+
+    Args:
+        probs: (N, C), out of sample.
+        given: (N,) positions of the given labels.
+
+    Raises:
+        InvalidInput: the shapes do not fit.
+    """
+    _check_targets(given, probs.shape[1], len(probs))
+    counts = np.bincount(given, minlength=probs.shape[1])
+    own = probs[np.arange(len(given)), given]
+    confidence = np.bincount(given, own, minlength=probs.shape[1]) / np.maximum(counts, 1)
+    confidence = np.where(counts > 0, confidence, confidence.max(initial=0))
+    adjusted = probs - confidence + confidence.max(initial=0)
+    adjusted = adjusted / np.maximum(adjusted.sum(1, keepdims=True), 1e-12)
+    of_given = adjusted[np.arange(len(given)), given]
+    others = adjusted.copy()
+    others[np.arange(len(given)), given] = -np.inf
+    return others.max(1) - of_given
+
+
+@dataclass
+class ReviewQueue:
+    """Goes down a ranking of suspicious labels and stops by itself.
+
+    It stops when fewer than `floor` of the last `PATIENCE` reviewed labels were wrong: below half of the F1 that is
+    reached, one more review lowers it, and people are better asked for new labels.
+    """
+
+    floor: float
+    found: tuple[bool, ...] = ()  # of every review so far, in order: was the label wrong
+
+    def is_over(self) -> bool:
+        """Whether to stop; with few reviews nothing can be said, so it goes on."""
+        return len(self.found) >= PATIENCE and self.share() < self.floor
+
+    def share(self) -> float:
+        """Errors among the last reviews."""
+        recent = self.found[-PATIENCE:]
+        return sum(recent) / len(recent) if recent else 1.0
+
+    def after(self, found: Sequence[bool]) -> ReviewQueue:
+        """The queue once these were reviewed, too."""
+        return ReviewQueue(self.floor, (*self.found, *found))
+
+
+# ---------------------------------------------------------------- agreement
+def krippendorff_alpha(answers: np.ndarray, classes: int) -> float:
+    """Agreement beyond chance, nominal: 1 is perfect, 0 is chance, NaN where no image has two answers.
+
+    Args:
+        answers: (N, J) positions of classes, `UNKNOWN` where annotator j did not answer image i.
+        classes: C.
+    """
+    counts = _votes(answers, classes)
+    answered = counts.sum(1)
+    counts, answered = counts[answered >= 2], answered[answered >= 2]
+    if not len(counts):
+        return float("nan")
+    # The coincidence matrix's diagonal and margins: all that a nominal alpha needs.
+    agreeing = ((counts * (counts - 1)).sum(1) / (answered - 1)).sum()
+    margins = counts.sum(0)
+    total = margins.sum()
+    expected = (margins * (margins - 1)).sum() / (total - 1)
+    if np.isclose(expected, total):
+        return 1.0  # everybody always says the same: nothing can be told from chance, and nobody disagrees
+    return float(1 - (total - agreeing) / (total - expected))
+
+
+def agreement_by_class(answers: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """Alpha of each class against all others; NaN for a class that nobody answered twice over."""
+    found = {}
+    for place, name in enumerate(names):
+        of_class = np.where(answers == UNKNOWN, UNKNOWN, (answers == place).astype(int))
+        asked = (answers == place).any(1)
+        found[name] = krippendorff_alpha(of_class, 2) if asked.any() else float("nan")
+    return found
+
+
+def agreement_by_pair(answers: np.ndarray, annotators: Sequence[str]) -> dict[tuple[str, str], tuple[int, int]]:
+    """(annotator, annotator) -> (images on which they agree, images both answered); pairs without any are left out."""
+    found = {}
+    for first in range(len(annotators)):
+        for second in range(first + 1, len(annotators)):
+            both = (answers[:, first] != UNKNOWN) & (answers[:, second] != UNKNOWN)
+            if both.any():
+                same = int((answers[both, first] == answers[both, second]).sum())
+                found[annotators[first], annotators[second]] = (same, int(both.sum()))
+    return found
+
+
+# ---------------------------------------------------------------- consensus
+def majority(answers: np.ndarray, classes: int) -> np.ndarray:
+    """The class with most answers of each image, shape (N,); `UNKNOWN` without an answer, ties to the lower class."""
+    counts = _votes(answers, classes)
+    return np.where(counts.sum(1) > 0, counts.argmax(1), UNKNOWN)
+
+
+def dawid_skene(answers: np.ndarray, classes: int, *, iterations: int = 50) -> np.ndarray:
+    """Probabilities (N, C) of the true classes, by each annotator's table of confusions (expectation maximisation)."""
+    counts = _votes(answers, classes)
+    truth = (counts + 1e-9) / (counts + 1e-9).sum(1, keepdims=True)
+    said = np.stack([answers == one for one in range(classes)], axis=2).astype(float)  # (N, J, C)
+    for _ in range(iterations):
+        prior = truth.mean(0)
+        confusion = np.einsum("nk,njc->jkc", truth, said) + 0.01
+        confusion /= confusion.sum(2, keepdims=True)
+        logs = np.log(prior + 1e-12) + np.einsum("njc,jkc->nk", said, np.log(confusion))
+        new = np.exp(logs - logs.max(1, keepdims=True))
+        new /= new.sum(1, keepdims=True)
+        done = np.abs(new - truth).max() < 1e-6
+        truth = new
+        if done:
+            break
+    return truth
+
+
+def crowdlab(answers: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Probabilities (N, C) of the true classes from people and a classifier together.
+
+    Each takes part by how much better than a constant guess they agree with the others: annotators by their answers
+    for images that several people answered, the classifier by the majority there. Its weight grows with the number of
+    answers that it is as good as.
+
+    Args:
+        answers: (N, J) positions of classes, `UNKNOWN` where there is no answer.
+        probs: (N, C) of a classifier that was not trained on the image.
+    """
+    classes = probs.shape[1]
+    counts = _votes(answers, classes)
+    answered = counts.sum(1)
+    if not answered.any():
+        return np.asarray(probs, float)
+    best = _broken_ties(counts, probs)
+    several = answered >= 2
+    if not several.any():
+        several = answered >= 1
+    guess = np.bincount(best[several], minlength=classes).max() / max(1, several.sum())
+    agreeing = answers == best[:, None]
+    given = answers != UNKNOWN
+    overall = (agreeing & given)[several].sum() / max(1, given[several].sum())
+    shared = (given & several[:, None]).sum(0)
+    of_annotator = (agreeing & given & several[:, None]).sum(0) / np.maximum(shared, 1)
+    of_annotator = np.where(shared > 0, of_annotator, overall)
+    of_model = (probs.argmax(1) == best)[several].mean()
+    people = np.maximum(1 - (1 - of_annotator) / max(1 - guess, 1e-9), 0)
+    model = max(1 - (1 - of_model) / max(1 - guess, 1e-9), 0) * np.sqrt(answered[answered > 0].mean())
+    certain = np.clip(overall, 1 / classes, 1 - 1e-9)
+    said = np.stack([answers == one for one in range(classes)], axis=2)
+    likely = np.where(said, certain, (1 - certain) / max(classes - 1, 1)) * given[:, :, None]
+    weighed = model * probs + np.einsum("njc,j->nc", likely, people)
+    weights = model + given @ people
+    return np.where(weights[:, None] > 0, weighed / np.maximum(weights[:, None], 1e-12), probs)
+
+
+def answer_table(
+    votes: Sequence[tuple[str, str, str]], classes: Sequence[str]
+) -> tuple[list[str], list[str], np.ndarray]:
+    """(image id, annotator, label) -> image ids (N), annotators (J), the table (N, J); other classes are left out."""
+    place: Mapping[str, int] = {name: number for number, name in enumerate(classes)}
+    kept = [vote for vote in votes if vote[2] in place]
+    images = sorted({image for image, _, _ in kept})
+    annotators = sorted({annotator for _, annotator, _ in kept})
+    row = {image: number for number, image in enumerate(images)}
+    column = {annotator: number for number, annotator in enumerate(annotators)}
+    table = np.full((len(images), len(annotators)), UNKNOWN)
+    for image, annotator, label in kept:
+        table[row[image], column[annotator]] = place[label]
+    return images, annotators, table
+
+
+# ---------------------------------------------------------------- helpers
+def _votes(answers: np.ndarray, classes: int) -> np.ndarray:
+    """(N, C): how many said what."""
+    return np.stack([(answers == one).sum(1) for one in range(classes)], axis=1)
+
+
+def _broken_ties(counts: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """The majority; among classes with as many answers the one that the classifier finds likelier."""
+    return (counts + 0.5 * probs).argmax(1)
+
+
+def _check_targets(targets: np.ndarray, classes: int, rows: int) -> None:
+    if len(targets) != rows or (len(targets) and not 0 <= targets.min() <= targets.max() < classes):
+        raise InvalidInput(f"{len(targets)} labels for {rows} images; expected one of 0 to {classes - 1} for each")
+
+
+def _stratified_folds(targets: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """(N,): the fold of each image; the images of a class go round the folds in random order."""
+    order = np.random.default_rng(seed).permutation(len(targets))
+    by_class = order[np.argsort(targets[order], kind="stable")]
+    fold_of = np.empty(len(targets), np.int64)
+    fold_of[by_class] = np.arange(len(targets)) % folds
+    return fold_of
