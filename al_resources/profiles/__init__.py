@@ -9,11 +9,11 @@ from al_resources.settings import Settings
 if TYPE_CHECKING:
     from al_core.learning.contract import Trainer
     from al_resources.azure.checks import Finding
-    from al_resources.azure.event_queue import EventQueue
     from al_resources.blobs import BlobStore
     from al_resources.datasets import DatasetStore
     from al_resources.endpoint import Endpoint
     from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
+    from al_resources.event_queue import EventQueue
     from al_resources.format_versions import UpgradeStep
     from al_resources.labeling import LabelingProject
     from al_resources.ledgers import Ledgers
@@ -27,6 +27,7 @@ class Profile(Protocol):
 
     packages: tuple[str, ...]  # distributions needed beside those that every profile needs
     state_poll_seconds: float  # how often a scoring service looks who is to serve
+    watch_seconds: float  # how long a step of a rollout is watched, where the settings do not say
     machines_cost: bool  # whether a deployment that only stands by is paid for
     hears_events: bool  # whether new exports announce themselves; otherwise the inbox is listed
 

@@ -97,7 +97,7 @@ def test_a_deployment_is_made_once_per_version_and_runs_the_script_of_the_online
     deployment = workspace.emulator.get(f"{endpoint}/deployments/version-4")
     assert deployment is not None
     properties = deployment["properties"]
-    assert properties["codeConfiguration"]["scoringScript"] == "al_serving/score.py"
+    assert properties["codeConfiguration"]["scoringScript"] == "al_serving/azure_ml_script.py"
     assert (properties["resources"]["instanceCount"], properties["maxConcurrencyPerInstance"]) == (3, 2)
     assert properties["errorThreshold"] == -1
     found = workspace.emulator.get(endpoint)
@@ -198,7 +198,7 @@ def test_prediction_log_scores_a_prefix_through_the_endpoint_and_names_what_was_
     register_model(platform)
     workspace.endpoint.create("blue", 1)
     workspace.endpoint.set_traffic({"blue": 100})
-    platform.__dict__["batch"] = batch_of(workspace)
+    platform = platform.with_parts(batch=batch_of(workspace))
     platform.blobs.write("incoming/a.png", png(1))
     platform.blobs.write("incoming/b.png", b"broken")
     result = dg.materialize(
