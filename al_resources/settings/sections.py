@@ -155,6 +155,9 @@ class ServingSettings(_Section):
     flush_rows: int = Field(500, ge=1, description="the collector writes after so many predictions ...")
     flush_seconds: float = Field(2.0, gt=0, description="... or after so long, whichever is first")
     queue_rows: int = Field(20_000, ge=1, description="predictions waiting in memory; more go to the spool on disk")
+    spool_bytes: int = Field(
+        10_000_000_000, ge=1, description="answers and images waiting on the disk; beyond it requests get 503"
+    )
 
     token: SecretStr = Field(
         SecretStr(""), description="clients send it as bearer; in AL_SERVING__TOKEN rather than in a file"
