@@ -37,7 +37,7 @@ def import_labels(
         if with_pictures and folder.is_dir() and not dry_run:
             found = find_pictures(folder)
             ingest_files(platform, found.pictures, quiet=as_json, beside=found)
-        planned = plan_import(platform, source, complete=complete, again=again)
+        planned = plan_import(platform, source, complete=complete, again=again, coming=with_pictures)
         brings = planned.facts["new"] + planned.facts["changed"] + planned.facts["taken_back"]
         path = deliver(platform, planned) if brings and not dry_run else None
         told.append(planned.facts | {"delivered": path})

@@ -9,8 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from al_core.errors import GiveUp
+from al_resources.image_store import ImageStore
 
 if TYPE_CHECKING:
+    from al_resources.blobs import BlobStore
     from al_resources.labeling.exports import ExportedLabel
     from al_resources.labeling.formats import Reading
     from al_resources.labeling.merge import Plan
@@ -47,7 +49,9 @@ def read_source(source: str, platform: Platform) -> tuple[bytes | None, Reading 
         raise GiveUp(f"{source}: {error.strerror or error}; expected a file, a folder or an address") from error
 
 
-def plan_import(platform: Platform, source: str, *, complete: bool = False, again: bool = False) -> Import:
+def plan_import(
+    platform: Platform, source: str, *, complete: bool = False, again: bool = False, coming: bool = False
+) -> Import:
     """What importing would do; nothing is written.
 
     Args:
@@ -55,6 +59,7 @@ def plan_import(platform: Platform, source: str, *, complete: bool = False, agai
         source: A file, folder or address.
         complete: It is all that its annotators have answered: what they answered before and is not in it is taken back.
         again: It was delivered before, and its labels are to count as if they were given now.
+        coming: Its pictures will be in the image store by then.
 
     Raises:
         GiveUp: the source cannot be read.
@@ -67,7 +72,10 @@ def plan_import(platform: Platform, source: str, *, complete: bool = False, agai
 
     data, reading = read_source(source, platform)
     export = BlobInfo(f"{IMPORTS}/{file_name(source)}", "", len(data or b""), utc_now())
-    stores = (platform.blobs, platform.ledgers, platform.images, platform.settings.labeling)
+    images = platform.images
+    if coming and reading is not None:
+        images = _AsItWillBe(platform.blobs, {row.content for row in reading.rows if row.content})
+    stores = (platform.blobs, platform.ledgers, images, platform.settings.labeling)
     plan = plan_merge(*stores, export, data=data, reading=reading)
     standing = votes(platform.ledgers.read("labels"))
     rewritten: Sequence[ExportedLabel] = plan.parsed.labels
@@ -80,6 +88,18 @@ def plan_import(platform: Platform, source: str, *, complete: bool = False, agai
         data = to_jsonl([*rewritten, *removed])
     brings = plan_merge(*stores, export, data=data)
     return Import(source, data, _facts(source, plan, brings, standing, len(removed)))
+
+
+class _AsItWillBe(ImageStore):
+    """The image store once some more pictures are in it."""
+
+    def __init__(self, blobs: BlobStore, coming: set[str]) -> None:
+        super().__init__(blobs)
+        self._coming = coming
+
+    def exists(self, image_id: str) -> bool:
+        """Whether the image is there, or about to be."""
+        return image_id in self._coming or super().exists(image_id)
 
 
 def deliver(platform: Platform, found: Import) -> str:

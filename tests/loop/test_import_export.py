@@ -215,6 +215,9 @@ def test_the_commands_from_init_to_a_file_for_another_tool(
     dry = al("import", str(folder), "--dry-run", config=config)
     assert dry.returncode == 1
     assert "unknown here" in dry.stderr, "the pictures are not in the store yet"
+    would = json.loads(al("import", str(folder), "--ingest", "--dry-run", "--json", config=config).stdout)
+    assert (would[0]["new"], would[0]["delivered"]) == (6, None)
+    assert not (home / "data" / "blobs" / "images").exists()
     done = json.loads(al("import", str(folder), "--ingest", "--json", config=config).stdout)
     assert (done[0]["new"], done[0]["delivered"].startswith("labeling/exports/imports/")) == (6, True)
     assert "nothing is labeled yet" in al("export", str(tmp_path / "x.jsonl"), config=config).stderr
