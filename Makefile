@@ -6,10 +6,10 @@ DEMO_HOME ?= demo
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 
-.PHONY: help demo ui test lint bench constraints clean
+.PHONY: help demo ui test test-all lint bench constraints clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,7 +26,11 @@ demo: $(READY)  ## the whole loop on handwritten digits, in about five minutes
 ui: $(READY)  ## the Dagster UI on the demo's instance; the loop goes on
 	$(BIN)/al ui --home $(DEMO_HOME)
 
-test: $(READY)  ## lint, types, layers and all tests
+test: $(READY)  ## lint, types, layers and all tests but the slow ones
+	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder -m "not slow"
+
+test-all: $(READY)  ## the slow ones, too
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 

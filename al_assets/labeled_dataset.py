@@ -44,6 +44,7 @@ def labeled_dataset(
             "exports": dg.MetadataValue.json([merge.path for merge in merges]),
             **{f"{split} images": count for split, count in manifest.counts.items()},
             "class balance": views.class_balance(dataset.rows),
+            **views.seconds_per_label(platform),
             **views.labeling_progress(platform),
             "stored at": dg.MetadataValue.url(platform.blobs.url(f"datasets/{manifest.version}")),
         },

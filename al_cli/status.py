@@ -72,6 +72,8 @@ def print_progress(facts: dict[str, Any]) -> None:
     )
     if labeling := facts["labeling"]:
         console.print(_labeling(labeling))
+    if people := _people(facts["people"]):
+        console.print(people, soft_wrap=True)
     if facts["rejected_images"]:
         console.print(f"{facts['rejected_images']} files were rejected: they are no readable images")
     for failure in facts["failed_ingestions"]:
@@ -111,6 +113,22 @@ def _labeling(found: dict[str, Any]) -> str:
     return (
         f"[bold]labeling[/] {found['labeled']} of {found['total']} images{of} are labeled, {found['skipped']} skipped"
     )
+
+
+def _people(found: dict[str, Any]) -> str:
+    """What a label takes, and who agrees with the others; empty where no tool tells."""
+    timed = [row for row in [*found["modes"], *found["annotators"]] if row["seconds"] is not None]
+    costs = [f"{row.get('mode') or row['annotator']} {row['seconds']:.1f} s" for row in timed]
+    agreed = [
+        f"{row['annotator']} {row['agreed']} of {row['compared']}" for row in found["annotators"] if row["compared"]
+    ]
+    parts = []
+    if costs:
+        parts.append(f"[bold]a label takes[/] {escape(', '.join(costs))} (medians)")
+    if agreed:
+        alpha = f", alpha {found['alpha']:.2f}" if found["alpha"] is not None else ""
+        parts.append(f"[bold]agreeing with the others[/] {escape(', '.join(agreed))}{alpha}")
+    return "   ".join(parts)
 
 
 def rounds_table(rows: list[dict[str, Any]]) -> Table:

@@ -71,6 +71,7 @@ LABELS = pa.schema(
         ("confidence", pa.float64()),  # of the annotator, where the tool reports one
         ("annotation_seconds", pa.float64()),  # what the label cost, where the tool reports it
         ("outcome", pa.string()),  # null: a class; skip | bad | removed (taken back), the label then null
+        ("mode", pa.string()),  # how it was given on the labeling page: single | grid; null for other tools
     ]
 )
 

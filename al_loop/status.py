@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 def progress(platform: Platform) -> dict[str, Any]:
     """Everything `al status` shows, as plain JSON values."""
+    from al_loop.annotators import labeling_report
     from al_resources.labeling.merge import unmerged_exports
 
     state = platform.endpoint.state()
@@ -41,6 +42,7 @@ def progress(platform: Platform) -> dict[str, Any]:
         "deployments": state.deployments,
         "traffic": state.traffic,
         "labeling": labeling(platform),
+        "people": labeling_report(platform),
         "rounds": rounds(platform),
     }
 
