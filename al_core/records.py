@@ -337,6 +337,7 @@ class ModelManifest(_Frozen):
     run_id: str | None = None
     created_at: datetime
     weights_sha256: str
+    content_sha256: str | None = None  # of all that this manifest says, class order included; None in older ones
     encoder: EncoderRecord | None = None  # None in manifests of versions that did not say
 
 

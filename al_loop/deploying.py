@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from al_core.errors import GiveUp
+from al_core.errors import ActiveLearningError, GiveUp
 from al_loop.training import CHALLENGER_EVALUATION, CHAMPION_EVALUATION, evaluation_of
 
 if TYPE_CHECKING:
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
 
 def challenger_of_round(platform: Platform, round_: int) -> ModelManifest:
     """The newest model version that was trained for this round."""
-    made = [platform.registry.manifest(version) for version in platform.registry.versions()]
-    of_round = [manifest for manifest in made if manifest.round == round_]
-    if not of_round:
+    versions = platform.registry.versions()
+    newest_first = (platform.registry.manifest(version) for version in reversed(versions))
+    found = next((manifest for manifest in newest_first if manifest.round == round_), None)
+    if found is None:
         raise GiveUp(f"round {round_} has no model version; materialize model_checkpoint first")
-    return of_round[-1]
+    return found
 
 
 def verify_gate(platform: Platform, manifest: ModelManifest) -> None:
@@ -56,6 +58,7 @@ def deploy(platform: Platform, manifest: ModelManifest, *, run_id: str, log: Cal
     from al_resources.endpoint.rollout import roll_out
 
     settings = platform.settings.deployment
+    record_missing_promotion(platform, run_id=run_id, log=log)
     result = roll_out(
         platform.endpoint,
         manifest.version,
@@ -64,7 +67,9 @@ def deploy(platform: Platform, manifest: ModelManifest, *, run_id: str, log: Cal
         watch_seconds=settings.watch_seconds,
         log=log,
     )
-    if result.outcome != "already_serving":
+    if result.outcome == "already_serving":
+        record_missing_promotion(platform, run_id=run_id, log=log)
+    else:
         row = {
             "deployment_id": new_ids(1)[0],
             "endpoint": settings.endpoint,
@@ -79,6 +84,45 @@ def deploy(platform: Platform, manifest: ModelManifest, *, run_id: str, log: Cal
         }
         platform.ledgers.insert_new("deployments", table_of(DEPLOYMENTS, [row]), on=["deployment_id"])
     return result
+
+
+def record_missing_promotion(platform: Platform, *, run_id: str | None, log: Callable[[str], None]) -> bool:
+    """Write the row that a rollout killed after its last step did not write; returns whether one was missing.
+
+    The endpoint is the truth: the version that has all of the traffic was promoted, by whomever.
+    """
+    from al_core.records import DEPLOYMENTS, table_of, utc_now
+
+    promoted = platform.ledgers.read("deployments").filter(
+        endpoint=platform.settings.deployment.endpoint, outcome="promoted"
+    )
+    last = promoted["model_version"][-1] if promoted.height else None
+    state = platform.endpoint.state()
+    serving = state.serving_version
+    if serving is None or serving == last or state.traffic.get(state.champion or "") != 100:
+        return False
+    log(f"v{serving} serves, and the ledger did not know: a rollout was killed before it wrote that down")
+    row = {
+        # named by what it follows, so that two processes that find it missing write it once
+        "deployment_id": hashlib.blake2b(f"{state.revision}/{promoted.height}/{serving}".encode()).hexdigest()[:32],
+        "endpoint": platform.settings.deployment.endpoint,
+        "model_name": platform.settings.model.name,
+        "model_version": serving,
+        "previous_version": last,
+        "outcome": "promoted",
+        "reason": f"version {serving} serves; written afterwards, for the rollout ended before it was",
+        "round": _round_of(platform, serving),
+        "run_id": run_id,
+        "deployed_at": utc_now(),
+    }
+    return bool(platform.ledgers.insert_new("deployments", table_of(DEPLOYMENTS, [row]), on=["deployment_id"]))
+
+
+def _round_of(platform: Platform, version: int) -> int | None:
+    try:
+        return platform.registry.manifest(version).round
+    except (KeyError, ActiveLearningError):  # gone from the registry, or cannot be read: it serves all the same
+        return None
 
 
 def _smoke_images(platform: Platform, manifest: ModelManifest, count: int) -> list[tuple[bytes, str | None]]:

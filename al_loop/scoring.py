@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,21 @@ from al_core.errors import GiveUp
 if TYPE_CHECKING:
     from al_resources.platform import Platform
     from al_serving.batch import BatchProgress, BatchSummary
+
+
+def permitted_folder(folder: str, permitted: Sequence[str]) -> Path:
+    """A folder that somebody named who need not own this machine, if it lies in one of the permitted ones.
+
+    Raises:
+        GiveUp: it does not, links followed; names the folders there are and the setting.
+    """
+    path = Path(folder).expanduser().resolve()
+    if any(path.is_relative_to(Path(each).expanduser().resolve()) for each in permitted):
+        return path
+    raise GiveUp(
+        f"{folder!r} is in none of the folders that may be read, {list(permitted)}; add it to serving.folders, "
+        "score a prefix of the store, or type `al score FOLDER` on the machine"
+    )
 
 
 def score(
@@ -58,9 +74,21 @@ def score(
 
     with closing(Collector.of(platform)) as collector, NameLog(platform.ledgers, "score") as names:
         scorer = Scorer.of(platform, platform.registry.fetch(version), collector)
+        collector.flush()  # what a killed attempt at this batch left in the spool is in the log before it is asked
         below = "" if folder is None else f"{folder.absolute().as_posix()}/"
         summary = score_files(
-            scorer, files, collector, report or say, lambda name, image_id: names.add(below + name, image_id)
+            scorer,
+            files,
+            collector,
+            report or say,
+            lambda name, image_id: names.add(below + name, image_id),
+            batch=key,
+            is_logged=partial(_logged_predictions, platform),
         )
         collector.flush()
     return summary
+
+
+def _logged_predictions(platform: Platform, image_ids: list[str], prediction_ids: list[str]) -> set[str]:
+    logged = platform.predictions.rows_of(image_ids, ["prediction_id"])["prediction_id"].to_pylist()
+    return set(prediction_ids) & set(logged)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from al_resources.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from al_core.dataset import Dataset
@@ -31,8 +32,8 @@ def train_challenger(
     if done := platform.registry.by_training_key(key):
         log(f"this training was done before: v{done.version}")
         return done
-    with tempfile.TemporaryDirectory(prefix="al-train-") as folder:
-        return _train_and_publish(platform, dataset, champion, key, Path(folder), run_id, log)
+    with scratch_folder(platform.settings.home / "scratch", "train-") as folder:
+        return _train_and_publish(platform, dataset, champion, key, folder, run_id, log)
 
 
 def _train_and_publish(

@@ -88,11 +88,17 @@ def score_files(
     collector: Collector | None = None,
     report: Callable[[BatchProgress], None] = lambda progress: None,
     named: Callable[[str, str], None] = lambda name, image_id: None,
+    *,
+    batch: str | None = None,
+    is_logged: Callable[[list[str], list[str]], set[str]] = lambda image_ids, prediction_ids: set(),
 ) -> BatchSummary:
     """Score `files`, readers ahead of the model; one that cannot be scored is put on record and skipped.
 
     The same content under several names is scored once; the other names are answered with `same_as`. `named` hears
     of every file that is an image: its name, and the image's id.
+
+    `batch` names the batch where it may be done again after it was killed: what the log holds of it by then, which
+    `is_logged` says of image ids and their prediction ids, is not scored a second time, nor answered.
 
     Raises:
         TimeoutError: the log took nothing for minutes; what was scored until then is kept.
@@ -117,7 +123,7 @@ def score_files(
                 else:
                     first_name[image.image_id] = image.name
                     new.append(image)
-            answers = scorer.answer(new, "batch")
+            answers = scorer.answer(_unlogged(scorer, new, batch, is_logged), "batch", batch=batch)
             answers += [
                 {"filename": image.name, "same_as": duplicates[image.name]}
                 for image in chunk
@@ -126,6 +132,21 @@ def score_files(
             done += len(chunk)
             report(BatchProgress(done, len(files), answers))
     return BatchSummary(len(files), len(first_name), duplicates, refused, scorer.manifest.version)
+
+
+def _unlogged(
+    scorer: Scorer,
+    images: list[ReadImage | RefusedImage],
+    batch: str | None,
+    is_logged: Callable[[list[str], list[str]], set[str]],
+) -> list[ReadImage | RefusedImage]:
+    """Without those that an earlier attempt at this batch brought into the log."""
+    if batch is None:
+        return images
+    ids = [image.image_id for image in images if isinstance(image, ReadImage)]
+    own = {image_id: scorer.prediction_id(batch, image_id) for image_id in ids}
+    logged = is_logged(ids, list(own.values())) if ids else set()
+    return [image for image in images if isinstance(image, RefusedImage) or own[image.image_id] not in logged]
 
 
 def _read_ahead(

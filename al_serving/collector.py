@@ -78,6 +78,7 @@ class Prediction:
     embedding: np.ndarray | None = None  # (d,) float32
     latency_ms: float | None = None
     answered_at: datetime = field(default_factory=utc_now)
+    prediction_id: str | None = None  # of a batch that may be done again; None: a new one
 
 
 @dataclass(frozen=True)
@@ -467,7 +468,8 @@ def _segment_table(predictions: Sequence[Prediction]) -> pa.Table:
     """Rows of `SEGMENT`; what one model answered is built together."""
 
     def model_of(row: Prediction) -> tuple[Any, ...]:
-        return row.model_name, row.model_version, row.classes, row.source, row.embedding is None
+        named = row.prediction_id is not None
+        return row.model_name, row.model_version, row.classes, row.source, row.embedding is None, named
 
     tables = []
     for _, group in groupby(sorted(predictions, key=model_of), model_of):
@@ -485,6 +487,9 @@ def _segment_table(predictions: Sequence[Prediction]) -> pa.Table:
             embeddings=None if first.embedding is None else np.stack([_embedding(row) for row in rows]),
             latency_ms=[row.latency_ms for row in rows],
         )
+        if all(row.prediction_id is not None for row in rows):
+            own = pa.array([row.prediction_id for row in rows], pa.string())
+            table = table.set_column(0, PREDICTIONS.field("prediction_id"), own)
         answered_at = pa.array([row.answered_at for row in rows], UTC_MICROSECONDS)
         table = table.set_column(table.schema.get_field_index("logged_at"), PREDICTIONS.field("logged_at"), answered_at)
         tables.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -174,14 +175,16 @@ class Scorer:
             picture.width * picture.height,
         )
 
-    def answer(self, images: Sequence[ReadImage | RefusedImage], source: Source) -> list[Answer]:
-        """Predict and log. Raises as `score` does."""
+    def answer(
+        self, images: Sequence[ReadImage | RefusedImage], source: Source, *, batch: str | None = None
+    ) -> list[Answer]:
+        """Predict and log; in a `batch` that has a name under ids that it finds again. Raises as `score` does."""
         if self._collector is not None and self._collector.full:
             raise CollectorFull("the prediction log cannot take more at the moment; try again in a few seconds")
         readable = [image for image in images if isinstance(image, ReadImage)]
         probs, embeddings = self._predict(readable)
         if self._collector is not None and readable:
-            self._collector.offer(self._rows(readable, probs, embeddings, source))
+            self._collector.offer(self._rows(readable, probs, embeddings, source, batch))
         distributions = iter(probs)
         return [
             self._answer(image, next(distributions))
@@ -189,6 +192,10 @@ class Scorer:
             else {"filename": image.name, "error": image.reason}
             for image in images
         ]
+
+    def prediction_id(self, batch: str, image_id: str) -> str:
+        """The id of what this version answers for an image in a batch: the same when the batch is done again."""
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{batch}/{self.manifest.name}/{self.manifest.version}/{image_id}"))
 
     def _predict(self, images: Sequence[ReadImage]) -> tuple[np.ndarray, np.ndarray | None]:
         if not images:
@@ -201,7 +208,12 @@ class Scorer:
         return probs, embeddings if self._log_embeddings else None
 
     def _rows(
-        self, images: Sequence[ReadImage], probs: np.ndarray, embeddings: np.ndarray | None, source: Source
+        self,
+        images: Sequence[ReadImage],
+        probs: np.ndarray,
+        embeddings: np.ndarray | None,
+        source: Source,
+        batch: str | None,
     ) -> list[Prediction]:
         now = time.perf_counter()
         return [
@@ -216,6 +228,7 @@ class Scorer:
                 source=source,
                 embedding=None if embeddings is None else embeddings[row],
                 latency_ms=None if image.received is None else 1000 * (now - image.received),
+                prediction_id=None if batch is None else self.prediction_id(batch, image.image_id),
             )
             for row, image in enumerate(images)
         ]

@@ -227,7 +227,7 @@ def trust(settings: AzureMLSettings) -> None:
 def code_snapshot(folder: Path) -> Path:
     """The packages that run remotely, copied into `folder`/code: the files that run here, however installed."""
     folder = folder / "code"
-    here = Path(__file__).resolve().parents[1]
+    here = Path(__file__).resolve().parents[2]
     for package in CODE:
         shutil.copytree(here / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     return folder

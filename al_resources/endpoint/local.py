@@ -57,6 +57,7 @@ class LocalEndpoint:
         self._settle_seconds = settle_seconds
         self._loaded: dict[int, Predictor] = {}
         self._service_seen = False
+        self._told: set[str] = set()
 
     @property
     def address(self) -> str:
@@ -64,14 +65,42 @@ class LocalEndpoint:
         return self._blobs.url(f"{self._folder}/state.json")
 
     def state(self) -> EndpointState:
-        """How the endpoint stands now; empty before the first deployment."""
+        """How the endpoint stands now; empty before the first deployment.
+
+        A file that a crash left half is passed over and told: the revision before goes on serving.
+
+        Raises:
+            DeploymentFailed: there is a state, and none of it can be read.
+        """
         try:
             state = self._read("state.json")
         except FileNotFoundError:
             state = EndpointState(model_name=self._model_name)
+        except DeploymentFailed as torn:
+            state = self._newest_readable(torn)
         while self._blobs.exists(f"{self._folder}/{_revision_file(state.revision + 1)}"):
-            state = self._read(_revision_file(state.revision + 1))
+            try:
+                state = self._read(_revision_file(state.revision + 1))
+            except DeploymentFailed as torn:
+                self._tell(torn, state)
+                state = state.model_copy(update={"revision": state.revision + 1})  # its number is taken
         return state
+
+    def _newest_readable(self, torn: DeploymentFailed) -> EndpointState:
+        revisions = [blob.path.rpartition("/")[2] for blob in self._blobs.list(f"{self._folder}/revisions")]
+        for name in reversed(revisions):
+            try:
+                state = self._read(f"revisions/{name}")
+            except DeploymentFailed:
+                continue
+            self._tell(torn, state)
+            return state
+        raise torn
+
+    def _tell(self, torn: DeploymentFailed, instead: EndpointState) -> None:
+        if str(torn) not in self._told:  # the service looks ten times a second
+            self._told.add(str(torn))
+            LOGGER.warning("%s; going on with revision %d", torn, instead.revision)
 
     def create(self, deployment: str, model_version: int) -> None:
         """Bring up a deployment without traffic; returns when it is ready. Raises `DeploymentFailed`."""

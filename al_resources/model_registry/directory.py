@@ -14,6 +14,7 @@ asks for that training next.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import secrets
 import shutil
@@ -63,8 +64,9 @@ class DirectoryModelRegistry:
         for name, content in files.items():
             self._blobs.write(self._path(version, name), content)
         published = manifest.model_copy(update={"version": version, "weights_sha256": _sha256(weights)})
+        published = published.model_copy(update={"content_sha256": _content_sha256(_json(published))})
         if self._blobs.write(self._training(manifest.training_key), _json(published), if_absent=True):
-            return self._finish(published)
+            return self._finish(published, _json(published))
         # Another process registered the same training meanwhile. The weights go last: they hold the number.
         for name in (*files, WEIGHTS):
             self._blobs.delete(self._path(version, name))
@@ -81,7 +83,8 @@ class DirectoryModelRegistry:
     def manifest(self, version: int) -> ModelManifest:
         """Raises `KeyError`, naming the versions there are."""
         try:
-            manifest = ModelManifest.model_validate_json(self._blobs.read(self._path(version, MANIFEST)))
+            content = self._blobs.read(self._path(version, MANIFEST))
+            manifest = ModelManifest.model_validate_json(content)
         except FileNotFoundError as error:
             there_are = ", ".join(map(str, self.versions())) or "none yet"
             raise NotThere(f"{self._name} has no version {version}; there are: {there_are}") from error
@@ -91,24 +94,30 @@ class DirectoryModelRegistry:
             raise TamperedModel(
                 f"the manifest of {self._name} v{version} says it is {manifest.name} v{manifest.version}"
             )
+        if manifest.content_sha256 is not None and (found := _content_sha256(content)) != manifest.content_sha256:
+            raise TamperedModel(
+                f"the manifest of {self._name} v{version} was changed: its content has SHA-256 {found}, published was "
+                f"{manifest.content_sha256}; restore {self._blobs.url(self._path(version, MANIFEST))} from a backup"
+            )
         return manifest
 
     def by_training_key(self, training_key: str) -> ModelManifest | None:
         """The version that this training already produced, if any."""
         try:
-            done = ModelManifest.model_validate_json(self._blobs.read(self._training(training_key)))
+            content = self._blobs.read(self._training(training_key))
+            done = ModelManifest.model_validate_json(content)
         except FileNotFoundError:
             return None
         if not self._blobs.exists(self._path(done.version, WEIGHTS)):
             self._blobs.delete(self._training(training_key))  # somebody removed the version: train it again
             return None
-        return self._finish(done)
+        return self._finish(done, content)
 
     def fetch(self, version: int) -> Path:
         """A local folder with weights and manifest, verified, see `ModelRegistry.fetch`."""
         manifest = self.manifest(version)
         folder = self._cache / f"{version}-{manifest.weights_sha256[:16]}"
-        if not _holds(folder, manifest.weights_sha256):
+        if not _holds(folder, manifest):
             self._download(manifest, folder)
         return folder
 
@@ -125,8 +134,8 @@ class DirectoryModelRegistry:
             version += 1
         return version
 
-    def _finish(self, manifest: ModelManifest) -> ModelManifest:
-        self._blobs.write(self._path(manifest.version, MANIFEST), _json(manifest), if_absent=True)
+    def _finish(self, manifest: ModelManifest, content: bytes) -> ModelManifest:
+        self._blobs.write(self._path(manifest.version, MANIFEST), content, if_absent=True)
         return manifest
 
     def _download(self, manifest: ModelManifest, folder: Path) -> None:
@@ -142,7 +151,7 @@ class DirectoryModelRegistry:
         try:
             (partial / WEIGHTS).write_bytes(weights)
             (partial / MANIFEST).write_bytes(_json(manifest))
-            _replace_folder(partial, folder, manifest.weights_sha256)
+            _replace_folder(partial, folder, manifest)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -153,21 +162,24 @@ class DirectoryModelRegistry:
         return f"{self._folder}/trainings/{_sha256(training_key.encode())[:32]}.json"
 
 
-def _replace_folder(partial: Path, folder: Path, sha256: str) -> None:
+def _replace_folder(partial: Path, folder: Path, manifest: ModelManifest) -> None:
     """Move the download to its place. Another process may have put the same there, or a file there was spoiled."""
     try:
         partial.rename(folder)
     except OSError:
-        if _holds(folder, sha256):
+        if _holds(folder, manifest):
             return
         shutil.rmtree(folder)
         partial.rename(folder)
 
 
-def _holds(folder: Path, sha256: str) -> bool:
-    """Whether the cached weights are whole and the right ones."""
-    weights = folder / WEIGHTS
-    return (folder / MANIFEST).is_file() and weights.is_file() and _sha256(weights.read_bytes()) == sha256
+def _holds(folder: Path, manifest: ModelManifest) -> bool:
+    """Whether the cached weights and manifest are whole, and those of the store."""
+    try:
+        weights, cached = (folder / WEIGHTS).read_bytes(), (folder / MANIFEST).read_bytes()
+    except OSError:
+        return False
+    return cached == _json(manifest) and _sha256(weights) == manifest.weights_sha256
 
 
 def _checked_names(files: dict[str, bytes]) -> dict[str, bytes]:
@@ -179,6 +191,13 @@ def _checked_names(files: dict[str, bytes]) -> dict[str, bytes]:
 
 def _json(manifest: ModelManifest) -> bytes:
     return manifest.model_dump_json(indent=1).encode()
+
+
+def _content_sha256(content: bytes) -> str:
+    """Over all that a stored manifest says but this very hash, by whichever version of the code it was written."""
+    said = json.loads(content)
+    said.pop("content_sha256", None)
+    return _sha256(json.dumps(said, sort_keys=True).encode())
 
 
 def _sha256(data: bytes) -> str:

@@ -171,7 +171,12 @@ def _explain(problem: ErrorDetails) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"{key} is no setting{_nearest(key, _known_names())}"
-    return f"{key} = {_without_secret(problem['input'])!r}: {problem['msg'].removeprefix('Value error, ')}"
+    told = "..." if key in _secrets() else repr(_without_secret(problem["input"]))
+    return f"{key} = {told}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _secrets() -> set[str]:
+    return {key for key, field in setting_keys() if field.annotation is SecretStr}
 
 
 def _without_secret(value: Any) -> Any:

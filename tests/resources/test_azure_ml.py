@@ -113,8 +113,7 @@ def test_in_another_cloud_everything_is_asked_of_its_own_addresses(
     )
     client, arm = workspace_client(there, data), Arm(there, data)
     blobs, cache = workspace.platform.blobs, workspace.platform.settings.home / "cache"
-    platform = workspace.platform
-    platform.__dict__.update(
+    platform = workspace.platform.with_parts(
         registry=AzureMLModelRegistry(blobs, "classifier", cache, client, there),
         endpoint=AzureMLOnlineEndpoint(client, arm, there, model_name="classifier", endpoint="classifier"),
     )
@@ -407,8 +406,7 @@ def test_the_asset_fails_with_the_reason_and_the_tail_of_the_containers_log(work
         training={"architecture": "small_cnn", "image_size": 16, "channels": 1, "epochs": 1},
         deployment={"watch_seconds": 0, "smoke_images": 1},
     )
-    platform = Platform(settings)
-    platform.__dict__.update(registry=workspace.registry, endpoint=workspace.endpoint)
+    platform = Platform(settings, registry=workspace.registry, endpoint=workspace.endpoint)
     truth.write_text(json.dumps({platform.images.put(png).image_id: label for png, label in digit_pngs()[:100]}))
     workspace.emulator.failing_deployments["blue"] = "ModuleNotFoundError: No module named 'torch'"
     with dg.instance_for_test() as instance:

@@ -187,7 +187,7 @@ def test_every_change_has_a_higher_revision(platform: Platform) -> None:
 
 def test_writers_at_the_same_time_lose_no_change(platform: Platform, blobs: BlobStore) -> None:
     """The one blob that is read, changed and written back; on every blob store."""
-    platform.__dict__["blobs"] = blobs
+    platform = platform.with_parts(blobs=blobs)
     register_model(platform)
     names = [f"d{number}" for number in range(12)]
     with ThreadPoolExecutor(4) as pool:
@@ -215,6 +215,30 @@ def test_a_state_that_is_no_state_is_named(platform: Platform) -> None:
     platform.blobs.write(f"deployments/{platform.settings.deployment.endpoint}/state.json", b"{}")
     with pytest.raises(DeploymentFailed, match=r"state\.json is no endpoint state"):
         platform.endpoint.state()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"model_name": "di', bytes(200)])
+@pytest.mark.parametrize("file", ["state.json", "revisions/00000002.json", "both"])
+def test_what_a_crash_left_half_is_passed_over_and_the_revision_before_serves(
+    platform: Platform, caplog: pytest.LogCaptureFixture, file: str, content: bytes
+) -> None:
+    register_model(platform)
+    endpoint = local(platform)
+    endpoint.create("blue", 1)
+    folder = f"deployments/{platform.settings.deployment.endpoint}"
+    before = platform.blobs.read(f"{folder}/state.json")
+    endpoint.set_traffic({"blue": 100})
+    if file == "revisions/00000002.json":
+        platform.blobs.write(f"{folder}/state.json", before)
+    for torn in ["state.json", "revisions/00000002.json"] if file == "both" else [file]:
+        platform.blobs.write(f"{folder}/{torn}", content)
+    state = endpoint.state()
+    assert state.deployments == {"blue": 1}
+    assert state.traffic == ({"blue": 100} if file == "state.json" else {"blue": 0})
+    assert "is no endpoint state" in caplog.text
+    endpoint.set_traffic({"blue": 100})
+    assert endpoint.state().serving_version == 1
+    assert endpoint.state().revision == 3
 
 
 def test_a_service_that_follows_another_endpoint_is_not_ours(platform: Platform, tmp_path: Path) -> None:

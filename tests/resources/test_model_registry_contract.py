@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -214,3 +215,38 @@ def test_a_version_that_somebody_removed_can_be_trained_again(
     assert registry.by_training_key("key") is None
     assert registry.register(weights, manifest()).version == 1
     assert registry.fetch(1).is_dir()
+
+
+def test_a_manifest_whose_class_order_was_changed_is_refused(tmp_path: Path, weights: Path) -> None:
+    blobs = FsspecBlobStore(tmp_path / "blobs")
+    registry = DirectoryModelRegistry(blobs, "digits", tmp_path / "cache")
+    version = registry.register(weights, manifest()).version
+    path = f"models/digits/{version}/manifest.json"
+    changed = json.loads(blobs.read(path))
+    changed["classes"] = changed["classes"][::-1]
+    blobs.write(path, json.dumps(changed).encode())
+    with pytest.raises(TamperedModel, match=r"the manifest of digits v1 was changed: .* restore "):
+        registry.fetch(version)
+
+
+def test_a_manifest_of_a_version_of_the_code_that_knew_more_or_no_hash_is_read(tmp_path: Path, weights: Path) -> None:
+    blobs = FsspecBlobStore(tmp_path / "blobs")
+    registry = DirectoryModelRegistry(blobs, "digits", tmp_path / "cache")
+    registry.register(weights, manifest())
+    older = json.loads(blobs.read("models/digits/1/manifest.json"))
+    del older["content_sha256"]
+    blobs.write("models/digits/1/manifest.json", json.dumps(older).encode())
+    assert registry.manifest(1).content_sha256 is None
+    assert (registry.fetch(1) / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("spoiled", ["model.safetensors", "manifest.json"])
+@pytest.mark.parametrize("content", [b"", b"{}"])
+def test_a_cached_model_that_is_not_the_stored_one_is_fetched_again(
+    tmp_path: Path, weights: Path, spoiled: str, content: bytes
+) -> None:
+    registry = DirectoryModelRegistry(FsspecBlobStore(tmp_path / "blobs"), "digits", tmp_path / "cache")
+    registry.register(weights, manifest())
+    whole = (registry.fetch(1) / spoiled).read_bytes()
+    (registry.fetch(1) / spoiled).write_bytes(content)
+    assert (registry.fetch(1) / spoiled).read_bytes() == whole
