@@ -21,6 +21,7 @@ from al_core.errors import InvalidInput
 from al_core.learning.calibration import fit_temperature
 from al_core.learning.checkpoint import WEIGHTS_FILE, load_weights, read_manifest, save_weights
 from al_core.learning.contract import LabeledImage, TrainingRequest, TrainingResult
+from al_core.learning.devices import unusable_gpu
 from al_core.learning.early_stopping import EarlyStopping
 from al_core.learning.networks import Classifier, build_network, load_state, preprocessing_for, resolve_device
 from al_core.learning.preprocessing import normalise, read_in_chunks
@@ -93,6 +94,8 @@ class TorchTrainer:
         settings = request.settings
         _check(request)
         device = resolve_device(settings.device)
+        if unused := unusable_gpu(settings.device):
+            report(f"training on the CPU: {unused}")
         preprocessing = _preprocessing(request)
         parent, cold_reason = _usable_parent(request, preprocessing)
         if settings.frozen and parent is None and settings.initial_weights == "none":
