@@ -71,8 +71,8 @@ def print_progress(facts: dict[str, Any]) -> None:
     )
     if labeling := facts["labeling"]:
         console.print(_labeling(labeling))
-    if people := _people(facts["people"]):
-        console.print(people, soft_wrap=True)
+    for line in _people(facts["people"]):
+        console.print(line, soft_wrap=True)
     if facts["rejected_images"]:
         console.print(f"{facts['rejected_images']} files were rejected: they are no readable images")
     for failure in facts["failed_ingestions"]:
@@ -86,6 +86,9 @@ def print_progress(facts: dict[str, Any]) -> None:
         console.print(f"[red]gone[/] {len(gone)} exports, deleted before they were read: {_some(gone)}", soft_wrap=True)
     for export in facts["quarantined"]:
         console.print(f"[red]quarantined[/] {escape(export['path'])}: {escape(export['reason'])}")
+    for export in facts["set_aside"]:
+        told = escape(f"{export['path']}: {export['reason']}")
+        console.print(f"[yellow]set aside[/] {export['set_aside']} rows of {told}", soft_wrap=True)
     if facts["events"]:
         console.print("{waiting} events wait in the queue".format(**facts["events"]))
         if facts["events"]["poison"]:
@@ -114,8 +117,8 @@ def _labeling(found: dict[str, Any]) -> str:
     )
 
 
-def _people(found: dict[str, Any]) -> str:
-    """What a label takes, and who agrees with the others; empty where no tool tells."""
+def _people(found: dict[str, Any]) -> list[str]:
+    """What a label takes, and who agrees with the others; nothing where no tool tells."""
     timed = [row for row in [*found["modes"], *found["annotators"]] if row["seconds"] is not None]
     costs = [f"{row.get('mode') or row['annotator']} {row['seconds']:.1f} s" for row in timed]
     agreed = [
@@ -127,7 +130,7 @@ def _people(found: dict[str, Any]) -> str:
     if agreed:
         alpha = f", alpha {found['alpha']:.2f}" if found["alpha"] is not None else ""
         parts.append(f"[bold]agreeing with the others[/] {escape(', '.join(agreed))}{alpha}")
-    return "   ".join(parts)
+    return parts
 
 
 def rounds_table(rows: list[dict[str, Any]]) -> Table:
