@@ -69,9 +69,7 @@ def print_progress(facts: dict[str, Any]) -> None:
         f"{facts['images']} images, {facts['predictions']} predictions, {facts['eligible_images']} eligible, "
         f"{facts['labels']} labeled, {facts['waiting_for_labels']} waiting for a label"
     )
-    if labeling := facts["labeling"]:
-        console.print(_labeling(labeling))
-    for line in _people(facts["people"]):
+    for line in _about_labeling(facts):
         console.print(line, soft_wrap=True)
     if facts["rejected_images"]:
         console.print(f"{facts['rejected_images']} files were rejected: they are no readable images")
@@ -115,6 +113,11 @@ def _labeling(found: dict[str, Any]) -> str:
     return (
         f"[bold]labeling[/] {found['labeled']} of {found['total']} images{of} are labeled, {found['skipped']} skipped"
     )
+
+
+def _about_labeling(facts: dict[str, Any]) -> list[str]:
+    """How far the tool has come, and what is known of the people."""
+    return [*([_labeling(facts["labeling"])] if facts["labeling"] else []), *_people(facts["people"])]
 
 
 def _people(found: dict[str, Any]) -> list[str]:
