@@ -28,7 +28,9 @@ class ExportConfig(dg.Config):
 def labeled_dataset(
     context: dg.AssetExecutionContext, config: ExportConfig, platform: dg.ResourceParam[Platform]
 ) -> dg.MaterializeResult:
-    """All labels so far, split into train, validation and holdout. The same labels give the same version."""
+    """All labels so far, split into train, validation and those that judge. The same labels give the same version."""
+    from al_core.dataset import uses
+
     round_ = int(context.partition_key)
     merges = merge_exports(platform, config.export, context.log.info)
     dataset = publish_dataset(platform, round_)
@@ -43,6 +45,7 @@ def labeled_dataset(
             "set aside": sum(merge.set_aside for merge in merges),
             "exports": dg.MetadataValue.json([merge.path for merge in merges]),
             **{f"{split} images": count for split, count in manifest.counts.items()},
+            "what the labels are for": dg.MetadataValue.json(uses(dataset.rows)),
             "class balance": views.class_balance(dataset.rows),
             **views.labeling_progress(platform),
             "stored at": dg.MetadataValue.url(platform.blobs.url(f"datasets/{manifest.version}")),

@@ -56,7 +56,7 @@ def prediction_log(
     if version is not None:
         serving = {
             "predictions of the serving version": platform.predictions.watermark(name, version).rows,
-            "eligible images": platform.predictions.count_eligible(name, version),
+            "eligible images": platform.predictions.count_eligible(name, version, platform.settings.holdout.teaching),
             **views.log_summary(platform, version),
         }
     return dg.MaterializeResult(

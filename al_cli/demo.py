@@ -68,7 +68,7 @@ cron = "* * * * *"
 min_new_predictions = 50
 
 [holdout]
-share = 0.93                # of the random images: about 300 of 320, so the intervals are worth reading
+share = 0.5                 # of the seed round judges, so that the intervals are worth reading
 validation_share = 0.1
 
 [training]

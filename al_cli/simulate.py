@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from al_core.learning.settings import SMALL_CNN, resolve_weights
 from simulation.presets import PRESETS, Encoder, default_start, training_defaults
+
+if TYPE_CHECKING:
+    from simulation.annotators import OracleSettings
 
 
 @click.command()
@@ -35,7 +38,8 @@ from simulation.presets import PRESETS, Encoder, default_start, training_default
               help="Share of wrong answers, of all classes or of one; repeat it.")  # fmt: skip
 @click.option("--annotators", type=click.IntRange(1), help="People who answer every image.")
 @click.option("--abstention", type=click.FloatRange(0, 1, max_open=True), help="Share of answers that are 'unsure'.")
-@click.option("--seconds-per-label", type=click.FloatRange(0), help="Median time of an answer.  [default: 3]")
+@click.option("--seconds-per-label", "seconds", multiple=True, metavar="SECONDS|CLASS=SECONDS",
+              help="Median time of an answer, of all classes or of one; repeat it.  [default: 3]")  # fmt: skip
 @click.option("--frozen", is_flag=True, help="Embed once and train the head only: seconds instead of minutes.")
 @click.option("--pretrain", type=click.IntRange(1), metavar="EPOCHS", help="Learn the encoder from the pool first.")
 @click.option("--train", "training", multiple=True, metavar="KEY=VALUE", help="A training setting, like epochs=20.")
@@ -76,7 +80,6 @@ def _study(options: dict[str, Any]) -> Any:
     """The study that the options ask for. Raises `click.ClickException` where they do not fit together."""
     from pydantic import ValidationError
 
-    from simulation.annotators import OracleSettings
     from simulation.study import PretrainSettings, Study
 
     facts = dict(PRESETS.get(options["preset"] or "", {}))
@@ -103,7 +106,7 @@ def _study(options: dict[str, Any]) -> Any:
     facts.setdefault("data", "digits")
     facts.setdefault("strategies", ("random", "least_confidence", "margin", "entropy"))
     facts["return_unselected"] = not options["no_return"]
-    named = ("annotators", "abstention", "seconds_per_label")
+    named = ("annotators", "abstention")
     oracle = {name: options[name] for name in named if options[name] is not None}
     try:
         wanted = dict(_pairs(options["training"]))
@@ -114,7 +117,7 @@ def _study(options: dict[str, Any]) -> Any:
             | {"frozen": options["frozen"]}
             | wanted
         )
-        facts |= {"training": training, "oracle": OracleSettings(**oracle, **_noise(options["noise"]))}
+        facts |= {"training": training, "oracle": _annotators(oracle, options)}
         if options["pretrain"]:
             facts["pretrain"] = PretrainSettings(epochs=options["pretrain"])
         return Study(**facts)
@@ -142,14 +145,22 @@ def _explain(problem: Any) -> str:
     return f"{where}: {message}" if where else message
 
 
-def _noise(rates: tuple[str, ...]) -> dict[str, Any]:
-    """The oracle's settings: a plain number is the rate of all classes that are not named."""
-    of_all = [rate for rate in rates if "=" not in rate]
-    of_class = [rate.rpartition("=") for rate in rates if "=" in rate]
-    if len(of_all) > 1:
-        raise click.BadParameter(f"{' and '.join(of_all)} for all classes; give one rate", param_hint="--noise")
-    facts: dict[str, Any] = {"class_noise": {name: rate for name, _, rate in of_class}} if of_class else {}
-    return facts | ({"noise": of_all[0]} if of_all else {})
+def _annotators(oracle: dict[str, Any], options: dict[str, Any]) -> OracleSettings:
+    from simulation.annotators import OracleSettings
+
+    noise = _by_class(options["noise"], "--noise", "noise", "class_noise")
+    seconds = _by_class(options["seconds"], "--seconds-per-label", "seconds_per_label", "class_seconds")
+    return OracleSettings(**oracle, **noise, **seconds)
+
+
+def _by_class(values: tuple[str, ...], option: str, of_all: str, of_class: str) -> dict[str, Any]:
+    """Two settings from one option: a plain number is for all classes that are not named."""
+    plain = [value for value in values if "=" not in value]
+    named = [value.rpartition("=") for value in values if "=" in value]
+    if len(plain) > 1:
+        raise click.BadParameter(f"{' and '.join(plain)} for all classes; give one", param_hint=option)
+    facts: dict[str, Any] = {of_class: {name: value for name, _, value in named}} if named else {}
+    return facts | ({of_all: plain[0]} if plain else {})
 
 
 def _pairs(settings: tuple[str, ...]) -> list[tuple[str, Any]]:

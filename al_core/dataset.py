@@ -15,16 +15,17 @@ import polars as pl
 
 from al_core.answers import standing
 from al_core.errors import InvalidInput
+from al_core.judging.truth import DUEL, UNIFORM_REASONS, Reserve
 from al_core.near_duplicates import NearDuplicates
 from al_core.records import DatasetManifest, utc_now
 
 if TYPE_CHECKING:
     from al_core.learning.contract import LabeledImage
 
-Split = Literal["train", "validation", "holdout", "excluded"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "holdout", "excluded")
-RANDOM_REASONS = ("seed", "control")  # drawn uniformly: only these may enter the holdout
-HOLDOUT_SALT, VALIDATION_SALT = "holdout", "validation"
+Split = Literal["train", "validation", "holdout", "duel", "excluded"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "holdout", "duel", "excluded")
+JUDGES: tuple[Split, ...] = ("holdout", "duel")  # the holdout measures accuracies, both tell two models apart
+VALIDATION_SALT = "validation"
 
 ROWS = pl.Schema(
     {
@@ -32,7 +33,7 @@ ROWS = pl.Schema(
         "image_url": pl.String(),
         "label": pl.String(),
         "split": pl.String(),
-        "reason": pl.String(),  # why the image was selected: strategy, control, seed; null if it never was
+        "reason": pl.String(),  # why the image was selected: strategy, control, seed, duel; null if it never was
         "round": pl.Int64(),
         "image_hash": pl.String(),
         "note": pl.String(),  # why it is excluded, or follows another image
@@ -82,7 +83,7 @@ def build_dataset(
     urls: Mapping[str, str],
     hashes: Mapping[str, str | None],
     parent: Dataset | None,
-    holdout_share: float,
+    reserve: Reserve,
     validation_share: float,
     near_duplicate_distance: int,
     round_: int,
@@ -91,9 +92,9 @@ def build_dataset(
 
     An image keeps the split it has in the parent for ever; its label may change. A new one
 
-    - goes to the holdout if it was drawn at random and its hash falls below `holdout_share`, unless nearly the
-      same picture was trained on already: then it follows its twin;
-    - is excluded if nearly the same picture is in the holdout, or one in train and another in validation;
+    - judges if it is reserved: in the holdout where it was drawn uniformly, in duels where it was drawn from what
+      two models disagree on; unless nearly the same picture was trained on already: then it follows its twin;
+    - is excluded if nearly the same picture judges, or one is in train and another in validation;
     - goes where its twin is, if it has one in train or validation;
     - goes to validation if another hash falls below `validation_share`, else to train.
 
@@ -103,7 +104,7 @@ def build_dataset(
         urls: Image id -> where it lies.
         hashes: Image id -> near-duplicate hash; needed for new images only. Without one nothing resembles it.
         parent: The version before.
-        holdout_share: Of the random images.
+        reserve: Which images may judge.
         validation_share: Of those that are trained with.
         near_duplicate_distance: Bits in which near-duplicates may differ; -1 for none.
         round_: The round this version is made in.
@@ -125,7 +126,7 @@ def build_dataset(
         raise InvalidInput(
             f"{len(lost)} labeled image(s) have no address, like {lost[0]}; put them into the image store"
         )
-    splitter = _Splitter(kept, near_duplicate_distance, holdout_share, validation_share)
+    splitter = _Splitter(kept, near_duplicate_distance, reserve, validation_share)
     candidates = [(image_id, reasons.get(image_id), hashes.get(image_id)) for image_id in new["image_id"]]
     assigned = splitter.assign(candidates)
     added = pl.DataFrame(
@@ -148,10 +149,20 @@ def build_dataset(
     return Dataset(rows, _manifest(rows, parent, round_))
 
 
+def uses(rows: pl.DataFrame) -> dict[str, int]:
+    """What the labels are for: how many teach, how many judge and where these were drawn, how many are left out."""
+    judging = {"seed": "judge: of seed rounds", "control": "judge: of control slices", DUEL: "judge: of duels"}
+    counts: dict[str, int] = {}
+    for split, reason, count in rows.group_by("split", "reason").len().sort("split", "reason").iter_rows():
+        use = "left out" if split == "excluded" else judging.get(reason, "judge") if split in JUDGES else "teach"
+        counts[use] = counts.get(use, 0) + count
+    return dict(sorted(counts.items(), key=lambda item: (item[0] != "teach", item[0])))
+
+
 def leaks(rows: pl.DataFrame, near_duplicate_distance: int) -> list[dict[str, str]]:
-    """Training or validation images that are, or nearly are, a holdout image; empty as it should be."""
+    """Training or validation images that are, or nearly are, one that judges; empty as it should be."""
     index = NearDuplicates(near_duplicate_distance)
-    held_out = rows.filter(split="holdout")
+    held_out = rows.filter(pl.col("split").is_in(JUDGES))
     for image_id, image_hash in held_out.select("image_id", "image_hash").iter_rows():
         if image_hash:
             index.add(image_id, image_hash)
@@ -185,10 +196,10 @@ def from_jsonl(lines: Iterable[bytes]) -> pl.DataFrame:
 
 
 class _Splitter:
-    """Gives new images their split; near-duplicates never lie in two of holdout, validation and train."""
+    """Gives new images their split; near-duplicates never lie in two of judges, validation and train."""
 
-    def __init__(self, kept: pl.DataFrame, distance: int, holdout_share: float, validation_share: float) -> None:
-        self._holdout_share = holdout_share
+    def __init__(self, kept: pl.DataFrame, distance: int, reserve: Reserve, validation_share: float) -> None:
+        self._reserve = reserve
         self._validation_share = validation_share
         self._placed: dict[Split, NearDuplicates] = {
             split: NearDuplicates(distance) for split in SPLITS if split != "excluded"
@@ -197,29 +208,30 @@ class _Splitter:
             self._remember(image_id, split, image_hash)
 
     def assign(self, images: Sequence[tuple[str, str | None, str | None]]) -> dict[str, tuple[Split, str | None]]:
-        """Split and note of each (image id, reason, hash); candidates for the holdout have their turn first."""
-        candidate = {image_id: self._may_be_held_out(image_id, reason) for image_id, reason, _ in images}
+        """Split and note of each (image id, reason, hash); candidates to judge have their turn first."""
+        judges = {image_id: self._may_judge(image_id, reason) for image_id, reason, _ in images}
         assigned = {}
-        for image_id, _, image_hash in sorted(images, key=lambda image: not candidate[image[0]]):
-            assigned[image_id] = self._place(image_id, candidate[image_id], image_hash)
+        for image_id, _, image_hash in sorted(images, key=lambda image: judges[image[0]] is None):
+            assigned[image_id] = self._place(image_id, judges[image_id], image_hash)
             self._remember(image_id, assigned[image_id][0], image_hash)
         return assigned
 
-    def _may_be_held_out(self, image_id: str, reason: str | None) -> bool:
-        return reason in RANDOM_REASONS and below(image_id, HOLDOUT_SALT, self._holdout_share)
+    def _may_judge(self, image_id: str, reason: str | None) -> Split | None:
+        split: Split | None = "holdout" if reason in UNIFORM_REASONS else "duel" if reason == DUEL else None
+        return split if split is not None and self._reserve.holds(image_id) else None
 
-    def _place(self, image_id: str, candidate: bool, image_hash: str | None) -> tuple[Split, str | None]:
+    def _place(self, image_id: str, judging: Split | None, image_hash: str | None) -> tuple[Split, str | None]:
         found = {split: index.find(image_hash) for split, index in self._placed.items()} if image_hash else {}
         twins = {split: twin for split, twin in found.items() if twin is not None}
+        if judging and twins.keys() <= set(JUDGES):
+            return judging, f"near-duplicate of {next(iter(twins.values()))}" if twins else None
         if not twins:
-            if candidate:
-                return "holdout", None
             return "validation" if below(image_id, VALIDATION_SALT, self._validation_share) else "train", None
         split, twin = next(iter(twins.items()))
         if len(twins) > 1:
             where = " and ".join(f"{twin} ({split})" for split, twin in twins.items())
             return "excluded", f"near-duplicate of {where}"
-        if split == "holdout" and not candidate:
+        if split in JUDGES:
             return "excluded", f"near-duplicate of {twin}, which is held out"
         return split, f"near-duplicate of {twin}"
 

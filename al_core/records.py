@@ -48,11 +48,11 @@ SELECTIONS = pa.schema(
         ("image_uri", pa.string()),
         ("image_hash", pa.string()),
         ("rank", pa.int64()),  # 0 is the image the strategy wants most
-        ("reason", pa.string()),  # strategy | control | seed | review: a label that is probably wrong
+        ("reason", pa.string()),  # strategy | control | seed | duel | review: a label that is probably wrong
         ("strategy", pa.string()),
         ("score", pa.float64()),  # what the strategy ordered by; null for random draws
         ("cluster", pa.int64()),  # of strategies that cluster; null otherwise
-        ("propensity", pa.float64()),  # probability of being drawn; known for control and seed, else null
+        ("propensity", pa.float64()),  # probability of being drawn; null for a strategy's choice
         ("prediction_id", pa.string()),  # the prediction the choice was made on; null for seeds
         ("model_version", pa.int64()),  # null for seeds
         ("seed", pa.int64()),
@@ -71,6 +71,7 @@ LABELS = pa.schema(
         ("confidence", pa.float64()),  # of the annotator, where the tool reports one
         ("annotation_seconds", pa.float64()),  # what the label cost, where the tool reports it
         ("outcome", pa.string()),  # null: a class; skip | bad | removed (taken back), the label then null
+        ("answer", pa.int64()),  # how many answers of this annotator for this image other exports brought before
     ]
 )
 
@@ -144,7 +145,7 @@ LEDGERS: dict[str, pa.Schema] = {
 }
 
 Source = Literal["online", "batch", "simulation"]
-Reason = Literal["strategy", "control", "seed", "review"]
+Reason = Literal["strategy", "control", "seed", "duel", "review"]
 
 
 def utc_now() -> datetime:
@@ -348,6 +349,6 @@ class DatasetManifest(_Frozen):
     parent: str | None
     round: int
     classes: tuple[str, ...]
-    counts: dict[str, int]  # per split: train, validation, holdout, excluded
+    counts: dict[str, int]  # per split: train, validation, holdout, duel, excluded
     holdout: str  # hash of the holdout's rows
     created_at: datetime

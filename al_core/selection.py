@@ -12,11 +12,14 @@ import pyarrow.compute as pc
 
 from al_core.errors import InvalidInput
 from al_core.images import BadImage
+from al_core.judging.truth import Reserve
 from al_core.near_duplicates import NearDuplicates, may_have_near_duplicates
 from al_core.records import PREDICTIONS, SELECTIONS, table_of, utc_now
 from al_core.strategies._arrays import to_device
-from al_core.strategies.base import Labeled, Order, Pool, QueryStrategy
+from al_core.strategies.base import Order, Pool, QueryStrategy
+from al_core.strategies.context import StrategyContext
 
+NOBODY = Reserve(0)  # nobody is reserved: what measures the models lies outside of the images
 POOL_LIMIT = 50_000  # candidates whose arrays are loaded for a strategy that needs them
 _PROVENANCE = ("image_uri", "image_hash", "prediction_id")
 _SLACK = 16  # candidates fetched beyond the need, so that a few near-duplicates cost no second query
@@ -52,8 +55,9 @@ class Selection:
     table: pa.Table
     budget: int
     eligible: int  # images there were to choose from
-    control: int  # images of the random slice in the batch
+    control: int  # images drawn uniformly in the batch, to judge by
     near_duplicates: tuple[NearDuplicate, ...] = ()
+    judges_short: int = 0  # images to judge by that were asked for and not there
     unusable: dict[str, str] = field(default_factory=dict)  # image id -> why it could not be considered
     details: dict[str, float] = field(default_factory=dict)  # what the strategy has to say
 
@@ -85,6 +89,11 @@ class Selection:
         }
         if self.unusable:
             facts["unusable images"] = len(self.unusable)
+        if self.judges_short:
+            facts["reserve"] = (
+                f"{self.judges_short} images fewer than wanted to judge by: the reserve holds no more that are not "
+                "labeled or near-duplicates; send more traffic, or raise holdout.reserve"
+            )
         if self.shortfall:
             facts["shortfall"] = self.shortfall
         return facts | self.details
@@ -93,6 +102,7 @@ class Selection:
 def select_batch(
     source: CandidateSource,
     *,
+    judges: CandidateSource | None = None,
     strategy: QueryStrategy,
     budget: int,
     control_share: float,
@@ -101,35 +111,37 @@ def select_batch(
     round_: int,
     model_version: int,
     pool_limit: int = POOL_LIMIT,
-    labeled: Labeled | None = None,
-    committee: Callable[[Sequence[str]], np.ndarray] | None = None,
+    context: StrategyContext | None = None,
     device: str = "cpu",
 ) -> Selection:
-    """Choose up to `budget` eligible images: a random control slice, then the strategy's from the rest.
+    """Choose up to `budget` eligible images: a random control slice from `judges`, then the strategy's from `source`.
 
-    The control slice, `control_share` of the budget (at least one image of a budget above 1), is drawn
-    uniformly from all eligible images, so that its labels are unbiased truth; its propensity is slice /
-    eligible images. No two images of the batch have hashes within `near_duplicate_distance` bits; an image
-    left out for that is replaced by the next best one, in the control slice too. Images without a hash
-    are never near-duplicates.
+    The control slice, `control_share` of the budget (at least one image of a budget above 1), is drawn uniformly
+    from the reserved images (`judges`; None: from `source`, too), which no strategy is offered, so that its labels
+    are unbiased truth; its propensity is slice / eligible images there. Where the reserve is used up, the strategy
+    gets what is left of the budget, and the batch says so. No two images of the batch have hashes within
+    `near_duplicate_distance` bits; an image left out for that is replaced by the next best one, in the control
+    slice too. Images without a hash are never near-duplicates.
 
     A strategy with an `order` is answered by the store. Any other gets the first `pool_limit` images of its
-    `prefilter` order as arrays, on `device`; `labeled` is for strategies that look at what is labeled, and
-    `committee` is asked for the answers (N, T, C) of several models to the images of that pool. The same seed
-    on the same log chooses the same images.
+    `prefilter` order as arrays, on `device` ("cpu", "cuda", or "auto": a GPU where there is one); what it needs
+    besides these it takes from `context`. The same seed on the same log chooses the same images.
 
     Raises:
         ValueError: budget or share are out of range, or the strategy refuses the pool.
     """
     _check_request(budget, control_share)
-    configured, strategy = strategy, strategy if labeled is None else strategy.plan(labeled)
+    configured, strategy = strategy, strategy if context is None else strategy.given(context)
     control_seed, strategy_seed = _seeds(seed, 2)
-    candidates = _Candidates(source, near_duplicate_distance)
+    duplicates = _DuplicateFilter(near_duplicate_distance)
+    candidates = _Candidates(source, duplicates)
+    reserved = candidates if judges is None else _Candidates(judges, duplicates)
     eligible = source.count_eligible()
-    size = min(budget, eligible)
+    to_judge = eligible if judges is None else judges.count_eligible()
+    size = min(budget, eligible if judges is None else eligible + to_judge)
 
     share = _control_size(size, control_share)
-    control = candidates.draw(Order("random", seed=control_seed), share)
+    control = reserved.draw(Order("random", seed=control_seed), share)
     order, count = strategy.order(strategy_seed), size - control.num_rows
     if order is not None:
         chosen = candidates.draw(order, count)
@@ -137,22 +149,22 @@ def select_batch(
         details: dict[str, float] = {}
     else:
         table, arrays = _pool_table(candidates, strategy, strategy_seed, max(pool_limit, count) if count else 0)
-        pool = _pool(table, arrays, strategy, labeled, committee, device)
+        pool = _pool(table, arrays, strategy, context, device)
         picks = strategy.query(pool, count, strategy_seed)
         rows, details = _rows(table.take(picks.indices), picks.scores, picks.clusters), picks.details
 
     common = {"round": round_, "model_version": model_version, "seed": seed, "selected_at": utc_now()}
-    name = strategy.name if strategy is configured else f"{configured.name}:{strategy.name}"
+    name = strategy.name if strategy.name == configured.name else f"{configured.name}:{strategy.name}"
     batch = [{**row, "reason": "strategy", "strategy": name} for row in rows]
-    batch += [
-        {**row, "reason": "control", "strategy": "random", "propensity": share / eligible} for row in _rows(control)
-    ]
+    drawn = {"reason": "control", "strategy": "random", "propensity": min(1.0, share / max(1, to_judge))}
+    batch += [row | drawn for row in _rows(control)]
     return Selection(
         table=_ranked(batch, common),
         budget=budget,
         eligible=eligible,
         control=control.num_rows,
-        near_duplicates=tuple(candidates.duplicates.left_out),
+        near_duplicates=tuple(duplicates.left_out),
+        judges_short=share - control.num_rows,
         unusable=candidates.unusable,
         details=details,
     )
@@ -166,40 +178,72 @@ def select_seed_batch(
     near_duplicate_distance: int,
     seed: int,
     round_: int,
+    reserve: Reserve = NOBODY,
+    judging_share: float = 0,
 ) -> Selection:
     """The first round, before there is a model: images drawn uniformly from `images` (image id -> uri).
 
-    `hash_of` gives an image's near-duplicate hash and is asked only for images that are drawn; one it raises
-    `BadImage` for is left out, with the reason in `unusable`. The order of `images` does not matter.
+    `judging_share` of the budget is drawn from the reserved ones, the rest from the others; where either are too few,
+    the others fill up. `hash_of` gives an image's near-duplicate hash and is asked only for images that are drawn;
+    one it raises `BadImage` for is left out, with the reason in `unusable`. The order of `images` does not matter.
     """
-    _check_request(budget, 0)
-    ids = sorted(images)
-    duplicates = _DuplicateFilter(near_duplicate_distance)
-    unusable: dict[str, str] = {}
-    rows: list[dict[str, Any]] = []
-    common = {"round": round_, "seed": seed, "selected_at": utc_now()}
-    drawn = [ids[position] for position in np.random.default_rng(seed).permutation(len(ids))]
-    while drawn and len(rows) < budget:
-        step, drawn = drawn[: budget - len(rows)], drawn[budget - len(rows) :]
+    _check_request(budget, judging_share)
+    reserved = set(reserve.among(list(images)))
+    draw = _SeedDraw(images, hash_of, _DuplicateFilter(near_duplicate_distance))
+    wanted = round(budget * judging_share)
+    [judging_seed] = _seeds(seed, 1)
+    judges = draw.uniform(sorted(reserved), wanted, judging_seed)
+    teachers = draw.uniform(sorted(images.keys() - reserved), budget - len(judges), seed)
+    more = budget - len(judges) - len(teachers)
+    if more > 0:  # nobody is left to teach: the reserve fills the batch up
+        judges = draw.uniform(sorted(reserved), len(judges) + more, judging_seed, drawn_before=judges)
+    return Selection(
+        table=_ranked([*judges, *teachers], {"round": round_, "seed": seed, "selected_at": utc_now()}),
+        budget=budget,
+        eligible=len(images),
+        control=len(judges),
+        near_duplicates=tuple(draw.duplicates.left_out),
+        judges_short=max(0, wanted - len(judges)),
+        unusable=draw.unusable,
+    )
+
+
+@dataclass
+class _SeedDraw:
+    """Images drawn before there is a model; hashes are computed of those only that are drawn."""
+
+    images: Mapping[str, str]
+    hash_of: Callable[[str], str | None]
+    duplicates: _DuplicateFilter
+    unusable: dict[str, str] = field(default_factory=dict)
+
+    def uniform(
+        self, ids: Sequence[str], count: int, seed: int, drawn_before: Sequence[dict[str, Any]] = ()
+    ) -> list[dict[str, Any]]:
+        """Rows of up to `count` images, drawn uniformly from `ids`; goes on where an earlier draw ended."""
+        rows = [dict(row) for row in drawn_before]
+        had = {row["image_id"] for row in rows} | self.unusable.keys() | self._left_out()
+        waiting = [ids[position] for position in np.random.default_rng(seed).permutation(len(ids))]
+        waiting = [image_id for image_id in waiting if image_id not in had]
+        while waiting and len(rows) < count:
+            step, waiting = waiting[: count - len(rows)], waiting[count - len(rows) :]
+            rows += self._admitted(step)
+        facts = {"reason": "seed", "strategy": "random", "propensity": min(count, len(ids)) / max(1, len(ids))}
+        return [row | facts for row in rows]
+
+    def _admitted(self, step: Sequence[str]) -> list[dict[str, Any]]:
         hashes: dict[str, str | None] = {}
         for image_id in step:
             try:
-                hashes[image_id] = hash_of(image_id)
+                hashes[image_id] = self.hash_of(image_id)
             except BadImage as error:
-                unusable[image_id] = error.reason
+                self.unusable[image_id] = error.reason
         readable = list(hashes)
-        for position in duplicates.admit(readable, list(hashes.values())):
-            image_id = readable[position]
-            rows.append({"image_id": image_id, "image_uri": images[image_id], "image_hash": hashes[image_id]})
-    facts = {"reason": "seed", "strategy": "random", "propensity": min(budget, len(ids)) / max(1, len(ids))}
-    return Selection(
-        table=_ranked([row | facts for row in rows], common),
-        budget=budget,
-        eligible=len(ids),
-        control=0,
-        near_duplicates=tuple(duplicates.left_out),
-        unusable=unusable,
-    )
+        admitted = [readable[position] for position in self.duplicates.admit(readable, list(hashes.values()))]
+        return [{"image_id": one, "image_uri": self.images[one], "image_hash": hashes[one]} for one in admitted]
+
+    def _left_out(self) -> set[str]:
+        return {one.image_id for one in self.duplicates.left_out}
 
 
 class _DuplicateFilter:
@@ -241,10 +285,10 @@ class _DuplicateFilter:
 class _Candidates:
     """The eligible images, drawn order by order; no image and nothing near a drawn one comes twice."""
 
-    def __init__(self, source: CandidateSource, near_duplicate_distance: int) -> None:
+    def __init__(self, source: CandidateSource, duplicates: _DuplicateFilter) -> None:
         self._source = source
         self._looked_at: list[str] = []
-        self.duplicates = _DuplicateFilter(near_duplicate_distance)
+        self.duplicates = duplicates
         self.unusable: dict[str, str] = {}
 
     def draw(self, order: Order, count: int, arrays: Sequence[str] = ()) -> pa.Table:
@@ -326,14 +370,14 @@ def _pool(
     table: pa.Table,
     arrays: Mapping[str, np.ndarray],
     strategy: QueryStrategy,
-    labeled: Labeled | None,
-    committee: Callable[[Sequence[str]], np.ndarray] | None,
+    context: StrategyContext | None,
     device: str,
 ) -> Pool:
     ids = table.column("image_id").to_pylist()
     known = {"probs": arrays.get("probs"), "embeddings": arrays.get("embedding")}
-    if "committee" in strategy.needs and committee is not None:
-        known["committee"] = committee(ids)
+    if "committee" in strategy.needs and context is not None and context.committee is not None:
+        known["committee"] = context.committee(ids)
+    labeled = context.labeled if "labels" in strategy.needs and context is not None else None
     if labeled is not None:
         known |= {"labeled_embeddings": labeled.embeddings, "labeled_targets": labeled.targets}
     return Pool(

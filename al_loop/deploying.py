@@ -64,7 +64,7 @@ def deploy(platform: Platform, manifest: ModelManifest, *, run_id: str, log: Cal
         manifest.version,
         smoke_images=_smoke_images(platform, manifest, settings.smoke_images),
         steps=settings.traffic_steps,
-        watch_seconds=settings.watch_seconds,
+        watch_seconds=platform.profile.watch_seconds if settings.watch_seconds is None else settings.watch_seconds,
         log=log,
     )
     if result.outcome == "already_serving":

@@ -69,7 +69,7 @@ def build_and_publish(
         urls=urls,
         hashes=hashes,
         parent=parent,
-        holdout_share=holdout.share,
+        reserve=holdout.judges,
         validation_share=holdout.validation_share,
         near_duplicate_distance=near_duplicate_distance,
         round_=round_,

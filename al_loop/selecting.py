@@ -84,15 +84,15 @@ def with_reviews(selection: Selection, reviews: list[dict[str, Any]], version: i
 
 def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> Selection:
     from al_core.selection import select_batch
-    from al_loop.strategy_inputs import SelectionInputs
+    from al_loop.strategy_inputs import strategy_context
     from al_resources.prediction_store.candidates import Candidates
 
     defaults = platform.settings.selection
-    inputs = SelectionInputs(platform, version)
-    strategy = inputs.prepare(configured_strategy(platform, wishes))
+    name, holdout = platform.settings.model.name, platform.settings.holdout
     return select_batch(
-        Candidates(platform.predictions, platform.settings.model.name, version),
-        strategy=strategy,
+        Candidates(platform.predictions, name, version, holdout.teaching),
+        judges=Candidates(platform.predictions, name, version, holdout.judging),
+        strategy=configured_strategy(platform, wishes),
         budget=wishes.budget or defaults.budget,
         control_share=defaults.control_share if wishes.control_share is None else wishes.control_share,
         near_duplicate_distance=defaults.near_duplicate_distance,
@@ -100,8 +100,8 @@ def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> Sel
         round_=round_,
         model_version=version,
         pool_limit=defaults.pool_limit,
-        labeled=inputs.labeled(strategy),
-        committee=inputs.committee,
+        context=strategy_context(platform, version),
+        device=defaults.device,
     )
 
 
@@ -139,6 +139,8 @@ def _seed_batch(platform: Platform, round_: int, wishes: Wishes) -> Selection:
         near_duplicate_distance=defaults.near_duplicate_distance,
         seed=_seed(wishes, defaults.seed, round_),
         round_=round_,
+        reserve=platform.settings.holdout.judges,
+        judging_share=platform.settings.holdout.share,
     )
 
 

@@ -29,7 +29,9 @@ def progress(platform: Platform) -> dict[str, Any]:
         "newest_prediction": str(watermark.last_logged_at) if watermark.last_logged_at else None,
         "eligible_images": 0
         if version is None
-        else platform.predictions.count_eligible(platform.settings.model.name, version),
+        else platform.predictions.count_eligible(
+            platform.settings.model.name, version, platform.settings.holdout.teaching
+        ),
         "labels": platform.ledgers.read("labels")["image_id"].n_unique(),
         "waiting_for_labels": platform.unlabeled_candidates(),
         "exports": dict(exports["status"].value_counts().sort("status").iter_rows()),

@@ -10,11 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from al_core.errors import InvalidInput
-from al_core.strategies.base import Labeled, QueryStrategy
-from al_core.strategies.class_balanced import ClassBalanced
-from al_core.strategies.cost_aware import CostAware, seconds_per_class
-from al_core.strategies.distance_cache import DistanceCache
-from al_core.strategies.k_center_greedy import KCenterGreedy
+from al_core.strategies.context import StrategyContext
 
 if TYPE_CHECKING:
     from al_core.learning.contract import LabeledImage
@@ -24,8 +20,27 @@ if TYPE_CHECKING:
 COMMITTEE = 3  # the serving version and the ones it was trained from
 
 
-class SelectionInputs:
-    """Computed on demand for one selection by one model version: most strategies ask for nothing of it."""
+def strategy_context(platform: Platform, version: int) -> StrategyContext:
+    """What strategies may need for a pool that this model version scored."""
+    inputs = _Inputs(platform, version)
+    return StrategyContext(
+        classes=platform.registry.manifest(version).classes,
+        dataset=platform.datasets.latest,
+        labels=lambda: platform.ledgers.read("labels"),
+        embed=inputs.embed,
+        committee=inputs.committee,
+        encoder=lambda: inputs.predictor.encoder_hash,
+        distances_file=cache_folder(platform) / "distances.npz",
+    )
+
+
+def cache_folder(platform: Platform) -> Path:
+    """Where a machine keeps what the next selection would compute again."""
+    return platform.settings.home / "cache" / "selection"
+
+
+class _Inputs:
+    """What the platform's stores and models say, on demand: most strategies ask for nothing of it."""
 
     def __init__(self, platform: Platform, version: int) -> None:
         self.platform = platform
@@ -35,30 +50,6 @@ class SelectionInputs:
     def predictor(self) -> Predictor:
         """The model version whose pool is chosen from."""
         return _predictor(self.platform, self.version)
-
-    def prepare(self, strategy: QueryStrategy) -> QueryStrategy:
-        """The strategy with what this instance knows: distances of earlier rounds, seconds per label of a class."""
-        if isinstance(strategy, KCenterGreedy) and strategy.cache is None:
-            file = self._cache / "distances.npz"
-            strategy.cache = DistanceCache(self.predictor.encoder_hash, file)
-        elif isinstance(strategy, CostAware) and strategy.seconds is None:
-            timed = self.platform.ledgers.read("labels").select("label", "annotation_seconds").iter_rows()
-            strategy.seconds = seconds_per_class(timed, self.predictor.classes).tolist()
-        elif isinstance(strategy, ClassBalanced):
-            self.prepare(strategy.base)
-        return strategy
-
-    def labeled(self, strategy: QueryStrategy) -> Labeled | None:
-        """The training images of the newest dataset as the model sees them; None where nobody asks."""
-        asks = "labels" in strategy.needs or type(strategy).plan is not QueryStrategy.plan
-        dataset = self.platform.datasets.latest() if asks else None
-        if dataset is None:
-            return None
-        known = [image for image in dataset.images("train") if image.label in self.predictor.classes]
-        ids, embeddings = self._embedded(known)
-        label_of = {image.image_id: image.label for image in known}
-        targets = np.array([self.predictor.classes.index(label_of[image_id]) for image_id in ids], np.int64)
-        return Labeled(ids, embeddings, targets)
 
     def committee(self, image_ids: Sequence[str]) -> np.ndarray:
         """The answers of the version and its ancestors: image ids (N,) -> probabilities (N, T, C).
@@ -90,11 +81,13 @@ class SelectionInputs:
             parent = self.platform.registry.manifest(parent).parent_version
         return numbers
 
-    def _embedded(self, images: Sequence[LabeledImage]) -> tuple[np.ndarray, np.ndarray]:
+    def embed(self, images: Sequence[LabeledImage]) -> tuple[np.ndarray, np.ndarray]:
         """Ids (L,) and embeddings (L, d) of the readable images; only those new to this encoder are computed."""
         from al_resources.caches.embeddings import EmbeddingCache
 
-        cache = EmbeddingCache(self._cache / "embeddings", self.predictor.encoder_hash, self.predictor.dimension)
+        cache = EmbeddingCache(
+            cache_folder(self.platform) / "embeddings", self.predictor.encoder_hash, self.predictor.dimension
+        )
         ids = np.array([image.image_id for image in images], str)
         known, rows = cache.read(ids)
         new, _, computed = _answers(self.platform, self.predictor, [images[n] for n in np.flatnonzero(~known).tolist()])
@@ -102,10 +95,6 @@ class SelectionInputs:
         rows[np.flatnonzero(np.isin(ids, new))] = computed
         readable = known | np.isin(ids, new)
         return ids[readable], rows[readable]
-
-    @property
-    def _cache(self) -> Path:
-        return self.platform.settings.home / "cache" / "selection"
 
 
 def _predictor(platform: Platform, version: int) -> Predictor:

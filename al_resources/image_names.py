@@ -10,7 +10,7 @@ from al_core.records import IMAGE_NAMES, table_of, utc_now
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from al_resources.ledgers import Ledgers
+    from al_resources.ledgers import LedgerReader, Ledgers
 
 PAGE = 1_000  # names written at once
 
@@ -46,6 +46,6 @@ class NameLog:
             self._rows = []
 
 
-def own_names(ledgers: Ledgers) -> list[tuple[str, str]]:
+def own_names(ledgers: LedgerReader) -> list[tuple[str, str]]:
     """(name, image id) of every name on record."""
     return list(ledgers.read("image_names").select("name", "image_id").iter_rows())

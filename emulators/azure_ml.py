@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -37,12 +38,14 @@ from xml.sax.saxutils import escape
 import httpx
 import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from al_resources.settings.azure_data import AzureDataSettings
 from emulators.azure_ml_batch import Batch
+from emulators.azure_ml_metrics import CountedRequest, metrics_answer
 from emulators.azure_ml_mount import ContainerMount
 from emulators.azure_ml_schemas import TYPES, fetch, problems_of
 from emulators.tls_proxy import proxy_to, write_certificates
@@ -150,7 +153,9 @@ class AzureML:
         self.held: set[str] = set()  # names of what is not done with as long as they are in here
         self.job_status: dict[str, str] = {}  # name -> a status to show whatever the job does
         self.admits_nobody = False  # whoever asks an endpoint lacks the role
-        self.unhealthy: dict[str, int] = {}  # deployment -> so many of its next requests fail
+        # deployment -> what its next requests come to: the status of the caller, and the container's (0: none)
+        self.next_answers: dict[str, list[tuple[int, int]]] = {}
+        self.late_looks = 0  # so many looks at the metrics find nothing yet
         self.resources: dict[str, dict[str, Any]] = code
         self.blob_metadata: dict[str, dict[str, str]] = {}
         self.key = uuid.uuid4().hex
@@ -161,7 +166,7 @@ class AzureML:
             self._running.close()
         self._running = contextlib.ExitStack()
         self._logs: dict[str, list[str]] = {}
-        self._failed: dict[str, int] = {}
+        self.counted: Counter[CountedRequest] = Counter()
         if hasattr(self, "batch"):
             self.batch.kill()
         self.batch = Batch(self)
@@ -330,7 +335,7 @@ class AzureML:
         if request.method == "DELETE":
             return self._delete(path, parts)
         if parts[-1] == "metrics":
-            return JSONResponse(self._failed_requests(request.query_params["$filter"]))
+            return JSONResponse(self._metrics(request.query_params))
         self._go_on(path)
         if len(parts) % 2 == 0:
             return JSONResponse(self._shown(parts, self._existing(below)))
@@ -547,16 +552,12 @@ class AzureML:
 
     # ------------------------------------------------------------------ endpoints
 
-    def _failed_requests(self, wanted: str) -> dict[str, Any]:
-        """Azure Monitor's answer to a question for 5xx of one deployment."""
-        found = re.fullmatch(r"deployment eq '([\w-]+)' and statusCodeClass eq '5xx'", wanted)
-        assert found is not None, wanted
-        count = self._failed.get(found.group(1), 0)
-        data = [
-            {"timeStamp": "2026-01-01T00:00:00Z"},
-            {"timeStamp": "2026-01-01T00:01:00Z", "average": float(count)},
-        ]
-        return {"value": [{"name": {"value": "RequestsPerMinute"}, "timeseries": [{"data": data if count else []}]}]}
+    def _metrics(self, query: QueryParams) -> dict[str, Any]:
+        """Azure Monitor's answer: one series per combination of the dimensions that are asked for by `'*'`."""
+        if self.late_looks:
+            self.late_looks -= 1
+            return {"value": [{"name": {"value": "RequestsPerMinute"}, "timeseries": []}]}
+        return metrics_answer(self.counted, query)
 
     def _deployments_of(self, endpoint: str) -> dict[str, dict[str, Any]]:
         prefix = f"{ROOT}/onlineEndpoints/{endpoint}/deployments/".lower()
@@ -616,18 +617,29 @@ class AzureML:
             server = self._servers.get(f"{endpoint}/{deployment}")
             if deployment not in self._deployments_of(endpoint) or server is None:
                 return JSONResponse({"message": f"no deployment {deployment}"}, 404)
-            if self.unhealthy.get(deployment):
-                self.unhealthy[deployment] -= 1
-                self._failed[deployment] = self._failed.get(deployment, 0) + 1
+            if self.next_answers.get(deployment):
+                seen, by_model = self.next_answers[deployment].pop(0)
                 self._logs[f"{endpoint}/{deployment}"].append("CUDA out of memory")
-                return JSONResponse({"message": "An unexpected error occurred in scoring script."}, 502)
+                content = b'{"message": "An unexpected error occurred in scoring script."}'
+                return self._answered(deployment, seen, by_model, content, {})
         if isinstance(server, str):
             passed = {"content-type": request.headers.get("content-type", "")}
             reply = httpx.post(f"{server}/score", content=body, headers=passed, timeout=60, trust_env=False)
-            return Response(reply.content, reply.status_code, {"content-type": reply.headers["content-type"]})
+            headers = {"content-type": reply.headers["content-type"]}
+            return self._by_container(deployment, reply.status_code, reply.content, headers)
         answer = server.run(body)
         status = answer["status"] if isinstance(answer, dict) else 200
-        return JSONResponse(answer, status, {"azureml-model-deployment": deployment})
+        headers = {"content-type": "application/json", "azureml-model-deployment": deployment}
+        return self._by_container(deployment, status, json.dumps(answer).encode(), headers)
+
+    def _by_container(self, deployment: str, status: int, content: bytes, headers: dict[str, str]) -> Response:
+        """As documented: what is not 200 inside is 424 outside."""
+        return self._answered(deployment, 200 if status == 200 else 424, status, content, headers)
+
+    def _answered(self, deployment: str, seen: int, by_model: int, content: bytes, headers: dict[str, str]) -> Response:
+        self.counted[CountedRequest(deployment, seen, by_model, int(time.time() // 60))] += 1
+        told = {"ms-azureml-model-error-statuscode": str(by_model)} if seen == 424 and by_model else {}
+        return Response(content, seen, {**headers, **told})
 
 
 def _check_body(request: Request, parts: list[str], content: Any) -> None:

@@ -32,7 +32,7 @@ START_SECONDS = 120
 
 @contextlib.contextmanager
 def inference_server(code: Path, model: Path, variables: dict[str, str]) -> Iterator[str]:
-    """`al_serving/score.py` of a code snapshot behind the server, gives its address. Raises `NotInstalled`."""
+    """The scoring script of a code snapshot behind the server, gives its address. Raises `NotInstalled`."""
     command = installed()
     port, health_port = _free_port(), _free_port()
     log = code.parent / "inference-server.log"

@@ -8,7 +8,7 @@ import dagster as dg
 
 from al_resources.platform import Platform
 from al_resources.settings import Settings
-from sensors.labeling_exports import build_sensor, collect_exports, what_to_run
+from sensors.labeling_exports import build_sensor, came_to_nothing, collect_exports, what_to_run
 
 
 def build_labeling_export_events_sensor(settings: Settings) -> dg.SensorDefinition:
@@ -27,20 +27,23 @@ def listen_for_exports(context: dg.SensorEvaluationContext, platform: Platform) 
     from al_resources.labeling.events import EventCursor, listen
 
     collect_exports(context, platform)
+    cursor = EventCursor.parse(context.cursor)
+    again, besides = came_to_nothing(context.instance, cursor.requested)
     heard = listen(
         platform.events,
         platform.blobs,
         platform.ledgers,
         platform.images,
         platform.settings.labeling,
-        EventCursor.parse(context.cursor),
+        cursor,
         container=platform.settings.azure.container,
         limit=platform.settings.sensors.exports_per_tick,
         now=utc_now(),
+        again=again,
     )
     for reason in heard.poisoned:
         context.log.error(f"a message was moved to the poison queue: {reason}")
-    besides = [f"a message cannot be read: {reason}" for reason in heard.unreadable]
+    besides += [f"a message cannot be read: {reason}" for reason in heard.unreadable]
     if heard.cursor.backlog:
         besides.append(f"{len(heard.cursor.backlog)} more exports wait for the next tick")
     return what_to_run(context, heard.found, heard.cursor.model_dump_json(), besides)

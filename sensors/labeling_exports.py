@@ -2,10 +2,12 @@
 
 The run key is `path@etag`, so a tick that is interrupted or repeated requests nothing twice; the cursor only
 saves work. `run_key` also keeps failed runs from being requested again: those are started anew by Dagster's run
-retries, not by this sensor.
+retries. Only a run that ended before its export was merged is asked for again, under the next key: without that the
+labels would wait for ever.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from al_resources.labeling.merge import Plan
 
 TRAINING_JOB = "training_deployment"
+ATTEMPTS = 3  # runs of one export, retries apart, that may end before the merge; then a person has to look
 Tick = Callable[[dg.SensorEvaluationContext, Platform], dg.SensorResult | dg.SkipReason]
 
 
@@ -55,16 +58,62 @@ def look_for_exports(context: dg.SensorEvaluationContext, platform: Platform) ->
     from al_resources.labeling.inbox import InboxCursor, look
 
     collect_exports(context, platform)
+    cursor = InboxCursor.parse(context.cursor)
+    again, besides = came_to_nothing(context.instance, cursor.requested)
     found = look(
         platform.blobs,
         platform.ledgers,
         platform.images,
         platform.settings.labeling,
-        InboxCursor.parse(context.cursor),
+        cursor,
         limit=platform.settings.sensors.exports_per_tick,
         now=utc_now(),
+        again=again,
     )
-    return what_to_run(context, found, found.cursor.model_dump_json())
+    if found.left:
+        besides.append(f"{len(found.left)} more exports wait for the next tick")
+    return what_to_run(context, found, found.cursor.model_dump_json(), besides)
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """The runs that Dagster knows of one content of an export."""
+
+    keys: int  # run keys used so far; retries have the key of their run
+    at_work: bool
+    last: str  # the newest run's id
+
+
+def attempts_at(instance: dg.DagsterInstance, path: str, etag: str) -> Attempts:
+    """What became of the runs that were requested for this content."""
+    runs = instance.get_runs(dg.RunsFilter(job_name=TRAINING_JOB, tags={"al/export": path}))
+    ours = [run for run in runs if run.tags.get("dagster/run_key", "").partition("#")[0] == f"{path}@{etag}"]
+    keys = {run.tags["dagster/run_key"] for run in ours}
+    return Attempts(len(keys), any(map(_is_at_work, ours)), ours[0].run_id if ours else "")
+
+
+def _is_at_work(run: dg.DagsterRun) -> bool:
+    retried = run.tags.get("dagster/will_retry") == "true" and "dagster/auto_retry_run_id" not in run.tags
+    return retried or not run.is_finished
+
+
+def came_to_nothing(instance: dg.DagsterInstance, requested: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Of what was requested and may not be merged: what no run works at and is to be asked for again, and what,
+    in words, was asked for often enough.
+    """
+    again, words = [], []
+    for path, etag in requested.items():
+        attempts = attempts_at(instance, path, etag)
+        if attempts.at_work or not attempts.keys:
+            continue
+        if attempts.keys < ATTEMPTS:
+            again.append(path)
+        else:
+            words.append(
+                f"{path} is not merged: {attempts.keys} runs ended before (see run {attempts.last[:8]}); mend the "
+                "cause, then write the file anew"
+            )
+    return again, words
 
 
 def collect_exports(context: dg.SensorEvaluationContext, platform: Platform) -> None:
@@ -94,16 +143,18 @@ def what_to_run(
         key for key in dict.fromkeys(rounds) if not context.instance.has_dynamic_partition(str(ROUNDS.name), key)
     ]
     return dg.SensorResult(
-        run_requests=[_run_request(plan) for plan in found.ready],
+        run_requests=[_run_request(context.instance, plan) for plan in found.ready],
         dynamic_partitions_requests=[ROUNDS.build_add_request(unopened)] if unopened else None,
         cursor=cursor,
     )
 
 
-def _run_request(plan: "Plan") -> dg.RunRequest:
+def _run_request(instance: dg.DagsterInstance, plan: "Plan") -> dg.RunRequest:
     export = plan.export
+    attempts = attempts_at(instance, export.path, export.etag)
+    number = attempts.keys - (1 if attempts.at_work or attempts.keys >= ATTEMPTS else 0)
     return dg.RunRequest(
-        run_key=f"{export.path}@{export.etag}",
+        run_key=f"{export.path}@{export.etag}" + (f"#{number}" if number > 0 else ""),
         partition_key=round_key(plan.round or 0),
         run_config={"ops": {"labeled_dataset": {"config": {"export": export.path}}}},
         tags={"al/export": export.path, "al/round": str(plan.round)},

@@ -34,15 +34,18 @@ class OracleSettings(BaseModel):
     annotators: int = Field(1, ge=1, description="people who answer every image; the majority counts")
     abstention: float = Field(0.0, ge=0, lt=1, description="share of answers that are 'unsure': no label, same cost")
     seconds_per_label: float = Field(3.0, ge=0, description="median time of an answer; times are log-normal")
+    class_seconds: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="the same for single classes, like {'cat': 9}"
+    )
 
 
 class Oracle:
     """Answers for images of `classes`. Raises `BadData` where the settings name a class that is not there."""
 
     def __init__(self, settings: OracleSettings, classes: Sequence[str], seed: int) -> None:
-        unknown = set(settings.class_noise) - set(classes)
-        if unknown:
-            raise BadData(f"class_noise names {sorted(unknown)}; the classes are {list(classes)}")
+        for setting in ("class_noise", "class_seconds"):
+            if unknown := set(getattr(settings, setting)) - set(classes):
+                raise BadData(f"{setting} names {sorted(unknown)}; the classes are {list(classes)}")
         self.settings = settings
         self.classes = tuple(classes)
         self.seed = seed
@@ -53,7 +56,8 @@ class Oracle:
         for image in images:
             for annotator in range(self.settings.annotators):
                 rng = self._rng(image.image_id, annotator)
-                seconds = self.settings.seconds_per_label * float(np.exp(0.5 * rng.standard_normal()))
+                median = self.settings.class_seconds.get(image.label, self.settings.seconds_per_label)
+                seconds = median * float(np.exp(0.5 * rng.standard_normal()))
                 spent += seconds
                 unsure, wrong, other = rng.random(3)
                 if unsure < self.settings.abstention:

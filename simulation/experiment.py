@@ -24,15 +24,16 @@ import torch
 from al_core.dataset import Dataset, build_dataset, resolve_labels
 from al_core.judging.evaluation import Evaluation, answers_of
 from al_core.learning.checkpoint import MANIFEST_FILE, code_version, sha256_of, training_key
-from al_core.learning.contract import TrainingRequest
+from al_core.learning.contract import LabeledImage, TrainingRequest
 from al_core.learning.inference import Predictor
 from al_core.learning.preprocessing import CHUNK
 from al_core.learning.settings import TrainingSettings
 from al_core.learning.torch_trainer import TorchTrainer
 from al_core.near_duplicates import near_duplicate_hash
 from al_core.records import ModelManifest, Preprocessing, prediction_table
-from al_core.selection import select_batch, select_seed_batch
-from al_core.strategies.base import KEY_SPACE, Labeled, Order, QueryStrategy
+from al_core.selection import NOBODY, select_batch, select_seed_batch
+from al_core.strategies.base import KEY_SPACE, Order
+from al_core.strategies.context import StrategyContext
 from al_core.strategies.registry import get_strategy
 from simulation.annotators import Oracle
 from simulation.datasets import BadData, LabeledData
@@ -184,8 +185,7 @@ class Experiment:
             seed=self._seed(round_),
             round_=round_,
             model_version=predictor.version,
-            labeled=self._labeled_arrays(predictor),
-            committee=lambda ids: self._committee(round_, ids),
+            context=self._context(predictor, round_),
         ).table
 
     def _score(self, predictor: Predictor, round_: int) -> pa.Table:
@@ -228,7 +228,7 @@ class Experiment:
             urls={image_id: self.pool[image_id].uri for image_id in self.selected},
             hashes=self.prepared.hashes,
             parent=self.dataset,
-            holdout_share=0,  # the test set takes its place, and lies outside the pool
+            reserve=NOBODY,  # the test set takes the holdout's place, and lies outside the pool
             validation_share=self.study.validation_share,
             near_duplicate_distance=self.study.near_duplicate_distance,
             round_=round_,
@@ -292,16 +292,21 @@ class Experiment:
         probs, embeddings = zip(*parts, strict=True)
         return np.concatenate(probs), np.concatenate(embeddings)
 
-    def _labeled_arrays(self, predictor: Predictor) -> Labeled | None:
-        """What is labeled, as this model sees it, for the strategies that look at it."""
-        plans = type(self.strategy).plan is not QueryStrategy.plan
-        if "labels" not in self.strategy.needs and not plans:
-            return None
-        labels = {i: label for i, label in self._labeled().items() if label in predictor.classes}
-        ids = sorted(labels)
-        position = {name: number for number, name in enumerate(predictor.classes)}
-        _, embeddings = self._predict(predictor, ids)
-        return Labeled(np.array(ids), embeddings, np.array([position[labels[image_id]] for image_id in ids]))
+    def _context(self, predictor: Predictor, round_: int) -> StrategyContext:
+        """What strategies may need, as `al_loop.strategy_inputs` says it in production."""
+
+        def embed(images: Sequence[LabeledImage]) -> tuple[np.ndarray, np.ndarray]:
+            ids = [image.image_id for image in images]
+            return np.array(ids, str), self._predict(predictor, ids)[1]
+
+        return StrategyContext(
+            classes=predictor.classes,
+            dataset=lambda: self.dataset,
+            labels=lambda: pl.DataFrame(pa.concat_tables(self.labels)),
+            embed=embed,
+            committee=lambda ids: self._committee(round_, ids),
+            encoder=lambda: predictor.encoder_hash,
+        )
 
     def _committee(self, round_: int, ids: Sequence[str]) -> np.ndarray:
         """The answers (N, T, C) of the models of the last rounds; classes an older one lacks have probability 0."""

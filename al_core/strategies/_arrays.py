@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from al_core.errors import InvalidInput
+
 Array = Any  # a numpy array or a torch tensor; the functions and operators used on it are named alike in both
 
 
@@ -28,11 +30,19 @@ def to_numpy(array: Array) -> np.ndarray:
 
 
 def to_device(array: np.ndarray, device: str) -> Array:
-    """The array as it is for "cpu", else as a torch tensor on that device ("cuda")."""
+    """The array as it is for "cpu", else as a torch tensor on that device ("cuda"); "auto": a GPU where there is one.
+
+    Raises:
+        InvalidInput: "cuda" is asked for and there is no GPU.
+    """
     if device == "cpu":
         return array
     import torch
 
+    if device == "auto":
+        return torch.tensor(array, device="cuda") if torch.cuda.is_available() else array
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InvalidInput(f'selection.device is "{device}", but torch sees no GPU; set it to "auto" or "cpu"')
     return torch.tensor(array, device=device)
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from al_core.strategies._arrays import float32, like, namespace, to_numpy, unit_length
 from al_core.strategies.base import Labeled, Need, Picks, Pool, QueryStrategy
 from al_core.strategies.cluster_margin import ClusterMargin
 from al_core.strategies.typiclust import TypiClust
+
+if TYPE_CHECKING:
+    from al_core.strategies.context import StrategyContext
 
 _MOST_COMPARED = 5000
 
@@ -36,8 +41,12 @@ class Auto(QueryStrategy):
         self.switch_at = switch_at
         self.enough = enough
 
+    def given(self, context: StrategyContext) -> QueryStrategy:
+        """The strategy that it decides for."""
+        return self.plan(context.labeled)
+
     def plan(self, labeled: Labeled) -> QueryStrategy:
-        """The strategy for these labels."""
+        """The strategy for these labels, which are in the order in which they came in."""
         classes = len(np.unique(to_numpy(labeled.targets)))
         if len(labeled.targets) >= self.enough * max(2, classes):
             return ClusterMargin()

@@ -11,12 +11,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from al_core.errors import InvalidInput
 from al_core.uncertainty import SUM_TOLERANCE
+
+if TYPE_CHECKING:
+    from al_core.strategies.context import StrategyContext
 
 Need = Literal["probs", "embedding", "labels", "committee"]
 ScoreColumn = Literal["confidence", "margin", "entropy"]
@@ -101,8 +104,11 @@ class QueryStrategy(ABC):
         """The store's own order that answers this strategy alone, or None where arrays are needed."""
         return None
 
-    def plan(self, labeled: Labeled) -> QueryStrategy:
-        """The strategy to use given what is labeled; strategies that switch answer with another one."""
+    def given(self, context: StrategyContext) -> QueryStrategy:
+        """The strategy for what is known when the batch is chosen: itself, or a copy with what it takes of it.
+
+        A strategy that switches answers with another one. Nothing of the context is computed unless it is asked.
+        """
         return self
 
     @abstractmethod

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import heapq
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from al_core.strategies._arrays import to_numpy
 from al_core.strategies.base import Picks, Pool, QueryStrategy
 from al_core.strategies.margin import Margin
+
+if TYPE_CHECKING:
+    from al_core.strategies.context import StrategyContext
 
 
 class ClassBalanced(QueryStrategy):
@@ -25,6 +29,10 @@ class ClassBalanced(QueryStrategy):
         self.base = base or Margin()
         self.needs = self.base.needs | {"probs", "labels"}
         self.prefilter = self.base.prefilter
+
+    def given(self, context: StrategyContext) -> ClassBalanced:
+        """With what the strategy inside takes of it."""
+        return ClassBalanced(self.base.given(context))
 
     def query(self, pool: Pool, budget: int, seed: int) -> Picks:
         """Class by class, the rarest first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from al_core.strategies._arrays import to_numpy
 from al_core.strategies._ranking import first_by
 from al_core.strategies.base import Need, Picks, Pool, QueryStrategy
 from al_core.uncertainty import entropy, least_confidence, margin
+
+if TYPE_CHECKING:
+    from al_core.strategies.context import StrategyContext
 
 Uncertainty = Literal["least_confidence", "margin", "entropy"]
 _SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -39,6 +42,10 @@ class CostAware(QueryStrategy):
         self.uncertainty = uncertainty
         self.seconds = seconds
         self.prefilter = "confidence" if uncertainty == "least_confidence" else uncertainty
+
+    def given(self, context: StrategyContext) -> CostAware:
+        """With the seconds that labels took so far, unless the settings say what they take."""
+        return self if self.seconds is not None else CostAware(self.uncertainty, context.seconds.tolist())
 
     def query(self, pool: Pool, budget: int, seed: int) -> Picks:
         """The largest ratios; `seed` changes nothing.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from al_core.strategies._arrays import Array, float32, namespace
 from al_core.strategies._spread import Embedded, farthest_first
 from al_core.strategies.base import Need, Picks, Pool, QueryStrategy
 from al_core.strategies.distance_cache import DistanceCache
+
+if TYPE_CHECKING:
+    from al_core.strategies.context import StrategyContext
 
 
 class KCenterGreedy(QueryStrategy):
@@ -24,6 +29,10 @@ class KCenterGreedy(QueryStrategy):
 
     def __init__(self, cache: DistanceCache | None = None) -> None:
         self.cache = cache
+
+    def given(self, context: StrategyContext) -> KCenterGreedy:
+        """With the distances that earlier rounds computed."""
+        return self if self.cache is not None else KCenterGreedy(context.distances)
 
     def query(self, pool: Pool, budget: int, seed: int) -> Picks:
         """Farthest first; `seed` changes nothing."""

@@ -38,7 +38,7 @@ TRAINING_PACKAGES = (
     "dagster-pipes", "numpy", "pillow", "polars", "pyarrow", "pydantic", "safetensors", "scipy", "torch",
     "torchvision",
 )  # fmt: skip
-SCORING_SCRIPT = "al_serving/score.py"
+SCORING_SCRIPT = "al_serving/azure_ml_script.py"
 INFERENCE_SERVER = "azureml-inference-server-http==1.5.1"
 # What Azure ML needs beside the script, and those packages whose version it has a say in. Batch deployments are
 # documented to need azureml-dataset-runtime as well, but that refuses the azure-identity of Data Explorer's client.

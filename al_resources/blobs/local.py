@@ -174,11 +174,12 @@ def _move(temporary: Path, target: Path, *, if_absent: bool) -> bool:
 def _local_info(path: str, status: os.stat_result) -> BlobInfo:
     if not stat.S_ISREG(status.st_mode):
         raise FileNotFoundError(f"there is no blob {path!r}")
-    # A file that was moved or copied here with its old time is new all the same: that is its change time.
+    # A file that was moved or copied here with its old time is new all the same: that is its change time. One that
+    # took the place of another of the same size and time is another file, or was changed later.
     modified = max(status.st_mtime, status.st_ctime)
     return BlobInfo(
         path=path,
-        etag=f"{status.st_mtime_ns:x}-{status.st_size:x}",
+        etag=f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}-{status.st_ctime_ns:x}",
         size=status.st_size,
         modified_at=datetime.fromtimestamp(modified, timezone.utc),
     )

@@ -55,7 +55,8 @@ class BlobDatasetStore:
         known = {manifest.version: manifest for manifest in self.manifests()}
         if version not in known:
             raise NotThere(f"there is no dataset version {version}; there are: {', '.join(known) or 'none yet'}")
-        files = [self.blobs.read(f"{FOLDER}/{version}/{split}.jsonl") for split in SPLITS]
+        splits = [split for split in SPLITS if split in known[version].counts]  # older versions know fewer
+        files = [self.blobs.read(f"{FOLDER}/{version}/{split}.jsonl") for split in splits]
         return Dataset(from_jsonl(line for file in files for line in file.splitlines()), known[version])
 
     def publish(self, dataset: Dataset) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from al_resources.settings.sections import ServingSettings
 
 LONGEST_QUOTE = 500  # of an answer that is an error
+MODEL_STATUS_HEADER = "ms-azureml-model-error-statuscode"  # Azure answers 424 itself and names the container's here
 
 
 class NotAdmitted(DeploymentFailed):
@@ -65,7 +66,9 @@ def ask(
     if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         raise NotAdmitted(f"{deployment} answered {answer.status_code}: {said}")
     if answer.status_code != httpx.codes.OK:
-        raise DeploymentFailed(f"{deployment} answered {answer.status_code}: {said}")
+        by_model = answer.headers.get(MODEL_STATUS_HEADER)
+        inside = f" for its container's {by_model}" if by_model else ""
+        raise DeploymentFailed(f"{deployment} answered {answer.status_code}{inside}: {said}")
     try:
         (only,) = answer.json()
     except (ValueError, TypeError) as error:

@@ -1,7 +1,7 @@
 """Whole folders scored by a batch endpoint of Azure ML: many machines, and none that costs while nothing is scored.
 
-Each model version gets a deployment of its own when it is first asked for, with the same `al_serving/score.py` as
-online. It logs its answers as the online one does, through the collector; they also come as a file into the blob
+Each model version gets a deployment of its own when it is first asked for, with the same scoring script as online. It
+logs its answers as the online one does, through the collector; they also come as a file into the blob
 store, from which the caller tells what could not be scored.
 """
 

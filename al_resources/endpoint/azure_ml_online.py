@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from al_core.records import utc_now
+from al_resources.azure.request_metrics import request_counts
 from al_resources.azure.workspace import (
     DATA_SCIENTIST,
     SCORING_SCRIPT,
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 60.0
 LOG_LINES = 50
-METRICS_API = "2018-01-01"
-METRIC = "RequestsPerMinute"  # of online endpoints, by deployment and class of status code
 RECENT = timedelta(minutes=10)  # of a deployment that another process created
 IN_TRANSITION = {"Creating", "Updating", "Scaling", "Deleting"}
 NOT_THERE = "not there"
@@ -55,8 +54,8 @@ class AzureMLOnlineEndpoint:
     any more. So a change first waits for what an earlier process has begun, and one that is interrupted is waited for
     before the interruption is raised: only then can the rollout go back.
 
-    Health is what Azure Monitor counted as failed by the server; its numbers are minutes old, so a step of a
-    rollout should be watched for some minutes here.
+    Health is what Azure Monitor counted as failed (`request_metrics`); its numbers are minutes old, so a step of a
+    rollout is watched for minutes here.
     """
 
     def __init__(
@@ -152,8 +151,14 @@ class AzureMLOnlineEndpoint:
             provisioning = self._provisioning(deployment)
         if provisioning != "Succeeded":
             return [f"{deployment} is {provisioning}"]
-        failed = self._done(f"watching {deployment}", lambda: self._failed_requests(deployment))
-        return [f"{failed} requests failed", *self.logs(deployment)[-1:]] if failed else []
+        now = utc_now()
+        since = self._created.get(deployment, now - RECENT)
+        counts = self._done(
+            f"watching {deployment}",
+            lambda: request_counts(self._arm, self._endpoint, deployment, since, now),
+        )
+        problem = counts.problem()
+        return [problem, *self.logs(deployment)[-1:]] if problem else []
 
     def remove(self, deployment: str) -> None:
         """Take a deployment without traffic away."""
@@ -214,32 +219,6 @@ class AzureMLOnlineEndpoint:
             liveness_probe=patient,
             readiness_probe=patient,
         )
-
-    def _failed_requests(self, deployment: str) -> int:
-        """What Azure Monitor counted as 5xx since the deployment came up."""
-        now = utc_now()
-        since = self._created.get(deployment, now - RECENT)
-        answer = self._arm.call(
-            "GET",
-            f"onlineEndpoints/{self._endpoint}/providers/Microsoft.Insights/metrics",
-            what=f"asking how many requests of {deployment} failed",
-            role="Monitoring Reader",
-            params={
-                "api-version": METRICS_API,
-                "metricnames": METRIC,
-                "aggregation": "Average",
-                "interval": "PT1M",
-                "timespan": f"{since:%Y-%m-%dT%H:%M:%SZ}/{now:%Y-%m-%dT%H:%M:%SZ}",
-                "$filter": f"deployment eq '{deployment}' and statusCodeClass eq '5xx'",
-            },
-        )
-        points = (
-            point.get("average") or 0.0
-            for metric in answer["value"]
-            for series in metric["timeseries"]
-            for point in series["data"]
-        )
-        return math.ceil(sum(points))
 
     def _provisioning(self, deployment: str | None = None) -> str:
         """How the endpoint, or one of its deployments, stands in Azure."""

@@ -13,7 +13,7 @@ import binascii
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,7 @@ class EventCursor(BaseModel):
     receipts: list[tuple[str, str]] = []  # (message id, pop receipt) of what this tick has taken care of
     backlog: list[str] = []  # paths that are still to be looked at
     waiting: dict[str, str] = {}  # path -> etag, of what did not parse at the last look
+    requested: dict[str, str] = {}  # path -> etag, of what was ready and is not merged yet
     reconciled_at: datetime | None = None
 
     @classmethod
@@ -88,8 +89,11 @@ def listen(
     container: str,
     limit: int,
     now: datetime,
+    again: Collection[str] = (),
 ) -> Heard:
     """Delete what the last tick took care of, read what is new, and look at up to `limit` exports.
+
+    `again`: paths that were ready before and come to nothing by themselves any more.
 
     A message is deleted at the next tick only: by then the runs it led to are on record. A crash before that
     delivers it again, and the run key tells that it is nothing new.
@@ -97,7 +101,7 @@ def listen(
     deadline = time.monotonic() + LISTEN_SECONDS
     left = queue.delete(cursor.receipts, until=deadline)
     heard = Heard(cursor=EventCursor(receipts=left, reconciled_at=cursor.reconciled_at))
-    paths = dict.fromkeys([*cursor.waiting, *cursor.backlog])
+    paths = dict.fromkeys([*again, *cursor.waiting, *cursor.backlog])
     if not cursor.backlog and cursor.is_to_reconcile(now):
         missed = [path for path in unmerged_exports(blobs, ledgers) if path not in paths]
         paths |= dict.fromkeys(missed[:BACKLOG])
@@ -111,7 +115,8 @@ def listen(
     chosen, heard.cursor.backlog = list(paths)[:limit], list(paths)[limit:]
     there, gone = _as_they_lie(blobs, chosen)
     recorded = {(path, etag) for path in chosen for etag in ledgers.read("exports", path=path)["etag"]}
-    heard.found = consider(blobs, ledgers, images, settings, there, recorded, cursor.waiting, now)
+    unmerged = [blob for blob in there if (blob.path, blob.etag) not in recorded]
+    heard.found = consider(blobs, ledgers, images, settings, unmerged, cursor.waiting, now)
     read = {path for path, _ in recorded}  # these may be deleted
     for path in gone:
         if path not in read:
@@ -119,6 +124,9 @@ def listen(
             heard.found.gone.append(path)
     later = cursor.waiting.keys() & set(heard.cursor.backlog)
     heard.cursor.waiting = heard.found.cursor.waiting | {path: cursor.waiting[path] for path in later}
+    heard.cursor.backlog = [*heard.found.left, *heard.cursor.backlog]
+    asked = {path: etag for path, etag in cursor.requested.items() if path not in heard.found.gone}
+    heard.cursor.requested = _unmerged(asked, ledgers) | heard.found.cursor.requested
     return heard
 
 
@@ -168,6 +176,15 @@ def _events(text: str) -> Iterator[dict[str, Any]]:
         if not isinstance(event, dict):
             raise NoEvent(f"neither Event Grid's schema nor CloudEvents: {_shortened(text)}")
         yield event
+
+
+def _unmerged(requested: dict[str, str], ledgers: Ledgers) -> dict[str, str]:
+    """What of it is on no record in that content yet."""
+    return {
+        path: etag
+        for path, etag in requested.items()
+        if ledgers.read("exports", path=path).filter(etag=etag).is_empty()
+    }
 
 
 def _shortened(text: str) -> str:

@@ -1,21 +1,24 @@
 """The inbox: which exports are new, complete and worth a run. The polling sensor's eyes, and what both sensors do.
 
-Completeness is a fact: a JSON document that parses has its end. One that does not parse is left alone until it
+New is what the ledger of exports does not know in this content: no clock is asked, so none that jumps can hide an
+export. Completeness is a fact: a JSON document that parses has its end. One that does not parse is left alone until it
 has neither changed nor been young for `labeling.settle_seconds`; only then is it broken.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
 from al_resources.blobs import BlobInfo
 from al_resources.labeling.exports import BrokenExport
-from al_resources.labeling.merge import INBOX, Merge, Plan, carry_out, is_export, note_gone, plan_merge, refuse_export
+from al_resources.labeling.merge import INBOX, Merge, Plan, is_export, note_gone, plan_merge, put_on_record, refuse
+from al_resources.ledgers import ReadOnce
 from al_resources.settings import LabelingSettings
 
 if TYPE_CHECKING:
@@ -23,14 +26,13 @@ if TYPE_CHECKING:
     from al_resources.image_store import ImageStore
     from al_resources.ledgers import Ledgers
 
-OVERLAP = timedelta(minutes=10)  # clocks differ, and a listing may lag behind a write
+LOOK_SECONDS = 20.0  # for reading, and as long again for putting refusals on record: Dagster gives a tick 60 s
 
 
 class InboxCursor(BaseModel):
-    """How far the inbox was read; losing it costs a second look at everything and changes nothing."""
+    """What was found and is on no record yet; losing it costs a second look and changes nothing."""
 
-    watermark: datetime = datetime.fromtimestamp(0, timezone.utc)
-    seen: dict[str, str] = {}  # path -> etag, of what lies within the overlap
+    requested: dict[str, str] = {}  # path -> etag, of what was ready and is not merged yet
     waiting: dict[str, str] = {}  # path -> etag, of what did not parse at the last look
 
     @classmethod
@@ -40,12 +42,6 @@ class InboxCursor(BaseModel):
             return cls.model_validate_json(text) if text else cls()
         except ValidationError:
             return cls()
-
-    def is_new(self, blob: BlobInfo) -> bool:
-        """Whether this content was not handled yet, as far as the cursor knows."""
-        if blob.path in self.waiting:
-            return True
-        return blob.modified_at >= self.watermark - OVERLAP and self.seen.get(blob.path) != blob.etag
 
 
 @dataclass
@@ -57,7 +53,7 @@ class Look:
     refused: list[Merge] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
-    left_for_later: int = 0
+    left: list[str] = field(default_factory=list)  # for the next look: there was no time, or enough are ready
     cursor: InboxCursor = field(default_factory=InboxCursor)
 
 
@@ -70,17 +66,22 @@ def look(
     *,
     limit: int,
     now: datetime,
+    again: Collection[str] = (),
+    seconds: float = LOOK_SECONDS,
 ) -> Look:
-    """Look at what is new, oldest first, at most `limit` exports. Refusals and repeats are put on record here."""
-    inbox = [blob for blob in blobs.list(INBOX) if is_export(blob.path)]
-    new = sorted(filter(cursor.is_new, inbox), key=lambda blob: (blob.modified_at, blob.path))
-    recorded = set(ledgers.read("exports").select("path", "etag").iter_rows()) if new else set()
-    found = consider(blobs, ledgers, images, settings, new[:limit], recorded, cursor.waiting, now)
-    found.left_for_later = max(0, len(new) - limit)
-    handled = [blob for blob in new[:limit] if blob.path not in {*found.waiting, *found.gone}]
-    later = {blob.path for blob in new[limit:]}
-    found.cursor.waiting |= {path: etag for path, etag in cursor.waiting.items() if path in later}
-    _advance(found.cursor, cursor, inbox, handled, now)
+    """Look at what is new, oldest first, until `limit` exports are ready. Refusals and repeats are put on record here.
+
+    `again`: paths that were ready before and come to nothing by themselves any more. What `seconds` do not suffice
+    for comes at the next look; a good export is found first, however many broken ones lie before it.
+    """
+    recorded = set(ledgers.read("exports").select("path", "etag").iter_rows())
+    unmerged = [blob for blob in blobs.list(INBOX) if is_export(blob.path) and (blob.path, blob.etag) not in recorded]
+    asked = {path: etag for path, etag in cursor.requested.items() if path not in again}
+    new = [blob for blob in unmerged if asked.get(blob.path) != blob.etag]
+    new.sort(key=lambda blob: (blob.modified_at, blob.path))
+    found = consider(blobs, ledgers, images, settings, new, cursor.waiting, now, limit=limit, seconds=seconds)
+    still = {blob.path: blob.etag for blob in unmerged}
+    found.cursor.requested |= {path: etag for path, etag in asked.items() if still.get(path) == etag}
     return found
 
 
@@ -90,20 +91,29 @@ def consider(
     images: ImageStore,
     settings: LabelingSettings,
     exports: Sequence[BlobInfo],
-    recorded: Collection[tuple[str, str]],
     waiting: Mapping[str, str],
     now: datetime,
+    *,
+    limit: int | None = None,
+    seconds: float = LOOK_SECONDS,
 ) -> Look:
-    """Which of these exports are worth a run. Refusals and repeats are put on record here.
+    """Which of these exports, none on record yet, are worth a run. Refusals and repeats are put on record here.
 
-    `recorded`: (path, etag) of what is on record already; `waiting`: path -> etag of what did not parse last time.
+    `waiting`: path -> etag of what did not parse last time; `limit`: as many may be ready.
     """
     found = Look()
+    nothing_new: list[Plan] = []
+    broken: list[tuple[BlobInfo, BrokenExport]] = []
+    once = ReadOnce(ledgers)  # reading an export must not cost another look at all labels
+    deadline = time.monotonic() + seconds
+    looked_at = 0
     for blob in exports:
-        if (blob.path, blob.etag) in recorded:
-            continue
+        if len(found.ready) == limit or (looked_at and time.monotonic() > deadline):
+            break
+        looked_at += 1
         try:
-            _sort(blobs, ledgers, plan_merge(blobs, ledgers, images, settings, blob), found)
+            plan = plan_merge(blobs, once, images, settings, blob, now=now)
+            (found.ready if plan.rows.height else nothing_new).append(plan)
         except FileNotFoundError:  # deleted between listing and reading
             note_gone(ledgers, blob.path)
             found.gone.append(blob.path)
@@ -112,34 +122,17 @@ def consider(
                 found.waiting.append(blob.path)
                 found.cursor.waiting[blob.path] = blob.etag
             else:
-                found.refused.append(refuse_export(blobs, ledgers, blob, error))
+                broken.append((blob, error))
+    found.cursor.requested = {plan.export.path: plan.export.etag for plan in found.ready}
+    found.nothing_new = put_on_record(blobs, ledgers, nothing_new)
+    found.refused = refuse(blobs, ledgers, broken, seconds=seconds)
+    left = [*(blob for blob, _ in broken[len(found.refused) :]), *exports[looked_at:]]
+    found.left = [blob.path for blob in left]
+    found.cursor.waiting |= {blob.path: blob.etag for blob in left if waiting.get(blob.path) == blob.etag}
     return found
 
 
-def _sort(blobs: BlobStore, ledgers: Ledgers, plan: Plan, found: Look) -> None:
-    if plan.rows.height:
-        found.ready.append(plan)
-    else:
-        found.nothing_new.append(carry_out(blobs, ledgers, plan))
-
-
 def _is_settled(blob: BlobInfo, waiting: Mapping[str, str], settings: LabelingSettings, now: datetime) -> bool:
+    """Whether it lay still between two looks and is old enough; a clock ahead makes no file young for ever."""
     unchanged = waiting.get(blob.path) == blob.etag
-    return unchanged and now - blob.modified_at >= timedelta(seconds=settings.settle_seconds)
-
-
-def _advance(
-    after: InboxCursor, before: InboxCursor, inbox: list[BlobInfo], handled: list[BlobInfo], now: datetime
-) -> None:
-    """Move the watermark to the newest handled export and forget what lies before the overlap.
-
-    Never beyond the present: one file from a clock that is ahead would hide all that come after it.
-    """
-    newest = max((blob.modified_at for blob in handled), default=before.watermark)
-    after.watermark = max(before.watermark, min(newest, now))
-    done = before.seen | {blob.path: blob.etag for blob in handled}
-    after.seen = {
-        blob.path: blob.etag
-        for blob in inbox
-        if blob.modified_at >= after.watermark - OVERLAP and done.get(blob.path) == blob.etag
-    }
+    return unchanged and abs(now - blob.modified_at) >= timedelta(seconds=settings.settle_seconds)

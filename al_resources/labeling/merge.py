@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
@@ -23,7 +25,7 @@ from al_resources.settings import LabelingSettings
 if TYPE_CHECKING:
     from al_resources.blobs import BlobStore
     from al_resources.image_store import ImageStore
-    from al_resources.ledgers import Ledgers
+    from al_resources.ledgers import LedgerReader, Ledgers
 
 INBOX = "labeling/exports"
 UNKNOWN_ANNOTATOR = "unknown"
@@ -71,7 +73,13 @@ def is_export(path: str) -> bool:
 
 
 def plan_merge(
-    blobs: BlobStore, ledgers: Ledgers, images: ImageStore, settings: LabelingSettings, export: BlobInfo
+    blobs: BlobStore,
+    ledgers: LedgerReader,
+    images: ImageStore,
+    settings: LabelingSettings,
+    export: BlobInfo,
+    *,
+    now: datetime | None = None,
 ) -> Plan:
     """Read an export and compare it with the ledger; nothing is written.
 
@@ -93,13 +101,14 @@ def plan_merge(
     data = blobs.read(export.path)
     parsed = parse_export(data, export.path, classes.widened(settings), known_images, lambda: own_names(ledgers))
     labels = ledgers.read("labels")
-    rows = _label_rows(export, parsed, chosen, labels, classes)
+    rows = _label_rows(export, parsed, chosen, labels, classes, now or utc_now())
+    others = labels.filter(pl.col("export_id") != parsed.export_id)  # not those of an interrupted attempt
     if ledgers.read("exports", export_id=parsed.export_id).is_empty():
-        others = labels.filter(pl.col("export_id") != parsed.export_id)  # not those of an interrupted attempt
         same = ["image_id", "annotator", "label", "outcome"]
         new = rows.join(votes(others), on=same, how="anti", nulls_equal=True, maintain_order="left")
     else:
         new = rows.join(labels, on=["image_id", "annotator"], how="anti")
+    new = _numbered(new, others)
     newest = new["round"].max()
     fallback = max(chosen.values(), default=0)
     return Plan(export, parsed, new, None if new.is_empty() else int(fallback if newest is None else newest))  # type: ignore[arg-type]
@@ -116,30 +125,38 @@ def merge_export(
     try:
         plan = plan_merge(blobs, ledgers, images, settings, export)
     except BrokenExport as error:
-        return refuse_export(blobs, ledgers, export, error)
+        return refuse(blobs, ledgers, [(export, error)])[0]
     return carry_out(blobs, ledgers, plan)
 
 
 def carry_out(blobs: BlobStore, ledgers: Ledgers, plan: Plan) -> Merge:
-    """Write what was planned."""
+    """Write what was planned; the export is recorded last."""
     if plan.rows.height:
-        ledgers.insert_new(
-            "labels", plan.rows.to_arrow().cast(LABELS), on=["image_id", "annotator", "label", "outcome", "export_id"]
-        )
-    if plan.set_aside:
-        quarantine_rows(blobs, plan.export.path, plan.export.etag, plan.set_aside)
-    merge = Merge(
-        path=plan.export.path,
-        export_id=plan.parsed.export_id,
-        status="merged" if plan.rows.height else "nothing_new",
-        reason=_remarks(plan),
-        round=plan.round,
-        labels=len(plan.parsed.labels),
-        new_labels=plan.rows.height,
-        set_aside=len(plan.set_aside),
-    )
-    _record(ledgers, merge, plan.export.etag)
+        plan = replace(plan, rows=_insert_labels(ledgers, plan))
+    (merge,) = put_on_record(blobs, ledgers, [plan])
     return merge
+
+
+def put_on_record(blobs: BlobStore, ledgers: Ledgers, plans: Sequence[Plan]) -> list[Merge]:
+    """Record exports whose labels are in the ledger, or that bring none; their unusable rows go to quarantine."""
+    for plan in plans:
+        if plan.set_aside:
+            quarantine_rows(blobs, plan.export.path, plan.export.etag, plan.set_aside)
+    merges = [
+        Merge(
+            path=plan.export.path,
+            export_id=plan.parsed.export_id,
+            status="merged" if plan.rows.height else "nothing_new",
+            reason=_remarks(plan),
+            round=plan.round,
+            labels=len(plan.parsed.labels),
+            new_labels=plan.rows.height,
+            set_aside=len(plan.set_aside),
+        )
+        for plan in plans
+    ]
+    _record(ledgers, merges, [plan.export.etag for plan in plans])
+    return merges
 
 
 def _remarks(plan: Plan) -> str:
@@ -155,30 +172,54 @@ def _remarks(plan: Plan) -> str:
     return "; ".join([*words, *parsed.remarks])
 
 
-def refuse_export(blobs: BlobStore, ledgers: Ledgers, export: BlobInfo, why: BrokenExport) -> Merge:
-    """Copy it to quarantine with the reason and what could be read of it, and put that on record."""
-    quarantine_export(blobs, export.path, export.etag, why.reason)
-    if why.set_aside:
-        quarantine_rows(blobs, export.path, export.etag, why.set_aside)
-    merge = Merge(path=export.path, export_id=None, status="quarantined", reason=why.reason)
-    _record(ledgers, merge, export.etag)
-    return merge
+def refuse(
+    blobs: BlobStore,
+    ledgers: Ledgers,
+    exports: Sequence[tuple[BlobInfo, BrokenExport]],
+    *,
+    seconds: float = float("inf"),
+) -> list[Merge]:
+    """Copy broken exports to quarantine, with the reason and what could be read of them, and put that on record.
+
+    The first ones, where `seconds` do not suffice for all.
+    """
+    deadline = time.monotonic() + seconds
+    merges: list[Merge] = []
+    for export, why in exports:
+        if merges and time.monotonic() > deadline:
+            break
+        quarantine_export(blobs, export.path, export.etag, why.reason)
+        if why.set_aside:
+            quarantine_rows(blobs, export.path, export.etag, why.set_aside)
+        merges.append(Merge(path=export.path, export_id=None, status="quarantined", reason=why.reason))
+    _record(ledgers, merges, [export.etag for export, _ in exports[: len(merges)]])
+    return merges
 
 
 def note_gone(ledgers: Ledgers, path: str) -> None:
     """Put on record that an export was deleted before it could be read."""
-    _record(ledgers, Merge(path=path, export_id=None, status="gone", reason="deleted before it was read"), etag=None)
+    gone = Merge(path=path, export_id=None, status="gone", reason="deleted before it was read")
+    _record(ledgers, [gone], [None])
 
 
 def _label_rows(
-    export: BlobInfo, parsed: ParsedExport, chosen: dict[str, int], labels: pl.DataFrame, classes: ClassList
+    export: BlobInfo,
+    parsed: ParsedExport,
+    chosen: dict[str, int],
+    labels: pl.DataFrame,
+    classes: ClassList,
+    now: datetime,
 ) -> pl.DataFrame:
     """Rows of `LABELS`; where the tool reports no time, the export's own counts.
 
     An answer that nobody is named to take back is taken back whoever gave it; where there is none, nothing is.
 
-    No label is younger than its export: a clock that is ahead would make it win over all later corrections.
+    No label is younger than its export or than now: a clock that is ahead would make it win over all later
+    corrections. Where the ledger holds such a label already, by whatever clock, the next one is put right after it.
     """
+    newest = labels.filter(pl.col("labeled_at") > now).group_by("image_id").agg(pl.col("labeled_at").max())
+    ahead_of = {image_id: at + timedelta(microseconds=1) for image_id, at in newest.iter_rows()}
+    latest = min(export.modified_at, now)
     given: dict[str, list[str]] = defaultdict(list)
     if any(label.outcome == "removed" for label in parsed.labels):
         there = votes(labels.filter(pl.col("export_id") != parsed.export_id))
@@ -190,7 +231,7 @@ def _label_rows(
             "image_id": label.image_id,
             "label": None if label.label is None else classes.current(label.label),
             "annotator": annotator,
-            "labeled_at": min(label.labeled_at or export.modified_at, export.modified_at),
+            "labeled_at": ahead_of.get(label.image_id) or min(label.labeled_at or latest, latest),
             "export_id": parsed.export_id,
             "round": chosen.get(label.image_id),
             "confidence": label.confidence,
@@ -212,17 +253,41 @@ def _whose(label: ExportedLabel, given: dict[str, list[str]]) -> list[str]:
     return [one for one in given[label.image_id] if label.annotator in (None, one)]
 
 
-def _record(ledgers: Ledgers, merge: Merge, etag: str | None) -> None:
-    row = {
-        "export_id": merge.export_id,
-        "path": merge.path,
-        "etag": etag,
-        "status": merge.status,
-        "reason": merge.reason,
-        "round": merge.round,
-        "labels": merge.labels,
-        "new_labels": merge.new_labels,
-        "set_aside": merge.set_aside,
-        "recorded_at": utc_now(),
-    }
-    ledgers.insert_new("exports", table_of(EXPORTS, [row]), on=["path", "etag"])
+def _numbered(rows: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
+    """`rows` with `answer`: how many answers of the same annotator for the same image other exports brought before."""
+    before = others.group_by("image_id", "annotator").agg(pl.len().cast(pl.Int64).alias("before"))
+    counted = rows.join(before, on=["image_id", "annotator"], how="left", maintain_order="left")
+    return counted.with_columns(answer=pl.col("before").fill_null(0)).drop("before")
+
+
+def _insert_labels(ledgers: Ledgers, plan: Plan) -> pl.DataFrame:
+    """The rows of the plan that are in the ledger now under this export.
+
+    Not those that an overlapping export brought in the meantime: the number of the answer tells that it is the same.
+    """
+    key = ["image_id", "annotator", "label", "outcome", "answer"]
+    if ledgers.insert_new("labels", plan.rows.to_arrow().cast(LABELS), on=key) == plan.rows.height:
+        return plan.rows
+    own = ledgers.read("labels", export_id=plan.parsed.export_id)
+    same = ["image_id", "annotator", "label", "outcome"]
+    return plan.rows.join(own, on=same, how="semi", nulls_equal=True, maintain_order="left")
+
+
+def _record(ledgers: Ledgers, merges: Sequence[Merge], etags: Sequence[str | None]) -> None:
+    now = utc_now()
+    rows = [
+        {
+            "export_id": merge.export_id,
+            "path": merge.path,
+            "etag": etag,
+            "status": merge.status,
+            "reason": merge.reason,
+            "round": merge.round,
+            "labels": merge.labels,
+            "new_labels": merge.new_labels,
+            "set_aside": merge.set_aside,
+            "recorded_at": now,
+        }
+        for merge, etag in zip(merges, etags, strict=True)
+    ]
+    ledgers.insert_new("exports", table_of(EXPORTS, rows), on=["path", "etag"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import polars as pl
@@ -11,8 +11,15 @@ import pyarrow as pa
 from al_core.records import LEDGERS
 
 
-class Ledgers(Protocol):
-    """What every ledger store can do. `name` is a key of `LEDGERS`."""
+class LedgerReader(Protocol):
+    """The ledgers for those who only look. `name` is a key of `LEDGERS`."""
+
+    def read(self, name: str, **equals: object) -> pl.DataFrame:
+        """The ledger's rows, oldest first, filtered by equality where asked (`round=3`)."""
+
+
+class Ledgers(LedgerReader, Protocol):
+    """What every ledger store can do."""
 
     def insert_new(self, name: str, rows: pa.Table, on: Sequence[str]) -> int:
         """Append the rows whose `on` values are not in the ledger yet, in one transaction; returns how many.
@@ -20,8 +27,23 @@ class Ledgers(Protocol):
         Two processes that insert the same rows at the same time insert them once.
         """
 
+
+class ReadOnce:
+    """The ledgers as they were at the first look: each is read once, however often it is asked."""
+
+    def __init__(self, ledgers: LedgerReader) -> None:
+        self._ledgers = ledgers
+        self._known: dict[str, pl.DataFrame] = {}
+
     def read(self, name: str, **equals: object) -> pl.DataFrame:
-        """The ledger's rows, oldest first, filtered by equality where asked (`round=3`)."""
+        """As `LedgerReader.read`."""
+        if name not in self._known:
+            self._known[name] = self._ledgers.read(name)
+        check_ledger_columns(name, equals)
+        rows = self._known[name]
+        for column, value in equals.items():
+            rows = rows.filter(pl.col(column).is_null() if value is None else pl.col(column) == pl.lit(value))
+        return rows
 
 
 def schema_of(name: str) -> pa.Schema:
@@ -36,7 +58,7 @@ def empty_ledger(schema: pa.Schema) -> pl.DataFrame:
     return pl.DataFrame(schema.empty_table())
 
 
-def check_ledger_columns(name: str, columns: Sequence[str] | dict[str, object]) -> None:
+def check_ledger_columns(name: str, columns: Iterable[str]) -> None:
     """Raises `ValueError` for an unknown ledger, or naming the columns it does not have."""
     schema_of(name)
     if unknown := [column for column in columns if column not in LEDGERS[name].names]:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from al_core.judging.truth import Part
 from al_core.strategies.base import Order
 
 
@@ -33,20 +34,22 @@ class PredictionStore(Protocol):
     def eligible(
         self,
         model_name: str,
-        model_version: int,
+        model_version: int | None,
         order: Order,
         limit: int,
         columns: Sequence[str],
         exclude: Collection[str] = (),
+        part: Part | None = None,
     ) -> pa.Table:
-        """The first `limit` eligible images in `order`: newest prediction per image of that model version,
-        never selected, never labeled (both looked up in the ledgers), and not in `exclude`.
+        """The first `limit` eligible images in `order`: newest prediction per image of that model version
+        (None: of any), never selected, never labeled (both looked up in the ledgers), not in `exclude`, and of
+        that `part` of all images (None: of either).
 
         Returns `columns` of `PREDICTIONS` plus `image_id` and the order's column, sorted by that order;
         fewer rows where fewer are eligible.
         """
 
-    def count_eligible(self, model_name: str, model_version: int) -> int:
+    def count_eligible(self, model_name: str, model_version: int | None, part: Part | None = None) -> int:
         """How many distinct images `eligible` could return."""
 
     def rows_of(self, image_ids: Collection[str], columns: Sequence[str] | None = None) -> pa.Table:

@@ -24,6 +24,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from al_core.judging.truth import Part
 from al_core.records import PREDICTIONS
 from al_core.strategies.base import KEY_SPACE, Order
 from al_resources.delta_tables import commit, merging_files, open_or_create, open_table, scan, vacuum
@@ -119,11 +120,12 @@ class DeltaPredictionStore:
     def eligible(
         self,
         model_name: str,
-        model_version: int,
+        model_version: int | None,
         order: Order,
         limit: int,
         columns: Sequence[str],
         exclude: Collection[str] = (),
+        part: Part | None = None,
     ) -> pa.Table:
         """The first `limit` eligible images in `order`, see `PredictionStore.eligible`."""
         wanted = wanted_columns(columns, order)
@@ -132,8 +134,8 @@ class DeltaPredictionStore:
         table = self._table()
         if table is None or limit == 0:
             return _records(pl.DataFrame(), wanted)
-        log = _of_model(table, model_name, model_version)
-        count = _rows(_files(table, model_name, model_version))
+        log = _of_part(_of_model(table, model_name, model_version), part)
+        count = _expected_rows(_files(table, model_name, model_version), part)
         taken, chosen = self._taken(exclude, model_version)
         if order.column == "random":
             search = _by_key(log, order, wanted, taken, count, limit)
@@ -153,7 +155,7 @@ class DeltaPredictionStore:
                 break
         return _records(_widened(log, winners, order, wanted), wanted)
 
-    def count_eligible(self, model_name: str, model_version: int) -> int:
+    def count_eligible(self, model_name: str, model_version: int | None, part: Part | None = None) -> int:
         """How many distinct images `eligible` could return: exact up to a million rows.
 
         Beyond, a slice of the (uniform) key space with about `SLICE_ROWS` rows is counted and extrapolated;
@@ -162,14 +164,14 @@ class DeltaPredictionStore:
         table = self._table()
         if table is None:
             return 0
-        log = _of_model(table, model_name, model_version)
-        count = _rows(_files(table, model_name, model_version))
+        log = _of_part(_of_model(table, model_name, model_version), part)
+        count = _expected_rows(_files(table, model_name, model_version), part)
         share = 1.0 if count <= EXACT_COUNT_ROWS else SLICE_ROWS / count
         images = log.filter(_key < round(share * KEY_SPACE)).select(_IMAGE).collect(engine="streaming").unique()
         taken, _ = self._taken((), model_version)
         return round(len(images.join(taken, on=_IMAGE, how="anti")) / share)
 
-    def _taken(self, exclude: Collection[str], model_version: int) -> tuple[pl.DataFrame, int]:
+    def _taken(self, exclude: Collection[str], model_version: int | None) -> tuple[pl.DataFrame, int]:
         """The images that may not be chosen, by id and by `_IMAGE`, and how many of them this model chose itself."""
         selections = self.ledgers.read("selections")
         ids = pl.concat(
@@ -181,7 +183,8 @@ class DeltaPredictionStore:
         )
         ids = ids.unique()
         taken = {"image_id": ids, "image_key": id_bits(ids, slice_from=0), "id_tail": id_bits(ids, slice_from=-15)}
-        return pl.DataFrame(taken), int((selections["model_version"] == model_version).sum())
+        own = selections if model_version is None else selections.filter(model_version=model_version)
+        return pl.DataFrame(taken), own.height
 
     # ------------------------------------------------------------------ reading
     def watermark(self, model_name: str | None = None, model_version: int | None = None) -> Watermark:
@@ -333,6 +336,10 @@ def log_table(path: Path) -> tuple[Path, pa.Schema]:
     return path, _PHYSICAL
 
 
+def _of_part(log: pl.LazyFrame, part: Part | None) -> pl.LazyFrame:
+    return log if part is None else log.filter(part.filter(_key))
+
+
 def _files(table: DeltaTable, model_name: str | None = None, model_version: int | None = None) -> pl.DataFrame:
     """The live files of the table: path, size_bytes, num_records, max.logged_at and the partition's values."""
     files = pl.DataFrame(table.get_add_actions(flatten=True))
@@ -346,6 +353,12 @@ def _files(table: DeltaTable, model_name: str | None = None, model_version: int 
 
 def _rows(files: pl.DataFrame) -> int:
     return int(files["num_records"].sum())
+
+
+def _expected_rows(files: pl.DataFrame, part: Part | None) -> int:
+    """How many of the rows belong to the part, by its share: it guides the search, which is exact whatever it says."""
+    rows = _rows(files)
+    return rows if part is None else round(rows * part.share)
 
 
 def _fragmented(files: pl.DataFrame) -> pl.DataFrame:

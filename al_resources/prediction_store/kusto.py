@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from al_core.judging.truth import MODULUS, Part
 from al_core.records import PREDICTIONS
 from al_core.strategies.base import KEY_SPACE, Order
 from al_resources.azure.data_explorer import Ingestion, KustoDatabase, Query
@@ -53,11 +54,12 @@ class KustoPredictionStore:
     def eligible(
         self,
         model_name: str,
-        model_version: int,
+        model_version: int | None,
         order: Order,
         limit: int,
         columns: Sequence[str],
         exclude: Collection[str] = (),
+        part: Part | None = None,
     ) -> pa.Table:
         """The first `limit` eligible images in `order`, see `PredictionStore.eligible`."""
         wanted = wanted_columns(columns, order)
@@ -65,16 +67,16 @@ class KustoPredictionStore:
             raise ValueError(f"limit {limit} is negative")
         narrow = [name for name in wanted if name not in WIDE]
         asked = list(dict.fromkeys([*narrow, "prediction_id"]))
-        found = self.database.query(eligible_query(model_name, model_version, order, limit, asked, exclude))
+        found = self.database.query(eligible_query(model_name, model_version, order, limit, asked, exclude, part))
         if (wide := [name for name in wanted if name in WIDE]) and len(found):
             pages = _paged(found["prediction_id"].to_list(), PAGE)
             arrays = [self.database.query(arrays_query(page, wide)) for page in pages]
             found = found.join(pl.concat(arrays), on="prediction_id", how="left", maintain_order="left")
         return as_records(found, wanted)
 
-    def count_eligible(self, model_name: str, model_version: int) -> int:
+    def count_eligible(self, model_name: str, model_version: int | None, part: Part | None = None) -> int:
         """How many distinct images `eligible` could return; exact."""
-        return int(self.database.query(count_query(model_name, model_version)).item())
+        return int(self.database.query(count_query(model_name, model_version, part)).item())
 
     def rows_of(self, image_ids: Collection[str], columns: Sequence[str] | None = None) -> pa.Table:
         """Every prediction of these images, of all models, newest first."""
@@ -145,15 +147,16 @@ def watermark_query(model_name: str | None, model_version: int | None) -> Query:
 
 def eligible_query(
     model_name: str,
-    model_version: int,
+    model_version: int | None,
     order: Order,
     limit: int,
     columns: Sequence[str],
     exclude: Collection[str],
+    part: Part | None = None,
 ) -> Query:
     """The batch: newest prediction per image, not taken, in order, the first `limit`."""
     needed = [*columns, "image_key"] if order.column == "random" else list(columns)
-    text, parameters = _free(model_name, model_version, needed, exclude)
+    text, parameters = _free(model_name, model_version, needed, exclude, part)
     if order.column == "random":
         parameters["_pivot"] = ("long", order.pivot)
         text += f"\n| extend place = (image_key - _pivot + {KEY_SPACE}) % {KEY_SPACE}"
@@ -164,9 +167,9 @@ def eligible_query(
     return Query(text, _records(columns), parameters)
 
 
-def count_query(model_name: str, model_version: int) -> Query:
+def count_query(model_name: str, model_version: int | None, part: Part | None = None) -> Query:
     """How many images are free."""
-    filters, parameters = _of_model(model_name, model_version)
+    filters, parameters = _of_model(model_name, model_version, part)
     text = f"""{_TAKEN}
 predictions{filters}
 | distinct image_id
@@ -214,9 +217,13 @@ predictions
 
 
 def _free(
-    model_name: str, model_version: int, columns: Sequence[str], exclude: Collection[str]
+    model_name: str,
+    model_version: int | None,
+    columns: Sequence[str],
+    exclude: Collection[str],
+    part: Part | None,
 ) -> tuple[str, dict[str, tuple[str, Any]]]:
-    filters, parameters = _of_model(model_name, model_version)
+    filters, parameters = _of_model(model_name, model_version, part)
     parameters["_exclude"] = ("dynamic", sorted(exclude))
     beside = [name for name in dict.fromkeys(columns) if name not in ("image_id", "logged_at", "prediction_id")]
     more = "".join(f", {name}" for name in beside)
@@ -233,7 +240,9 @@ def _records(columns: Sequence[str]) -> pa.Schema:
     return pa.schema([PREDICTIONS.field(name) for name in columns])
 
 
-def _of_model(model_name: str | None, model_version: int | None) -> tuple[str, dict[str, tuple[str, Any]]]:
+def _of_model(
+    model_name: str | None, model_version: int | None, part: Part | None = None
+) -> tuple[str, dict[str, tuple[str, Any]]]:
     text, parameters = "", dict[str, tuple[str, Any]]()
     if model_name is not None:
         text += "\n| where model_name in (_name)"
@@ -241,6 +250,10 @@ def _of_model(model_name: str | None, model_version: int | None) -> tuple[str, d
     if model_version is not None:
         text += "\n| where model_version == _version"
         parameters["_version"] = ("long", model_version)
+    if part is not None:
+        reserve = part.reserve
+        mapped = f"(image_key % {MODULUS} * {reserve.multiplier} + {reserve.offset}) % {MODULUS}"
+        text += f"\n| where {mapped} {'<' if part.judging else '>='} {reserve.limit}"
     return text, parameters
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 NEEDED = ("kusto_uri", "blob_account_url")
 SHORTEST_HIDING_SECONDS = 120
+MANAGED_WATCH_SECONDS = 300.0  # Azure Monitor counts by the minute and is minutes late
 
 # Of the accounts in Azure only: Dagster's own client makes the address from these two.
 STORAGE_ACCOUNT = re.compile(r"https://(?P<account>[a-z0-9]+)\.blob\.(?P<suffix>[^/:]+)/?")
@@ -64,6 +65,7 @@ class AzureProfile:
         self._settings = settings
         self._here = LocalProfile(settings)  # for what is not in Azure without a workspace
         self.machines_cost = self._has_workspace
+        self.watch_seconds = MANAGED_WATCH_SECONDS if self._has_workspace else LocalProfile.watch_seconds
         self.hears_events = bool(settings.azure.events_queue_url)
 
     @property

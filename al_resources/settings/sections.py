@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from al_core.judging.truth import Part, Reserve
+
 SHORTEST_TOKEN = 16
 
 
@@ -64,8 +66,13 @@ class SelectionSettings(_Section):
     pool_limit: int = Field(
         50_000, ge=1, description="candidates loaded for a strategy that needs embeddings or probabilities"
     )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where strategies that need arrays compute; auto: on a GPU where there is one"
+    )
     budget: int = Field(50, ge=1, description="images per round")
-    control_share: float = Field(0.1, ge=0, le=1, description="share of the budget drawn at random: unbiased truth")
+    control_share: float = Field(
+        0.1, ge=0, le=1, description="share of the budget drawn at random from the reserve: unbiased truth"
+    )
     initial_budget: int = Field(
         200, ge=1, description="images of the seed round, drawn at random before there is a model"
     )
@@ -86,12 +93,28 @@ class SelectionSettings(_Section):
 
 
 class HoldoutSettings(_Section):
-    """Held-out truth: which random images never enter training."""
+    """Held-out truth: which images may judge, and therefore never teach."""
 
-    share: float = Field(
-        0.5, gt=0, lt=1, description="of the random images (seed and control); decided by content hash"
+    reserve: float = Field(
+        0.2, gt=0, lt=1, description="of all images, by content hash: no strategy is offered them, they may judge"
     )
+    share: float = Field(0.25, gt=0, lt=1, description="of the seed round: images drawn from the reserve, to judge by")
     validation_share: float = Field(0.15, ge=0, lt=1, description="of all other labeled images; for early stopping")
+
+    @property
+    def judges(self) -> Reserve:
+        """Which images may judge."""
+        return Reserve(self.reserve)
+
+    @property
+    def judging(self) -> Part:
+        """The reserved images, as a part of the prediction log."""
+        return Part(self.judges, judging=True)
+
+    @property
+    def teaching(self) -> Part:
+        """All others: what a strategy may choose from."""
+        return Part(self.judges, judging=False)
 
 
 class GateSettings(_Section):
@@ -106,7 +129,11 @@ class DeploymentSettings(_Section):
 
     endpoint: str = Field("classifier", pattern=r"^[a-z][a-z0-9-]{2,31}$", description="its name")
     traffic_steps: tuple[int, ...] = Field((10, 50, 100), description="percent of the traffic, step by step")
-    watch_seconds: float = Field(2.0, ge=0, description="how long each step is watched")
+    watch_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="how long each step is watched; unset: 2, on a managed endpoint 300: it counts by the minute",
+    )
     smoke_images: int = Field(
         8, ge=1, description="holdout images the new deployment must answer before it gets traffic"
     )

@@ -17,7 +17,7 @@ from al_core.strategies.cost_aware import CostAware
 from al_core.strategies.k_center_greedy import KCenterGreedy
 from al_core.strategies.registry import strategy_names
 from al_loop.selecting import Wishes, configured_strategy, preview
-from al_loop.strategy_inputs import SelectionInputs
+from al_loop.strategy_inputs import strategy_context
 from al_resources.labeling.projects.oracle import OracleLabeling
 from al_resources.platform import Platform
 from al_resources.settings import HoldoutSettings, LabelingSettings, SelectionSettings, ServingSettings, Settings
@@ -108,7 +108,7 @@ def test_what_a_class_costs_comes_from_the_labels_times(digits, monkeypatch: pyt
     seconds = [30.0 if label == "8" else 3.0 for label in slow["label"]]
     with_times = slow.with_columns(annotation_seconds=np.array(seconds))
     monkeypatch.setattr(platform.ledgers, "read", lambda name, **_: with_times)
-    strategy = SelectionInputs(platform, 1).prepare(CostAware())
+    strategy = CostAware().given(strategy_context(platform, 1))
     assert isinstance(strategy, CostAware)
     assert strategy.seconds is not None
     assert strategy.seconds[8] > 3 * strategy.seconds[1]
@@ -127,9 +127,21 @@ def test_embeddings_of_labeled_images_and_their_distances_are_kept_for_the_next_
     monkeypatch.setattr("al_loop.strategy_inputs._answers", nothing_left_to_compute)
     second, _ = preview(platform, Wishes(strategy="k_center_greedy"))
     assert second["image_id"].to_list() == first["image_id"].to_list()
-    strategy = SelectionInputs(platform, 1).prepare(configured_strategy(platform, Wishes()))
+    strategy = configured_strategy(platform, Wishes()).given(strategy_context(platform, 1))
     assert not isinstance(strategy, KCenterGreedy)  # margin keeps nothing
     assert list(Path(platform.settings.home, "cache", "selection").glob("distances.npz"))
+
+
+def test_strategies_see_all_that_teaches_in_the_order_in_which_the_labels_came(digits):
+    platform, _ = digits
+    dataset = platform.datasets.latest()
+    assert dataset is not None
+    teaching = {image.image_id for split in ("train", "validation") for image in dataset.images(split)}
+    assert len({image.image_id for image in dataset.images("validation")}) > 0
+    seen = strategy_context(platform, 1).labeled.image_ids.tolist()
+    arrived = [image_id for image_id in platform.ledgers.read("labels")["image_id"] if image_id in teaching]
+    assert seen == arrived
+    assert seen != sorted(seen), "the order of hashes says nothing about what came first"
 
 
 def test_a_broken_cache_is_computed_again(digits):

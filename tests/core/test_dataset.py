@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from al_core.dataset import (
-    RANDOM_REASONS,
+    JUDGES,
     ROWS,
     SPLITS,
     Dataset,
@@ -22,12 +22,15 @@ from al_core.dataset import (
     leaks,
     resolve_labels,
     to_jsonl,
+    uses,
 )
+from al_core.judging.truth import DUEL, UNIFORM_REASONS, Reserve
 from al_core.near_duplicates import hamming_distance
 from al_core.records import LABELS
 
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)
 DISTANCE = 4
+HALF = Reserve(0.5)  # of all images may judge
 
 
 def image_id(name: object) -> str:
@@ -62,7 +65,7 @@ def build(
     reasons: dict[str, str] | None = None,
     hashes: dict[str, str | None] | None = None,
     parent: Dataset | None = None,
-    holdout_share: float = 0.5,
+    reserve: Reserve = HALF,
     validation_share: float = 0.3,
     distance: int = DISTANCE,
     round_: int = 1,
@@ -73,7 +76,7 @@ def build(
         urls={image: f"images/{image}.png" for image in labels},
         hashes=hashes or {},
         parent=parent,
-        holdout_share=holdout_share,
+        reserve=reserve,
         validation_share=validation_share,
         near_duplicate_distance=distance,
         round_=round_,
@@ -132,31 +135,45 @@ def test_the_order_of_the_ledger_does_not_matter(votes, rule, random):
 # ---------------------------------------------------------------- splits
 
 
-def test_only_random_images_are_held_out_and_about_the_share_of_them():
+def test_every_reserved_image_that_was_drawn_uniformly_judges_and_every_other_label_teaches():
     images = [image_id(i) for i in range(2000)]
-    reasons = {image: ("seed", "control", "strategy")[i % 3] for i, image in enumerate(images)}
-    dataset = build(dict.fromkeys(images, "x"), reasons=reasons, holdout_share=0.4)
-    held_out = dataset.rows.filter(split="holdout")
-    assert set(held_out["reason"]) == set(RANDOM_REASONS)
-    random = sum(reason in RANDOM_REASONS for reason in reasons.values())
-    assert held_out.height / random == pytest.approx(0.4, abs=0.05)
-    rest = dataset.rows.filter(pl.col("split") != "holdout")
+    reasons = {image: ("seed", "control", "strategy", DUEL)[i % 4] for i, image in enumerate(images)}
+    reserve = Reserve(0.2)
+    rows = build(dict.fromkeys(images, "x"), reasons=reasons, reserve=reserve).rows
+    for image, split in rows.select("image_id", "split").iter_rows():
+        uniform = reasons[image] in UNIFORM_REASONS
+        expected = "holdout" if uniform else "duel" if reasons[image] == DUEL else None
+        if expected and reserve.holds(image):
+            assert split == expected
+        else:
+            assert split in ("train", "validation")
+    rest = rows.filter(pl.col("split").is_in(["train", "validation"]))
     assert (rest["split"] == "validation").mean() == pytest.approx(0.3, abs=0.05)
+    told = uses(rows)
+    assert sum(told.values()) == 2000
+    assert told["teach"] == rest.height
+    assert told["judge: of duels"] == rows.filter(split="duel").height
+
+
+def test_a_label_that_nobody_asked_for_teaches_even_of_a_reserved_image():
+    rows = build({HELD_OUT: "x"}, reasons={}).rows
+    assert rows["split"][0] in ("train", "validation")
 
 
 def test_a_window_of_ids_is_split_like_any_other():
     """Random draws are windows of sorted ids: one that fell into a split as a whole would be no sample."""
     window = [f"{i:032x}" for i in range(3000)]
-    assert 0.45 < sum(below(image, "holdout", 0.5) for image in window) / 3000 < 0.55
-    both = sum(below(image, "holdout", 0.5) and below(image, "validation", 0.5) for image in window)
+    assert 0.45 < sum(below(image, "validation", 0.5) for image in window) / 3000 < 0.55
+    scattered = [image_id(i) for i in range(3000)]
+    both = sum(HALF.holds(image) and below(image, "validation", 0.5) for image in scattered)
     assert 0.2 < both / 3000 < 0.3  # the two answers are independent
 
 
-HELD_OUT = next(i for i in map(image_id, range(99)) if below(i, "holdout", 0.5))
-TRAINED = next(i for i in map(image_id, range(99)) if not below(i, "holdout", 0.5) and not below(i, "validation", 0.3))
-VALIDATED = next(i for i in map(image_id, range(99)) if not below(i, "holdout", 0.5) and below(i, "validation", 0.3))
-LATER = [i for i in map(image_id, range(100, 400)) if not below(i, "holdout", 0.5)][:20]
-LATER_HELD_OUT = next(i for i in map(image_id, range(100, 400)) if below(i, "holdout", 0.5))
+HELD_OUT = next(i for i in map(image_id, range(99)) if HALF.holds(i))
+TRAINED = next(i for i in map(image_id, range(99)) if not HALF.holds(i) and not below(i, "validation", 0.3))
+VALIDATED = next(i for i in map(image_id, range(99)) if not HALF.holds(i) and below(i, "validation", 0.3))
+LATER = [i for i in map(image_id, range(100, 400)) if not HALF.holds(i)][:20]
+LATER_HELD_OUT = next(i for i in map(image_id, range(100, 400)) if HALF.holds(i))
 HASH, NEAR, NEARER, FAR = "0" * 32, "f" + "0" * 31, "3" + "0" * 31, "f" * 32
 
 
@@ -207,7 +224,7 @@ def test_an_image_keeps_its_split_whatever_the_shares_become():
         dict.fromkeys(images, "y"),
         reasons=dict.fromkeys(images, "seed"),
         parent=parent,
-        holdout_share=0.01,
+        reserve=Reserve(0.01),
         validation_share=0.99,
         round_=2,
     )
@@ -225,7 +242,7 @@ def test_a_labeled_image_without_an_address_is_an_error():
             urls={},
             hashes={},
             parent=None,
-            holdout_share=0.5,
+            reserve=HALF,
             validation_share=0.1,
             near_duplicate_distance=4,
             round_=1,
@@ -239,7 +256,7 @@ def histories(draw):
     images = [image_id(i) for i in range(count)]
     patterns = st.integers(0, 2**9 - 1).map(lambda bits: f"{bits:032x}")
     hashes = {image: draw(st.none() | patterns) for image in images}
-    reasons = {image: draw(st.sampled_from(["seed", "control", "strategy", None])) for image in images}
+    reasons = {image: draw(st.sampled_from(["seed", "control", "strategy", DUEL, None])) for image in images}
     rounds = [draw(st.dictionaries(st.sampled_from(images), st.sampled_from("xyz"))) for _ in range(3)]
     return rounds, {image: reason for image, reason in reasons.items() if reason}, hashes
 
@@ -257,10 +274,12 @@ def test_nothing_ever_leaks(history):
         assert rows["image_id"].to_list() == sorted(known)  # every image once
         after = split_of(dataset)
         assert before.items() <= after.items()  # for ever
-        assert all(reasons.get(image) in RANDOM_REASONS for image, split in after.items() if split == "holdout")
+        assert all(reasons.get(image) in UNIFORM_REASONS for image, split in after.items() if split == "holdout")
+        judges = {image for image, split in after.items() if split in JUDGES}
+        assert all(HALF.holds(image) for image in judges)
         placed = [(image, split) for image, split in after.items() if split != "excluded" and hashes[image]]
         for (one, split), (other, other_split) in combinations(placed, 2):
-            if split != other_split:
+            if split != other_split and not {split, other_split} <= set(JUDGES):
                 assert hamming_distance(hashes[one], hashes[other]) > DISTANCE
         assert leaks(rows, DISTANCE) == []
         assert all(rows.filter(split="excluded")["note"].is_not_null())
@@ -299,7 +318,7 @@ def test_classes_keep_their_order_and_new_ones_follow_sorted():
 
 def test_the_manifest_counts_every_split_and_names_the_holdout():
     dataset = first_version({})
-    assert dataset.manifest.counts == {"train": 1, "validation": 1, "holdout": 1, "excluded": 0}
+    assert dataset.manifest.counts == {"train": 1, "validation": 1, "holdout": 1, "duel": 0, "excluded": 0}
     more = build({LATER[0]: "x"}, parent=dataset, round_=2)
     assert more.manifest.holdout == dataset.manifest.holdout
     assert more.manifest.version != dataset.manifest.version

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labeled_context import LabeledContext
 from pools import MemorySource, image_ids, random_hashes, random_probs
 
 from al_core.images import BadImage
+from al_core.judging.truth import Reserve
 from al_core.near_duplicates import hamming_distance
 from al_core.records import SELECTIONS
 from al_core.selection import Selection, select_batch, select_seed_batch
@@ -270,8 +272,7 @@ def test_every_strategy_works_on_the_store_and_leaves_provenance(name: str) -> N
         "strategy": name,
         "budget": 20,
         "pool_limit": 100,
-        "labeled": LABELED,
-        "committee": committee,
+        "context": LabeledContext(LABELED, committee),
     }
     selection, again = select(source, **request), select(source, **request)
     assert selection.size == 20
@@ -291,7 +292,7 @@ def test_the_pool_may_lie_on_another_device() -> None:
     source = MemorySource.of(
         random_probs(50, 3), embeddings=np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32)
     )
-    request: dict = {"strategy": "k_center_greedy", "labeled": LABELED}
+    request: dict = {"strategy": "k_center_greedy", "context": LabeledContext(LABELED)}
     assert chosen(select(source, **request)) == chosen(select(source, device="cpu:0", **request))
 
 
@@ -388,3 +389,67 @@ def test_an_image_folder_smaller_than_the_budget_is_taken_whole() -> None:
     selection = seed_batch(3, budget=10)
     assert (selection.size, selection.table.column("propensity").to_pylist()) == (3, [1.0] * 3)
     assert seed_batch(0, budget=10).size == 0
+
+
+# ---------------------------------------------------------------- the reserve
+RESERVE = Reserve(0.3)
+
+
+def split_sources(count: int) -> tuple[MemorySource, MemorySource]:
+    """What teaches and what may judge, as two sources of the same log."""
+    probs = random_probs(count, 3)
+    reserved = set(RESERVE.among(image_ids(count)))
+    rest = set(image_ids(count)) - reserved
+    return MemorySource.of(probs, taken=reserved), MemorySource.of(probs, taken=rest)
+
+
+def test_the_control_slice_is_drawn_from_the_reserve_and_the_strategy_never_sees_it() -> None:
+    teaching, judging = split_sources(100)
+    selection = select(teaching, judges=judging, budget=20, control_share=0.25)
+    assert len(chosen(selection, "control")) == 5
+    assert all(RESERVE.holds(one) for one in chosen(selection, "control"))
+    assert not any(RESERVE.holds(one) for one in chosen(selection, "strategy"))
+    propensity = {row["propensity"] for row in selection.table.to_pylist() if row["reason"] == "control"}
+    assert propensity == {5 / len(judging.ids)}
+
+
+def test_where_the_reserve_is_used_up_the_strategy_fills_the_batch_and_the_batch_says_so() -> None:
+    teaching, _ = split_sources(100)
+    nobody = MemorySource.of(random_probs(5, 3), taken=image_ids(5))
+    selection = select(teaching, judges=nobody, budget=20, control_share=0.25)
+    assert (len(chosen(selection, "control")), len(chosen(selection, "strategy"))) == (0, 20)
+    assert str(selection.facts["reserve"]).startswith("5 images fewer than wanted to judge by")
+
+
+def seed_with_judges(count: int, budget: int, seed: int = 0) -> Selection:
+    return select_seed_batch(
+        {image_id: image_id for image_id in image_ids(count)},
+        hash_of={}.get,
+        budget=budget,
+        near_duplicate_distance=4,
+        seed=seed,
+        round_=0,
+        reserve=RESERVE,
+        judging_share=0.25,
+    )
+
+
+def test_a_share_of_the_seed_round_is_drawn_uniformly_from_the_reserve_and_the_rest_from_the_others() -> None:
+    judges = dict.fromkeys(RESERVE.among(image_ids(60)), 0)
+    for seed in range(400):
+        batch = chosen(seed_with_judges(60, budget=20, seed=seed))
+        drawn = RESERVE.among(batch)
+        assert (len(batch), len(drawn)) == (20, 5)
+        for image_id in drawn:
+            judges[image_id] += 1
+    expected = 400 * 5 / len(judges)
+    assert sum((count - expected) ** 2 / expected for count in judges.values()) < 2.5 * len(judges)
+
+
+def test_where_either_part_of_a_small_folder_is_used_up_the_other_fills_the_seed_round() -> None:
+    everything = seed_with_judges(20, budget=20)
+    assert everything.size == 20
+    assert len(set(chosen(everything))) == 20
+    few = len(RESERVE.among(image_ids(6)))
+    assert seed_with_judges(6, budget=6).size == 6
+    assert seed_with_judges(6, budget=6).control == few

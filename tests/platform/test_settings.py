@@ -176,3 +176,13 @@ def test_a_workspace_keeps_models_and_endpoint_in_the_azure_profile_only(
     assert type(platform.registry).__name__ == "AzureMLModelRegistry"
     assert type(platform.endpoint).__name__ == "AzureMLOnlineEndpoint"
     assert type(Platform(load_settings(profile="local")).endpoint).__name__ == "LocalEndpoint"
+
+
+def test_a_step_is_watched_for_minutes_where_failures_are_counted_by_the_minute() -> None:
+    azure = {"kusto_uri": "https://c.kusto.windows.net", "blob_account_url": "https://a.blob.core.windows.net"}
+    workspace = {"subscription": "s", "resource_group": "g", "workspace": "w"}
+    assert Platform(load_settings()).profile.watch_seconds == 2
+    assert Platform(load_settings(profile="azure", azure=azure)).profile.watch_seconds == 2
+    managed = Platform(load_settings(profile="azure", azure=azure, azure_ml=workspace))
+    assert managed.profile.watch_seconds == 300
+    assert managed.settings.deployment.watch_seconds is None

@@ -328,7 +328,7 @@ def test_a_deployment_asks_for_the_machines_probes_and_script_of_the_settings(wo
     deployment = workspace.emulator.get("onlineEndpoints/classifier/deployments/blue")
     assert deployment is not None
     properties = deployment["properties"]
-    assert properties["codeConfiguration"]["scoringScript"] == "al_serving/score.py"
+    assert properties["codeConfiguration"]["scoringScript"] == "al_serving/azure_ml_script.py"
     assert (properties["instanceType"], deployment["sku"]["capacity"]) == ("Standard_NC4as_T4_v3", 3)
     probe = {
         "failureThreshold": 10,
@@ -362,20 +362,74 @@ def test_a_deployment_that_fails_in_provisioning_leaves_the_traffic_and_says_why
     assert (state.deployments, state.traffic) == ({"blue": 1}, {"blue": 100})
 
 
-def test_requests_that_fail_while_the_rollout_watches_take_it_back(workspace: Workspace) -> None:
+FAILURES = [  # what callers see, what the container said, in words
+    (424, 500, "424 (the container answered 500)"),
+    (424, 503, "424 (the container answered 503)"),
+    (424, 0, "424 (the container answered nothing)"),
+    (408, 0, "408 (no answer in time)"),
+    (429, 0, "429 (more than it takes at once)"),
+    (500, 0, "500 (Azure's own trouble)"),
+]
+
+
+def two_versions(workspace: Workspace) -> None:
     register_model(workspace.platform, seed=1)
     register_model(workspace.platform, seed=2)
     roll_out(workspace.endpoint, 1, smoke_images=[(IMAGE, None)], watch_seconds=0)
 
+
+def test_requests_that_fail_while_the_rollout_watches_take_it_back_also_where_counts_come_late(
+    workspace: Workspace,
+) -> None:
+    two_versions(workspace)
+    looks = iter(range(100))
+
     def customers(_: float) -> None:
-        workspace.emulator.unhealthy["green"] = 1
-        with pytest.raises(DeploymentFailed, match="502"):
-            workspace.endpoint.score("green", IMAGE)
+        if next(looks) == 0:
+            workspace.emulator.next_answers["green"] = [(424, 500)]
+            workspace.emulator.late_looks = 3
+            with pytest.raises(DeploymentFailed, match="green answered 424 for its container's 500"):
+                workspace.endpoint.score("green", IMAGE)
 
     result = roll_out(workspace.endpoint, 2, smoke_images=[(IMAGE, None)], watch_seconds=0, sleep=customers)
     assert result.outcome == "rolled_back"
-    assert "green is unhealthy: 1 requests failed; CUDA out of memory" in result.reason
+    assert (
+        "green is unhealthy: 1 request failed: 1 x 424 (the container answered 500); CUDA out of memory"
+        in result.reason
+    )
     assert workspace.endpoint.state().serving_version == 1
+
+
+def test_every_way_to_fail_is_counted_by_what_callers_see_and_what_the_container_said(workspace: Workspace) -> None:
+    two_versions(workspace)
+    for failed, (seen, by_container, words) in enumerate(FAILURES, 1):
+        workspace.emulator.next_answers["blue"] = [(seen, by_container)]
+        with pytest.raises(DeploymentFailed, match=str(seen)):
+            workspace.endpoint.score("blue", IMAGE)
+        problem = workspace.endpoint.health("blue")[0]
+        assert problem.startswith(f"{failed} request")
+        assert f"1 x {words}" in problem
+
+
+def test_what_the_script_refuses_is_the_senders_doing_and_takes_nothing_back(workspace: Workspace) -> None:
+    two_versions(workspace)
+
+    def customers(_: float) -> None:
+        with pytest.raises(DeploymentFailed, match="green answered 424 for its container's 422"):
+            workspace.endpoint.score("green", b"no image")
+
+    result = roll_out(workspace.endpoint, 2, smoke_images=[(IMAGE, None)], watch_seconds=0, sleep=customers)
+    assert result.outcome == "promoted"
+
+
+def test_more_kinds_of_answers_than_ten_are_counted_all(workspace: Workspace) -> None:
+    two_versions(workspace)
+    statuses = [(424, status) for status in range(510, 525)]
+    workspace.emulator.next_answers["blue"] = list(statuses)
+    for _ in statuses:
+        with pytest.raises(DeploymentFailed, match="424"):
+            workspace.endpoint.score("blue", IMAGE)
+    assert workspace.endpoint.health("blue")[0].startswith("15 requests failed")
 
 
 @pytest.fixture(scope="module")
@@ -392,7 +446,7 @@ def test_a_version_is_promoted_behind_the_server_that_azure_runs(workspace: Work
     endpoint = workspace.endpoint_with(environment_variables=variables)
     result = roll_out(endpoint, 1, smoke_images=[(IMAGE, None)], watch_seconds=0)
     assert result.outcome == "promoted"
-    with pytest.raises(DeploymentFailed, match="blue answered 422"):
+    with pytest.raises(DeploymentFailed, match="blue answered 424 for its container's 422"):
         endpoint.score("blue", b"no image")
     assert endpoint.score("blue", IMAGE)["model_version"] == 1
 

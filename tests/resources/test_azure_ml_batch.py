@@ -97,7 +97,7 @@ def test_a_deployment_is_made_once_per_version_and_runs_the_script_of_the_online
     deployment = workspace.emulator.get(f"{endpoint}/deployments/version-4")
     assert deployment is not None
     properties = deployment["properties"]
-    assert properties["codeConfiguration"]["scoringScript"] == "al_serving/score.py"
+    assert properties["codeConfiguration"]["scoringScript"] == "al_serving/azure_ml_script.py"
     assert (properties["resources"]["instanceCount"], properties["maxConcurrencyPerInstance"]) == (3, 2)
     assert properties["errorThreshold"] == -1
     found = workspace.emulator.get(endpoint)

@@ -15,6 +15,7 @@ import pytest
 from azure.kusto.data.exceptions import KustoServiceError
 from resource_adapters import MIDNIGHT, after
 
+from al_core.judging.truth import Part, Reserve
 from al_core.records import LEDGERS, PREDICTIONS
 from al_core.strategies.base import Order
 from al_loop.questions import Every, Question, Window, kql
@@ -56,6 +57,9 @@ def ledger_queries() -> Iterator[Query]:
                 yield known_query(name, list(dict.fromkeys([column, schema.names[0]])), column, [value, None])
 
 
+PARTS = (None, *(Part(Reserve(0.2), judging=judging) for judging in (False, True)))
+
+
 @cache
 def queries() -> list[Query]:
     model: list[tuple[str | None, int | None]] = [("digits", 3), ("digits", None), (None, 3), (None, None)]
@@ -68,7 +72,8 @@ def queries() -> list[Query]:
     ]
     return [
         *(watermark_query(*one) for one in model),
-        count_query("digits", 3),
+        *(count_query("digits", version, part) for version in (3, None) for part in PARTS),
+        *(eligible_query("digits", 3, Order("margin"), 5, ["image_id", "margin"], [], part) for part in PARTS),
         *selections,
         *(arrays_query(["p"], wide) for wide in (["probs"], ["embedding"], list(WIDE))),
         *(build(columns) for columns in (["image_id"], PREDICTIONS.names) for build in _readers()),

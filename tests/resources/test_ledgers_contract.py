@@ -17,6 +17,7 @@ from resource_adapters import EMBEDDED, LEDGER_STORES, MIDNIGHT, after, image
 
 from al_core.records import LABELS, LEDGERS, table_of
 from al_resources.ledgers import Ledgers
+from al_resources.ledgers.delta import DeltaLedgers
 
 
 def labels(*rows: dict[str, Any]) -> pa.Table:
@@ -123,3 +124,16 @@ def test_processes_that_insert_the_same_rows_at_once_insert_them_once(adapter: s
     found = LEDGER_STORES[adapter](tmp_path).read("labels")["label"].to_list()
     assert inserted == len(found) == 13
     assert sorted(map(int, found)) == list(range(13))
+
+
+def test_a_ledger_of_an_earlier_version_is_read_and_gains_the_columns_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledgers = DeltaLedgers(tmp_path)
+    with monkeypatch.context() as earlier:
+        earlier.setitem(LEDGERS, "labels", pa.schema([field for field in LABELS if field.name != "answer"]))
+        ledgers.insert_new("labels", labels({"label": "a"}).drop_columns("answer"), ["label"])
+    assert ledgers.read("labels")["answer"].to_list() == [None]
+    ledgers.insert_new("labels", labels({"label": "b", "answer": 3}), ["label"])
+    assert ledgers.read("labels").select("label", "answer").rows() == [("a", None), ("b", 3)]
+    assert ledgers.read("labels", answer=None)["label"].to_list() == ["a"]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -11,15 +15,18 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from resource_adapters import coco, image, jsonl
+from resource_adapters import LEDGER_STORES, coco, image, jsonl
 
 from al_core.answers import answered
 from al_core.dataset import resolve_labels
-from al_core.records import SELECTIONS, table_of
+from al_core.records import SELECTIONS, table_of, utc_now
+from al_resources.blobs import BlobInfo
 from al_resources.blobs.local import FsspecBlobStore
 from al_resources.image_store import ImageStore
+from al_resources.labeling import merge as merge_module
 from al_resources.labeling.inbox import InboxCursor, Look, look
-from al_resources.labeling.merge import Merge, merge_export, unmerged_exports
+from al_resources.labeling.merge import Merge, carry_out, merge_export, plan_merge, unmerged_exports
+from al_resources.ledgers import Ledgers
 from al_resources.ledgers.delta import DeltaLedgers
 from al_resources.settings import LabelingSettings
 
@@ -29,9 +36,9 @@ INBOX = "labeling/exports"
 class Desk:
     """Blob store, ledgers and settings of one loop, with ten images selected in rounds 0 and 1."""
 
-    def __init__(self, folder: Path, **labeling: Any) -> None:
+    def __init__(self, folder: Path, ledgers: Ledgers | None = None, **labeling: Any) -> None:
         self.blobs = FsspecBlobStore(folder / "blobs")
-        self.ledgers = DeltaLedgers(folder / "tables")
+        self.ledgers = ledgers or DeltaLedgers(folder / "tables")
         self.images = ImageStore(self.blobs)
         self.settings = LabelingSettings(**labeling)
         rows = [{"round": number // 5, "image_id": image(number)} for number in range(10)]
@@ -188,6 +195,22 @@ def test_a_file_whose_name_cannot_be_a_path_stops_nobody(desk: Desk) -> None:
     assert [plan.export.path for plan in desk.look().ready] == [path]
 
 
+@pytest.mark.parametrize("adapter", LEDGER_STORES)
+def test_two_overlapping_exports_merged_at_the_same_time_double_no_label(tmp_path: Path, adapter: str) -> None:
+    """Both look at the ledger before either writes."""
+    desk = Desk(tmp_path, LEDGER_STORES[adapter](tmp_path))
+    first = desk.release("1.json", coco({image(1): "cat", image(2): "cat"}))
+    second = desk.release("2.json", coco({image(1): "cat", image(2): "dog", image(3): "cat"}))
+    plans = [
+        plan_merge(desk.blobs, desk.ledgers, desk.images, desk.settings, desk.blobs.info(path))
+        for path in (first, second)
+    ]
+    merges = [carry_out(desk.blobs, desk.ledgers, plan) for plan in plans]
+    assert [merge.new_labels for merge in merges] == [2, 2]
+    assert sorted(desk.labels()) == sorted([(image(1), "cat"), (image(2), "cat"), (image(2), "dog"), (image(3), "cat")])
+    assert desk.merge(second).status == "nothing_new"
+
+
 class Crash(Exception):
     pass
 
@@ -309,15 +332,13 @@ def test_a_tick_takes_a_few_oldest_first_and_the_next_goes_on(desk: Desk) -> Non
     taken, cursor = [], None
     for left in (3, 1, 0):
         found = desk.look(cursor, limit=2)
-        assert found.left_for_later == left
+        assert len(found.left) == left
         taken += [plan.export.path for plan in found.ready]
         cursor = found.cursor.model_dump_json()
     assert taken == paths
 
 
 def test_one_file_from_the_future_hides_none_that_come_after_it(desk: Desk) -> None:
-    import os
-
     path = desk.release("future.json", coco({image(1): "cat"}))
     os.utime(desk.blobs.url(path).removeprefix("file://"), (4e9, 4e9))
     found = desk.look()
@@ -328,14 +349,122 @@ def test_one_file_from_the_future_hides_none_that_come_after_it(desk: Desk) -> N
 
 
 def test_the_cursor_stays_small(desk: Desk) -> None:
-    cursor = None
     for number in range(20):
-        path = Path(desk.blobs.url(desk.release(f"{number}.json", b"[]")).removeprefix("file://"))
-        path.touch()
-    found = desk.look(cursor, limit=100)
+        desk.release(f"{number}.json", b"[]")
+    path = desk.release("good.json", coco({image(1): "cat"}))
+    found = desk.look()
     assert len(found.refused) == 20
-    later = found.cursor.model_copy(update={"watermark": datetime.now(timezone.utc) + timedelta(hours=1)})
-    assert desk.look(later.model_dump_json(), seconds=7200).cursor.seen == {}
+    assert list(found.cursor.requested) == [path]
+    desk.merge(path)
+    assert desk.look(found.cursor.model_dump_json()).cursor == InboxCursor()
+
+
+@pytest.mark.parametrize("hours", [-24, 24])
+def test_a_clock_that_jumps_hides_no_export_that_comes_after(desk: Desk, hours: float) -> None:
+    """The export sensor's clock, and that of the file system, are set back or put forward by a day."""
+    path = desk.release("before.json", coco({image(1): "cat"}))
+    found = desk.look()
+    desk.merge(path)
+    later = desk.release("after.json", coco({image(2): "cat"}))
+    with_clock(desk, later, hours)
+    second = desk.look(found.cursor.model_dump_json(), seconds=3600 * hours)
+    assert [plan.export.path for plan in second.ready] == [later]
+
+
+def with_clock(desk: Desk, path: str, hours: float) -> None:
+    """The blob store tells times of a clock that is wrong."""
+    at = desk.blobs.info(path).modified_at + timedelta(hours=hours)
+    real = desk.blobs.list
+
+    def listed(prefix: str) -> Iterator[BlobInfo]:
+        return (replace(blob, modified_at=at) if blob.path == path else blob for blob in real(prefix))
+
+    desk.blobs.list = listed  # type: ignore[method-assign]
+
+
+def test_an_export_replaced_by_one_of_the_same_size_and_time_is_read(desk: Desk) -> None:
+    path = desk.release("1.json", coco({image(1): "cat"}))
+    desk.merge(path)
+    file = Path(desk.blobs.url(path).removeprefix("file://"))
+    before = file.stat()
+    replacing = file.with_name("replacing")
+    replacing.write_bytes(coco({image(1): "dog"}))
+    os.utime(replacing, ns=(before.st_atime_ns, before.st_mtime_ns))
+    replacing.replace(file)
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert [plan.export.path for plan in desk.look().ready] == [path]
+
+
+def test_an_export_rewritten_in_place_with_the_same_size_and_time_is_read(desk: Desk) -> None:
+    path = desk.release("1.json", coco({image(1): "cat"}))
+    desk.merge(path)
+    file = Path(desk.blobs.url(path).removeprefix("file://"))
+    before = file.stat()
+    time.sleep(0.01)  # the kernel's own stamps stand still for milliseconds
+    file.write_bytes(coco({image(1): "dog"}))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert [plan.export.path for plan in desk.look().ready] == [path]
+
+
+def test_a_correction_counts_though_the_file_it_corrects_came_from_the_future(desk: Desk) -> None:
+    first = desk.release("1.json", coco({image(1): "cat"}))
+    os.utime(desk.blobs.url(first).removeprefix("file://"), (4e9, 4e9))
+    desk.merge(first)
+    desk.merge(desk.release("2.json", coco({image(1): "dog"})))
+    assert desk.resolved() == {image(1): "dog"}
+
+
+def test_a_correction_counts_though_our_own_clock_was_ahead_when_the_label_was_merged(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And though it lies in another annotator's name: one vote each, the youngest counts."""
+    with monkeypatch.context() as ahead:
+        ahead.setattr(merge_module, "utc_now", lambda: utc_now() + timedelta(days=400))
+        first = desk.release("1.jsonl", jsonl({image(1): "cat"}, annotator="ann"))
+        os.utime(desk.blobs.url(first).removeprefix("file://"), (4e9, 4e9))
+        desk.merge(first)
+    desk.merge(desk.release("2.jsonl", jsonl({image(1): "dog"}, annotator="bob")))
+    desk.merge(desk.release("3.jsonl", jsonl({image(1): "owl"}, annotator="ann")))
+    assert desk.resolved() == {image(1): "owl"}
+    assert resolve_labels(desk.ledgers.read("labels"))["label"].to_list() == ["owl"]
+
+
+def test_half_an_export_from_the_future_does_not_wait_for_ever(desk: Desk) -> None:
+    path = desk.release("1.json", b'{"images"')
+    with_clock(desk, path, hours=24 * 365)
+    first = desk.look()
+    assert first.waiting == [path]
+    assert [merge.path for merge in desk.look(first.cursor.model_dump_json()).refused] == [path]
+
+
+def test_many_broken_exports_do_not_keep_a_good_one_waiting(desk: Desk) -> None:
+    for number in range(200):
+        desk.release(f"{number:03}.json", b"[]")
+    good = desk.release("good.json", coco({image(1): "cat"}))
+    found = desk.look(limit=1)
+    assert [plan.export.path for plan in found.ready] == [good]
+    assert len(found.refused) == 200
+
+
+def test_what_there_is_no_time_for_comes_at_the_next_look(desk: Desk) -> None:
+    for number in range(5):
+        desk.release(f"{number}.json", b"[]")
+    arguments = (desk.blobs, desk.ledgers, desk.images, desk.settings)
+    refused, cursor = [], InboxCursor()
+    for left in (4, 3, 2, 1, 0):
+        found = look(*arguments, cursor, limit=9, now=utc_now(), seconds=0)
+        assert len(found.left) == left
+        refused += [merge.path for merge in found.refused]
+        cursor = found.cursor
+    assert refused == [f"{INBOX}/{number}.json" for number in range(5)]
+
+
+def test_what_came_to_nothing_is_ready_again(desk: Desk) -> None:
+    path = desk.release("1.json", coco({image(1): "cat"}))
+    cursor = desk.look().cursor
+    arguments = (desk.blobs, desk.ledgers, desk.images, desk.settings, cursor)
+    assert look(*arguments, limit=9, now=utc_now()).ready == []
+    assert [plan.export.path for plan in look(*arguments, limit=9, now=utc_now(), again=[path]).ready] == [path]
 
 
 def test_what_systems_and_programs_leave_behind_is_left_alone(desk: Desk) -> None:

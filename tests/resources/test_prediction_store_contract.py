@@ -18,11 +18,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from resource_adapters import EMBEDDED, LEDGER_STORES, PREDICTION_STORES, after, image, prediction_rows
 
+from al_core.judging.truth import Part, Reserve
 from al_core.records import LABELS, PREDICTIONS, SELECTIONS, image_keys, table_of
 from al_core.strategies.base import Order
 from al_resources.prediction_store import PredictionStore, delta, kusto
 
 MARGIN = Order("margin")
+TEACHING, JUDGING = (Part(Reserve(0.4, "any"), judging=judging) for judging in (False, True))
 
 
 def ids(table: pa.Table) -> list[str]:
@@ -358,11 +360,38 @@ def test_every_answer_is_that_of_the_naive_twin(
         ledgers.insert_new("labels", table_of(LABELS, [{"image_id": i} for i in labeled]), ["image_id"])
         for order, limit, exclude in questions:
             excluded = chance.sample(IMAGES, exclude)
-            found = store.eligible("digits", 1, order, limit, ["prediction_id", "image_uri"], excluded)
-            expected = naive_eligible(rows, 1, order, limit, {*selected, *labeled, *excluded})
-            assert found["prediction_id"].to_pylist() == expected
-        everyone = naive_eligible(rows, 1, MARGIN, len(rows), {*selected, *labeled})
-        assert store.count_eligible("digits", 1) == len(everyone)
+            part = chance.choice([None, TEACHING, JUDGING])
+            found = store.eligible("digits", 1, order, limit, ["prediction_id", "image_uri"], excluded, part)
+            gone = {*selected, *labeled, *excluded, *not_of(part)}
+            assert found["prediction_id"].to_pylist() == naive_eligible(rows, 1, order, limit, gone)
+        for part in (None, TEACHING, JUDGING):
+            everyone = naive_eligible(rows, 1, MARGIN, len(rows), {*selected, *labeled, *not_of(part)})
+            assert store.count_eligible("digits", 1, part) == len(everyone)
+
+
+def not_of(part: Part | None) -> list[str]:
+    """The images that a part does not hold."""
+    return [] if part is None else [one for one in IMAGES if part.reserve.holds(one) != part.judging]
+
+
+def test_of_any_version_an_image_has_its_newest_prediction(store: PredictionStore) -> None:
+    rows = [
+        {"image_id": image(1), "model_version": 1, "margin": 0.1, "logged_at": after(0)},
+        {"image_id": image(1), "model_version": 2, "margin": 0.6, "logged_at": after(1)},
+        {"image_id": image(2), "model_version": 1, "margin": 0.3},
+    ]
+    store.append(prediction_rows(rows))
+    assert ids(store.eligible("digits", None, MARGIN, 5, [])) == [image(2), image(1)]
+    assert store.count_eligible("digits", None) == 2
+
+
+def test_a_strategy_is_never_offered_a_reserved_image_and_every_image_is_in_one_part(store: PredictionStore) -> None:
+    names = [image(n) for n in range(200)]
+    store.append(prediction_rows([{"image_id": name, "margin": 0.5} for name in names]))
+    for order in (MARGIN, Order("random", seed=2)):
+        taught, judged = (ids(store.eligible("digits", 1, order, 500, [], part=part)) for part in (TEACHING, JUDGING))
+        assert sorted(judged) == sorted(TEACHING.reserve.among(names))
+        assert sorted([*taught, *judged]) == sorted(names)
 
 
 # ---------------------------------------------------------------------- many processes

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from labeled_context import LabeledContext
 from resource_adapters import LEDGER_STORES, MIDNIGHT, PREDICTION_STORES, after, image
 
 from al_core.records import LABELS, SELECTIONS, image_keys, prediction_table, table_of
@@ -85,8 +86,7 @@ def selection(store: PredictionStore, strategy: str, **request: Any) -> tuple[in
         near_duplicate_distance=4,
         round_=2,
         model_version=3,
-        labeled=LABELED,
-        committee=committee,
+        context=LabeledContext(LABELED, committee),
         **request,
     )
     return chosen.eligible, chosen.table.drop("selected_at").to_pylist()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 import pytest
+from dagster._core.test_utils import create_run_for_test
 
 from al_core.records import SELECTIONS, table_of, utc_now
 from al_resources.labeling.merge import merge_export
@@ -178,3 +179,55 @@ def test_a_tick_takes_a_bounded_number_and_the_next_ones_the_rest(
         keys += [str(request.run_key) for request in result.run_requests or []]
         cursor = result.cursor
     assert len(keys) == len(set(keys)) == 5
+
+
+def record_run(instance: dg.DagsterInstance, request: dg.RunRequest, status: dg.DagsterRunStatus, **tags: str) -> None:
+    """What Dagster keeps of a run that this request led to."""
+    tags = {**request.tags, "dagster/run_key": str(request.run_key), **tags}
+    create_run_for_test(instance, job_name="training_deployment", tags=tags, status=status)
+
+
+def test_a_run_that_ended_before_the_merge_is_asked_for_again_and_at_last_left_to_a_person(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    path = export(platform, "a.json", coco({IMAGES[0]: "cat"}))
+    key = f"{path}@{platform.blobs.info(path).etag}"
+    result = tick(platform, instance)
+    for expected in (key, f"{key}#1", f"{key}#2"):
+        (request,) = result.run_requests or []
+        assert request.run_key == expected
+        record_run(instance, request, dg.DagsterRunStatus.FAILURE)
+        result = tick(platform, instance, result.cursor)
+    assert not result.run_requests
+    assert f"{path} is not merged: 3 runs ended before" in reason(result)
+    merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    assert reason(tick(platform, instance, tick(platform, instance, result.cursor).cursor)) == "no new exports"
+
+
+@pytest.mark.parametrize(
+    ("status", "tags"),
+    [
+        (dg.DagsterRunStatus.STARTED, {}),
+        (dg.DagsterRunStatus.STARTING, {}),
+        (dg.DagsterRunStatus.FAILURE, {"dagster/will_retry": "true"}),
+    ],
+)
+def test_a_run_that_is_at_work_or_about_to_be_retried_is_waited_for(
+    platform: Platform, instance: dg.DagsterInstance, status: dg.DagsterRunStatus, tags: dict[str, str]
+) -> None:
+    export(platform, "a.json", coco({IMAGES[0]: "cat"}))
+    first = tick(platform, instance)
+    record_run(instance, (first.run_requests or [])[0], status, **tags)
+    assert not tick(platform, instance, first.cursor).run_requests
+    (same,) = tick(platform, instance, None).run_requests or []
+    assert same.run_key == (first.run_requests or [])[0].run_key, "Dagster knows it, and starts no second one"
+
+
+def test_a_failed_run_whose_export_was_merged_is_not_asked_for_again(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    path = export(platform, "a.json", coco({IMAGES[0]: "cat"}))
+    first = tick(platform, instance)
+    record_run(instance, (first.run_requests or [])[0], dg.DagsterRunStatus.FAILURE)
+    merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    assert not tick(platform, instance, first.cursor).run_requests

@@ -22,6 +22,8 @@ from small_study import small_study, write_images
 from al_cli.simulate import simulate
 from al_core.learning.networks import preprocessing_for
 from al_core.learning.settings import TrainingSettings
+from al_core.strategies.auto import Auto
+from al_core.strategies.base import Labeled, QueryStrategy
 from simulation.annotators import OracleSettings
 from simulation.datasets import BadData
 from simulation.pretraining import pretrain
@@ -232,7 +234,7 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path):
 
 def test_a_run_that_cannot_go_on_is_named_and_the_others_are_kept(images, tmp_path):
     wild = TrainingSettings(image_size=8, channels=1, epochs=2, device="cpu", learning_rate=1e30)
-    with pytest.raises(RunsFailed, match=r"2 of 2 runs stopped:\n  random-warm-000: ValueError: training diverged"):
+    with pytest.raises(RunsFailed, match=r"2 of 2 runs stopped:\n  random-warm-000: InvalidInput: training diverged"):
         run_study(small_study(images, seeds=1, training=wild), tmp_path, workers=1)
 
 
@@ -358,3 +360,35 @@ def test_the_command_says_what_is_wrong(arguments, message, tmp_path):
     result = CliRunner().invoke(simulate, [*arguments, "--output", str(tmp_path)])
     assert result.exit_code != 0
     assert message in " ".join(result.output.split())
+
+
+def chosen_by(study: Study, folder: Path, strategy: str) -> list[str]:
+    run_study(study, folder, workers=1)
+    return [line["selected"] for line in lines(folder, Run(strategy=strategy, start=study.starts[0], seed=0))][-1]
+
+
+def test_cost_aware_asks_for_what_is_quickly_answered_where_classes_differ(images, tmp_path):
+    quick, slow = {"across": 1.0}, {"down": 60.0, "spots": 60.0}
+    study = small_study(
+        images, strategies=("margin", "cost_aware"), seeds=1, rounds=1, initial=24, budget=8, score_sample=60,
+        training=TrainingSettings(image_size=8, channels=1, epochs=10, device="cpu"),
+        oracle=OracleSettings(class_seconds=quick | slow),
+    )  # fmt: skip
+    run_study(study, tmp_path / "study", workers=1)
+    by_margin, by_cost = (set(chosen_by(study, tmp_path / "study", name)) for name in ("margin", "cost_aware"))
+    assert by_cost != by_margin
+
+
+def test_auto_in_a_study_sees_the_labels_in_the_order_in_which_they_came(images, tmp_path, monkeypatch):
+    seen: list[list[str]] = []
+    plan = Auto.plan
+
+    def watched(self: Auto, labeled: Labeled) -> QueryStrategy:
+        seen.append(labeled.image_ids.tolist())
+        return plan(self, labeled)
+
+    monkeypatch.setattr(Auto, "plan", watched)
+    study = small_study(images, strategies=("random", "auto"), seeds=1, rounds=2, validation_share=0.4)
+    run_study(study, tmp_path, workers=1)
+    asked = [line["selected"] for line in lines(tmp_path, Run(strategy="auto", start=study.starts[0], seed=0))]
+    assert seen == [asked[0], asked[0] + asked[1]], "all labels so far, validation images too, oldest first"
