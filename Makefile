@@ -4,15 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_HOME ?= demo
 READY := $(VENV)/.ready
+DEMO_READY := $(VENV)/.demo-ready
 BENCH_READY := $(VENV)/.bench-ready
 
-.PHONY: help demo ui test lint bench constraints clean
+.PHONY: help demo ui test test-all lint bench docs release constraints clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(READY): pyproject.toml constraints.txt
+# What the demo needs: neither Azure's packages nor those of the tests.
+$(DEMO_READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(READY): $(DEMO_READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[azure,emulators,hf,open-clip,timm,dev]'
 	@touch $@
 
@@ -20,15 +26,19 @@ $(BENCH_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
-demo: $(READY)  ## the whole loop on handwritten digits, in about five minutes
+demo: $(DEMO_READY)  ## the whole loop on handwritten digits, in about five minutes
 	$(BIN)/al demo --home $(DEMO_HOME)
 
-ui: $(READY)  ## the Dagster UI on the demo's instance; the loop goes on
+ui: $(DEMO_READY)  ## the Dagster UI on the demo's instance; the loop goes on
 	$(BIN)/al ui --home $(DEMO_HOME)
 
 test: $(READY)  ## lint, types, layers and all tests
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
+
+test-all: $(READY)  ## everything of `make test`, and what is longer
+	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder -m ""
 
 lint: $(READY)  ## ruff, mypy, import-linter, dg check
 	$(BIN)/ruff check .
@@ -38,6 +48,17 @@ lint: $(READY)  ## ruff, mypy, import-linter, dg check
 
 bench: $(BENCH_READY)  ## the speed tables, each a ratio to a peer or a bound in the same run
 	$(BIN)/python -m benchmarks
+
+docs: $(READY)  ## the pages that are made from the code
+	$(BIN)/python docs/reference.py
+
+release: $(READY)  ## wheel and source archive of a tagged commit, after all tests
+	@git diff --quiet HEAD || { echo "commit first: a release is a commit"; exit 1; }
+	@git describe --exact-match --tags HEAD || { echo "tag the commit first: git tag v0.2.0"; exit 1; }
+	$(MAKE) --no-print-directory test-all
+	rm -rf dist
+	$(BIN)/python -m build
+	@ls -l dist
 
 constraints: $(READY)  ## write the versions of this environment to constraints.txt
 	@{ head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ '; } > constraints.new

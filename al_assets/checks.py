@@ -113,6 +113,41 @@ def challenger_passes_gate(
     )
 
 
+@dg.asset_check(
+    asset=model_checkpoint,
+    partitions_def=ROUNDS,
+    description="The challenger is as often right as it says: the calibration error is one that chance explains.",
+)
+def confidence_can_be_believed(
+    context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+) -> dg.AssetCheckResult:
+    """No reason to keep a model back, but selection reads these doubts, and so may people."""
+    from al_core.learning.calibration import calibration_error, calibration_limit
+
+    manifest = challenger_of_round(platform, int(context.partition_key))
+    evaluation = evaluation_of(platform, manifest, CHALLENGER_EVALUATION)
+    if evaluation is None or not evaluation.answers.height:
+        return dg.AssetCheckResult(
+            passed=False,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"v{manifest.version} answered no holdout image, so nobody knows",
+        )
+    confidence = evaluation.answers["confidence"].to_numpy()
+    error, limit = calibration_error(confidence, evaluation.correct), calibration_limit(confidence)
+    return dg.AssetCheckResult(
+        passed=error <= limit,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"calibration error {error:.3f} on {len(confidence)} holdout images; {limit:.3f} is explained",
+        metadata={
+            "calibration error": error,
+            "explained by chance": limit,
+            "mean confidence": float(confidence.mean()),
+            "accuracy": float(evaluation.correct.mean()),
+            "temperature": manifest.temperature,
+        },
+    )
+
+
 @dg.asset_check(asset=deployment, partitions_def=ROUNDS, description="The endpoint serves what was deployed.")
 def endpoint_serves_it(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
@@ -164,5 +199,6 @@ CHECKS = [
     holdout_is_large_enough,
     labels_look_right,
     challenger_passes_gate,
+    confidence_can_be_believed,
     endpoint_serves_it,
 ]

@@ -6,6 +6,7 @@ from al_assets import views
 from al_assets.failures import told_once
 from al_assets.model_checkpoint import model_checkpoint
 from al_assets.rounds import ROUNDS
+from al_core.shown_text import plain_in_markdown
 from al_loop.deploying import challenger_of_round, deploy, verify_gate
 from al_resources.platform import Platform
 
@@ -32,6 +33,7 @@ def deployment(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Pla
     if result.outcome == "rolled_back":
         raise dg.Failure(f"v{manifest.version} was rolled back: {result.reason}", allow_retries=False)
     state = platform.endpoint.state()
+    steps = [f"1. {plain_in_markdown(step)}" for step in result.steps]
     return dg.MaterializeResult(
         data_version=dg.DataVersion(f"{manifest.name}-v{manifest.version}"),
         metadata={
@@ -41,6 +43,6 @@ def deployment(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Pla
             "gate": manifest.gate.reason if manifest.gate else "not judged",
             "traffic": dg.MetadataValue.json(state.traffic),
             "deployments": dg.MetadataValue.json(state.deployments),
-            "rollout": dg.MetadataValue.md("\n".join(f"1. {step}" for step in result.steps) or "nothing to do"),
+            "rollout": dg.MetadataValue.md("\n".join(steps) or "nothing to do"),
         },
     )

@@ -1,7 +1,6 @@
 """`prediction_log`: what the deployed models answered, compacted and summed up."""
 
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -9,7 +8,7 @@ from pydantic import Field
 
 from al_assets import views
 from al_assets.failures import told_once
-from al_loop.scoring import score
+from al_loop.scoring import permitted_folder, score
 from al_resources.platform import Platform
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ REFUSED_SHOWN = 200  # files named one by one in the metadata
 class ScoreConfig(dg.Config):
     """What to score first, with the serving version. Empty: nothing."""
 
-    folder: str = Field("", description="a folder of images on this machine")
+    folder: str = Field("", description="a folder of images on this machine, in one of serving.folders")
     prefix: str = Field("", description="a folder of the blob store, like images")
 
 
@@ -42,7 +41,7 @@ def prediction_log(
     with told_once():
         batch = score(
             platform,
-            folder=Path(config.folder) if config.folder else None,
+            folder=permitted_folder(config.folder, platform.settings.serving.folders) if config.folder else None,
             prefix=config.prefix,
             key=context.run.root_run_id or context.run_id,
             log=context.log.info,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from al_core.shown_text import harmless
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -26,11 +28,14 @@ def optional_int(value: int | None) -> dg.MetadataValue:
 
 
 def table(frame: pl.DataFrame) -> dg.MetadataValue:
-    """A small frame as a table in the UI."""
+    """A small frame as a table in the UI, its text made harmless."""
+    import polars as pl
+
     schema = None  # Dagster's own reading of the rows, where there are some
     if frame.is_empty():
         schema = dg.TableSchema([dg.TableColumn(name) for name in frame.columns])
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in frame.to_dicts()], schema)
+    rows = frame.with_columns(pl.col(pl.String).map_elements(harmless, pl.String)).to_dicts()
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema)
 
 
 def picture(png: bytes, caption: str) -> dg.MetadataValue:

@@ -64,7 +64,7 @@ def init(dry_run: bool) -> None:
 def steps(settings: AzureDataSettings) -> Iterator[Step]:
     """All of the set-up, each step repeatable."""
     from al_resources.azure.data_explorer import KustoDatabase, setup_commands
-    from al_resources.azure.event_queue import poison_url
+    from al_resources.event_queue.azure import poison_url
 
     container = f"create container {settings.container} in {settings.blob_account_url}"
     yield Step(container, partial(_create_container, settings))

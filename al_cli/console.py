@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
+from rich import markup
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
+from al_core.shown_text import harmless, harmless_lines
 from al_resources.platform import Platform
 
-console = Console(highlight=False)
+
+class HarmlessConsole(Console):
+    """A console on which only its own codes act: what is printed shows a stranger's as escapes."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does, with all text made harmless."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless_lines(segment.text), segment.style)
+
+
+console = HarmlessConsole(highlight=False)
+_ACTING = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # JSON leaves these as they are
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -20,9 +35,15 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(command)
 
 
+def escape(text: str) -> str:
+    """A stranger's text between ours, on the console: one line, and no markup."""
+    return markup.escape(harmless(text))
+
+
 def print_json(value: Any) -> None:
     """To standard output, without colours or wrapping."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    click.echo(_ACTING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def open_platform() -> Platform:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.markup import escape
 from rich.table import Table
 
-from al_cli.console import console, json_option, print_json
+from al_cli.console import console, escape, json_option, print_json
 from al_resources.profiles import Profile, profile_of
 from al_resources.settings import Settings, SettingsError, config_file, load_settings, setting_sources
 

@@ -6,10 +6,9 @@ from dataclasses import asdict
 
 import click
 from rich.box import SIMPLE
-from rich.markup import escape
 from rich.table import Table
 
-from al_cli.console import console, json_option, print_json
+from al_cli.console import console, escape, json_option, print_json
 
 
 @click.command()

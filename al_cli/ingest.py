@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.markup import escape
 from rich.progress import track
 
-from al_cli.console import console, json_option, open_platform, print_json
+from al_cli.console import console, escape, json_option, open_platform, print_json
 from al_resources.platform import Platform
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -11,6 +12,7 @@ from pathlib import Path
 import click
 
 from al_core.errors import ActiveLearningError
+from al_core.shown_text import harmless_lines
 from al_resources.settings import CONFIG_VARIABLE, SettingsError
 
 # command -> (module, one line of help shown without importing it)
@@ -83,19 +85,20 @@ def main() -> None:
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        click.echo(harmless_lines(said.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except ActiveLearningError as error:
         _traceback_if_asked_for()
-        click.echo(f"Error: {error}", err=True)
+        click.echo(harmless_lines(f"Error: {error}"), err=True)
         sys.exit(2 if isinstance(error, SettingsError) else 1)
     except Exception as error:
         if not type(error).__module__.startswith("azure."):
             raise
         _traceback_if_asked_for()
-        click.echo(
-            f"Error: {type(error).__name__}: {error}\n`al doctor` asks every address and names what helps", err=True
-        )
+        told = harmless_lines(f"Error: {type(error).__name__}: {error}")
+        click.echo(f"{told}\n`al doctor` asks every address and names what helps", err=True)
         sys.exit(1)
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.markup import escape
 from rich.progress import Progress
 
-from al_cli.console import console, json_option, open_platform, print_json
+from al_cli.console import console, escape, json_option, open_platform, print_json
 
 if TYPE_CHECKING:
     from al_serving.batch import BatchProgress

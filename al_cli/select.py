@@ -8,7 +8,7 @@ import click
 from rich.box import SIMPLE
 from rich.table import Table
 
-from al_cli.console import console, json_option, open_platform, print_json
+from al_cli.console import console, escape, json_option, open_platform, print_json
 
 
 @click.command()
@@ -46,11 +46,11 @@ def select(
         table.add_row(*map(_cell, row))
     console.print(table)
     for name, value in facts.items():
-        console.print(f"{name}: {value}")
+        console.print(f"{name}: {escape(str(value))}")
     console.print(f"contact sheet: {sheet}")
 
 
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))

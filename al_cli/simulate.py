@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from al_core.learning.settings import SMALL_CNN, resolve_weights
+from al_core.shown_text import harmless_lines
 from simulation.presets import PRESETS, Encoder, default_start, training_defaults
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def simulate(output: Path | None, workers: int | None, as_json: bool, **options:
     if as_json:
         click.echo(json.dumps(summary, indent=1))
         return
-    click.echo((folder / "report.md").read_text())
+    click.echo(harmless_lines((folder / "report.md").read_text()))
     click.echo(f"Report: {folder / 'report.html'}")
 
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE
-from rich.markup import escape
 from rich.table import Table
 
-from al_cli.console import console, json_option, open_platform, print_json
+from al_cli.console import console, escape, json_option, open_platform, print_json
 from al_resources.platform import Platform
 
 if TYPE_CHECKING:

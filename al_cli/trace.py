@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from rich.markup import escape
 from rich.tree import Tree
 
-from al_cli.console import console, json_option, open_platform, print_json
+from al_cli.console import console, escape, json_option, open_platform, print_json
 
 
 @click.command()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from al_cli.console import console
+from al_cli.console import console, escape
 from al_cli.processes import Child, Children, signals_end_it, sole_use
 from al_resources.settings import CONFIG_VARIABLE
 
@@ -135,4 +135,4 @@ def send(client: httpx.Client, url: str, image: bytes) -> None:
     try:
         client.post(url, content=image)
     except httpx.TransportError as error:
-        console.print(f"[yellow]the scoring service did not answer: {error}[/]")
+        console.print(f"[yellow]the scoring service did not answer: {escape(str(error))}[/]")

@@ -70,8 +70,8 @@ LABELS = pa.schema(
         ("round", pa.int64()),
         ("confidence", pa.float64()),  # of the annotator, where the tool reports one
         ("annotation_seconds", pa.float64()),  # what the label cost, where the tool reports it
-        ("outcome", pa.string()),  # null: a class; skip | bad | removed (taken back), the label then null
         ("answer", pa.int64()),  # how many answers of this annotator for this image other exports brought before
+        ("outcome", pa.string()),  # null: a class; skip | bad | removed (taken back), the label then null
     ]
 )
 

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -137,7 +139,13 @@ def _entropy(block: np.ndarray) -> np.ndarray:
 
 
 def _compiles(probs: np.ndarray) -> bool:
-    return probs.size >= COMPILED_FROM and probs.shape[1] > 1
+    return probs.size >= COMPILED_FROM and probs.shape[1] > 1 and _has_numba()
+
+
+@cache
+def _has_numba() -> bool:
+    """The extra `compiled` brings it; without it numpy answers the same, some times slower on such arrays."""
+    return find_spec("numba") is not None
 
 
 def _compiled_doubts(probs: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,21 @@ from al_core.errors import GiveUp
 if TYPE_CHECKING:
     from al_resources.platform import Platform
     from al_serving.batch import BatchProgress, BatchSummary
+
+
+def permitted_folder(folder: str, permitted: Sequence[str]) -> Path:
+    """A folder that somebody named who need not own this machine, if it lies in one of the permitted ones.
+
+    Raises:
+        GiveUp: it does not, links followed; names the folders there are and the setting.
+    """
+    path = Path(folder).expanduser().resolve()
+    if any(path.is_relative_to(Path(each).expanduser().resolve()) for each in permitted):
+        return path
+    raise GiveUp(
+        f"{folder!r} is in none of the folders that may be read, {list(permitted)}; add it to serving.folders, "
+        "score a prefix of the store, or type `al score FOLDER` on the machine"
+    )
 
 
 def score(

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from al_core.learning.contract import Trainer
-    from al_resources.azure.event_queue import EventQueue
     from al_resources.blobs import BlobStore
     from al_resources.datasets import DatasetStore
     from al_resources.endpoint import Endpoint
     from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
+    from al_resources.event_queue import EventQueue
     from al_resources.image_store import ImageStore
     from al_resources.labeling import LabelingProject
     from al_resources.ledgers import Ledgers

@@ -24,9 +24,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from al_core.records import EXPORTS, SELECTIONS, table_of, utc_now
-from al_resources.azure.event_queue import EventQueue
 from al_resources.azure.storage import DEVELOPMENT_ACCOUNT
 from al_resources.blobs.azure import AzureBlobStore
+from al_resources.event_queue.azure import AzureEventQueue
 from al_resources.image_store import ImageStore
 from al_resources.labeling.events import MESSAGES_PER_TICK, EventCursor, listen
 from al_resources.labeling.inbox import InboxCursor, look
@@ -121,7 +121,7 @@ class Inbox:
         self.azure = AzureDataSettings(
             blob_account_url=azurite.blob_url, container=container, events_queue_url=azurite.queue()
         )
-        self.blobs, self.queue = AzureBlobStore(self.azure), EventQueue(self.azure, hidden_seconds=60)
+        self.blobs, self.queue = AzureBlobStore(self.azure), AzureEventQueue(self.azure, hidden_seconds=60)
         self.ledgers = DeltaLedgers(Path(tempfile.mkdtemp(prefix="al-bench-")))
         chosen = {
             "round": 0, "image_id": IMAGE, "image_uri": "x", "rank": 0, "reason": "seed", "strategy": "random",

@@ -118,6 +118,7 @@ class Jobs:
 
     def _run_automl(self, name: str, properties: dict[str, Any]) -> None:
         """AutoML's part is only its shape: it reads the table and leaves a network nobody trained, as AutoML does."""
+        import numpy as np
         import torch
         from torchvision import models
 
@@ -133,11 +134,14 @@ class Jobs:
         network = models.get_model(
             settings["modelName"].replace("mobilenetv2", "mobilenet_v2"), num_classes=len(labels)
         )
+        numbers = {"score": np.float64(0.5), "metrics": {"accuracy": np.float64(0.5), "recall": np.float32(0.5)}}
         folder = self._artifacts(best)
         folder.mkdir(parents=True)
         specs = {"multilabel": False, "model_settings": {}, "labels": labels}
         state = {"model_name": settings["modelName"], "number_of_classes": len(labels), "specs": specs}
-        torch.save({**state, "model_state": network.state_dict(), "optimizer_state": {}}, folder / "model.pt")
+        scheduler = {"lr_scheduler_state": {"last_epoch": 1, "lr_lambdas": [None]}, "epoch": 1}
+        beside = {"optimizer_state": {}, **scheduler, **numbers}
+        torch.save({**state, "model_state": network.state_dict(), **beside}, folder / "model.pt")
         properties.setdefault("tags", {})["automl_best_child_run_id"] = best
         properties["status"] = "Completed"
 

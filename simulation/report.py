@@ -14,6 +14,7 @@ import polars as pl
 
 from al_core.contact_sheet import SheetItem, contact_sheet
 from al_core.images import decode_stored_image
+from al_core.shown_text import harmless
 from simulation.datasets import LabeledData, load_data
 from simulation.experiment import ROUNDS_FILE, read_rounds
 from simulation.runner import load_study
@@ -113,14 +114,14 @@ class Block:
 
     def html(self) -> str:
         """Everything escaped: class names come from folder names."""
-        parts = [f"<h2>{html.escape(self.title)}</h2>"]
-        parts += [f"<p>{html.escape(paragraph)}</p>" for paragraph in self.paragraphs]
+        parts = [f"<h2>{_escaped(self.title)}</h2>"]
+        parts += [f"<p>{_escaped(paragraph)}</p>" for paragraph in self.paragraphs]
         if self.rows:
             parts.append("<div class=scroll><table><thead><tr>")
-            parts += [f"<th>{html.escape(cell)}</th>" for cell in self.head]
+            parts += [f"<th>{_escaped(cell)}</th>" for cell in self.head]
             parts.append("</tr></thead><tbody>")
             for row in self.rows:
-                parts.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>")
+                parts.append("<tr>" + "".join(f"<td>{_escaped(cell)}</td>" for cell in row) + "</tr>")
             parts.append("</tbody></table></div>")
         return "".join(parts)
 
@@ -321,15 +322,15 @@ def _summary(curves: Curves, table: pl.DataFrame) -> dict[str, Any]:
 def _page(study: Study, blocks: Sequence[Block], sheets: Sequence[tuple[str, bytes]], data: dict[str, Any]) -> str:
     first, *rest = blocks
     pictures = "".join(
-        f"<figure><figcaption>{html.escape(title)}</figcaption>"
-        f'<img alt="{html.escape(title)}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></figure>'
+        f"<figure><figcaption>{_escaped(title)}</figcaption>"
+        f'<img alt="{_escaped(title)}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></figure>'
         for title, png in sheets
     )
     if pictures:
         pictures = f"<h2>What they asked for first</h2><div class=sheets>{pictures}</div>"
     page = _TEMPLATE.read_text()
     for mark, text in (
-        ("title", html.escape(f"Active learning on {study.data.partition(':')[0]}")),
+        ("title", _escaped(f"Active learning on {study.data.partition(':')[0]}")),
         ("conclusion", first.html()),
         ("tables", "".join(block.html() for block in rest)),
         ("sheets", pictures),
@@ -392,7 +393,7 @@ def _sheet(line: dict[str, Any], truth: dict[str, Any], data: LabeledData) -> by
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return "| " + " | ".join(harmless(cell).replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |"
 
 
 def _points(interval: Any) -> str:
@@ -401,6 +402,11 @@ def _points(interval: Any) -> str:
 
 def _short(values: np.ndarray) -> list[float]:
     return [round(float(value), 4) for value in values]
+
+
+def _escaped(text: str) -> str:
+    """For HTML; characters that turn the direction of writing are shown, too."""
+    return html.escape(harmless(text))
 
 
 def _finite(values: Sequence[float]) -> list[float | None]:

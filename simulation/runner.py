@@ -18,6 +18,7 @@ import polars as pl
 
 from al_core.errors import ActiveLearningError
 from al_core.learning.settings import TrainingSettings
+from al_core.shown_text import without_formulas
 from simulation.annotators import Oracle
 from simulation.datasets import BadData, LabeledData, load_data
 from simulation.study import Run, Study
@@ -98,7 +99,7 @@ def write_tables(folder: Path, runs: Iterable[Run]) -> pl.DataFrame:
             recalls += [keys | {"class": name, "recall": value} for name, value in line["recall"].items()]
     table = pl.DataFrame(rows, infer_schema_length=None).sort("strategy", "start", "seed", "round")
     table.write_parquet(folder / "results.parquet")
-    table.write_csv(folder / "results.csv")
+    without_formulas(table).write_csv(folder / "results.csv")
     pl.DataFrame(recalls).write_parquet(folder / "recall.parquet")
     return table
 

@@ -67,5 +67,7 @@ class Workspace:
         endpoint = AzureMLOnlineEndpoint(client, arm, settings, model_name=name, endpoint="classifier")
         datasets = AzureMLDatasetStore(platform.blobs, name, arm, settings)
         trainer = AzureMLTrainer(client, platform.blobs, settings, name)
-        platform.__dict__.update(registry=registry, endpoint=endpoint, datasets=datasets, trainer=trainer)
+        platform = platform.with_parts(
+            blobs=platform.blobs, registry=registry, endpoint=endpoint, datasets=datasets, trainer=trainer
+        )
         return cls(emulator, settings, client, arm, platform, registry, endpoint)

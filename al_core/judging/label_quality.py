@@ -52,9 +52,7 @@ def out_of_sample_probs(
         outside = torch.from_numpy(np.flatnonzero(fold_of != fold))
         if not len(inside) or not len(outside):
             continue
-        head = fit_linear_head(
-            rows[outside], wanted[outside], torch.ones(classes), label_smoothing=0.0, weight_decay=1e-2
-        )
+        head = fit_linear_head(rows[outside], wanted[outside], torch.ones(classes), weight_decay=1e-2)
         logits = rows[inside] @ head.weight.T + head.bias
         probs[inside.numpy()] = torch.softmax(logits, dim=1).numpy()
     return probs

@@ -54,8 +54,10 @@ class TrainingSettings(BaseModel):
         description="of a model trained from the start; downloaded weights want less: 1e-3, transformers 1e-4",
     )
     incremental_learning_rate: float = Field(2e-3, gt=0, description="of a model that goes on from the champion")
-    weight_decay: float = Field(1e-2, ge=0, description="of AdamW")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    weight_decay: float = Field(1e-2, ge=0, description="of AdamW; the head of a frozen encoder finds its own")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of the target spread over all classes; not of a frozen encoder's head"
+    )
     augment: Literal["none", "shift", "shift_flip"] = Field(
         "shift", description="random moves and mirror images while training"
     )

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from al_core.errors import InvalidInput
 from al_core.learning.calibration import fit_temperature
 from al_core.learning.checkpoint import WEIGHTS_FILE, load_weights, read_manifest, save_weights
 from al_core.learning.contract import LabeledImage, TrainingRequest, TrainingResult
+from al_core.learning.devices import unusable_gpu
 from al_core.learning.early_stopping import EarlyStopping
 from al_core.learning.networks import Classifier, build_network, load_state, preprocessing_for, resolve_device
 from al_core.learning.preprocessing import normalise, read_in_chunks
@@ -28,7 +29,7 @@ from al_core.learning.settings import TrainingSettings, resolve_weights
 from al_core.learning.softmax_regression import fit_linear_head
 from al_core.records import ModelManifest, Preprocessing
 
-MIN_VALIDATION = 20  # images; fewer say nothing about when to stop, nor about calibration
+MIN_VALIDATION = 20  # images; fewer say nothing about when to stop
 MIN_STEPS = 4  # per epoch: twenty labels are one batch, and a network learns little in sixty steps
 LONGEST_SILENCE = 60.0  # seconds between two epochs; whoever watches a job takes a silent one for stuck
 MAX_IN_MEMORY = 2 << 30  # bytes of decoded images; more lie in a scratch file that the system pages in
@@ -59,12 +60,15 @@ class TorchTrainer:
     * Early stopping where the validation loss is clearly above its best, see `EarlyStopping`. Patience counts
       from the middle of the schedule: before the learning rate falls a warm start looks worse than its parent
       (stopping there cost 1 to 3 points on digits). With fewer than `MIN_VALIDATION` validation images all
-      epochs are run and the last weights count. Validation images are never trained on.
+      epochs are run and the last weights count. There validation images are never trained on.
     * Uneven classes: the loss weighs a class by 1/sqrt(its share). Active learning asks for the hard classes
       more often; full balancing would let a class of three labels rule, none would let the large ones.
-    * `frozen`: embeddings once, then the head as logistic regression, a convex problem solved to its end
-      (L-BFGS); images are not augmented there.
-    * Temperature scaling (Guo et al. 2017) on the validation images.
+    * `frozen`: embeddings once, a chunk of images at a time, then the head as logistic regression, a convex problem
+      solved to its end. Every label teaches, those of the validation images too: how strongly the weights are held
+      down, and the temperature, come from answers out of fold (`fit_linear_head`). Images are not augmented, and
+      the optimizer's weight decay and label smoothing are not the head's.
+    * Temperature scaling (Guo et al. 2017), otherwise on the validation images, however few: the prior weighs the
+      more the fewer they are.
     * The same request gives the same weights on the same machine.
 
     Args:
@@ -93,6 +97,8 @@ class TorchTrainer:
         settings = request.settings
         _check(request)
         device = resolve_device(settings.device)
+        if unused := unusable_gpu(settings.device):
+            report(f"training on the CPU: {unused}")
         preprocessing = _preprocessing(request)
         parent, cold_reason = _usable_parent(request, preprocessing)
         if settings.frozen and parent is None and settings.initial_weights == "none":
@@ -100,18 +106,19 @@ class TorchTrainer:
                 "training.frozen needs an encoder that has learned something: set training.weights, or train "
                 "a first version with frozen = false"
             )
-        with tempfile.TemporaryDirectory(dir=request.output) as scratch:
-            train, unreadable = self._load(request.train, request, preprocessing, Path(scratch))
-            validation, unreadable_validation = self._load(request.validation, request, preprocessing, Path(scratch))
+        with tempfile.TemporaryDirectory(dir=request.output) as scratch, _reproducible(settings.seed):
+            network = _starting_network(request, preprocessing, parent).to(device)
+            glance = _Glance(network, preprocessing, device, _half_precision(settings, device))
+            train, unreadable = self._load(request.train, request, glance, Path(scratch))
+            validation, unreadable_validation = self._load(request.validation, request, glance, Path(scratch))
             skipped = unreadable | unreadable_validation
             for image_id, reason in list(skipped.items())[:10]:
                 report(f"image {image_id} is left out: {reason}")
+            if settings.frozen:  # its head sets no label aside
+                train = _joined(train, validation)
             _check_decoded(train, request, skipped)
-            with _reproducible(settings.seed):
-                network = _starting_network(request, preprocessing, parent).to(device)
-                task = _Task(network, train, validation, preprocessing, settings, parent is not None, device, report)
-                history = task.fit_head() if settings.frozen else task.fit_all()
-                temperature = task.temperature()
+            task = _Task(glance, train, validation, settings, parent is not None, report)
+            history, temperature = task.fit_head() if settings.frozen else task.fit_all()
             del task, train, validation  # the scratch file is about to go
         weights = request.output / WEIGHTS_FILE
         save_weights(network, weights)
@@ -131,43 +138,72 @@ class TorchTrainer:
         )
 
     def _load(
-        self, images: Sequence[LabeledImage], request: TrainingRequest, preprocessing: Preprocessing, scratch: Path
+        self, images: Sequence[LabeledImage], request: TrainingRequest, glance: _Glance, scratch: Path
     ) -> tuple[Labeled, dict[str, str]]:
-        """What is known of the images, or else all of them decoded once; and why some are missing."""
-        known = self.embeddings if request.settings.frozen and self.embeddings is not None else self.pixels
+        """What is known of the images, or else all of them read once; and why some are missing."""
+        frozen = request.settings.frozen
+        known = self.embeddings if frozen and self.embeddings is not None else self.pixels
         if known is None or not images:
-            return _read(images, request, preprocessing, scratch)
+            if frozen:
+                return _read_embedded(images, request, glance)
+            return _read(images, request, glance.preprocessing, scratch)
         position = {label: i for i, label in enumerate(request.classes)}
         rows = torch.from_numpy(np.stack([known[image.image_id] for image in images]))
         targets = torch.tensor([position[image.label] for image in images])
-        if known is self.embeddings:
-            return Labeled(torch.empty(0, dtype=torch.uint8), targets, rows), {}
-        return Labeled(rows, targets), {}
+        if not frozen:
+            return Labeled(rows, targets), {}
+        if known is self.pixels:
+            rows = glance.in_chunks(glance.network.embed, rows).cpu()
+        return Labeled(torch.empty(0, dtype=torch.uint8), targets, rows), {}
+
+
+@dataclass(frozen=True)
+class _Glance:
+    """A network looking at pictures without learning from them."""
+
+    network: Classifier
+    preprocessing: Preprocessing
+    device: torch.device
+    half: torch.dtype | None  # what layers compute in; None is float32
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None)
+
+    def to_device(self, pixels: torch.Tensor) -> torch.Tensor:
+        return normalise(pixels.to(self.device, non_blocking=True), self.preprocessing)
+
+    @torch.no_grad()
+    def in_chunks(self, apply: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
+        self.network.eval()
+        rows = max(1, EVALUATION_VALUES // max(1, pixels[:1].numel()))
+        parts = []
+        for part in pixels.split(rows):
+            with self.autocast():
+                parts.append(apply(self.to_device(part)).float())
+        return torch.cat(parts)
 
 
 @dataclass
 class _Task:
     """One fit: network, data and settings together."""
 
-    network: Classifier
+    glance: _Glance
     train: Labeled
     validation: Labeled
-    preprocessing: Preprocessing
     settings: TrainingSettings
     warm: bool
-    device: torch.device
     report: Callable[[str], None]
 
     def __post_init__(self) -> None:
+        self.network, self.device, self.half = self.glance.network, self.glance.device, self.glance.half
         classes = self.network.head.out_features
         self.class_weights = _class_weights(self.train.targets, classes).to(self.device)
-        self.half = _half_precision(self.settings, self.device)
         self.judges = len(self.validation) >= MIN_VALIDATION
         self.epochs = self.settings.epochs_from(warm=self.warm)
         self.told = time.monotonic()
 
-    def fit_all(self) -> dict[str, Any]:
-        """Every weight, by gradient descent."""
+    def fit_all(self) -> tuple[dict[str, Any], float]:
+        """Every weight, by gradient descent; how it went, and the temperature."""
         settings = self.settings
         batch = min(settings.batch_size, len(self.train))
         steps = max(MIN_STEPS, math.ceil(len(self.train) / batch))
@@ -185,8 +221,8 @@ class _Task:
             for _ in range(steps):
                 rows = next(batches)
                 pixels = augment(self.train.pixels[rows], settings.augment, generator, share=settings.shift)
-                images, targets = self._to_device(pixels), self.train.targets[rows].to(self.device)
-                with self._autocast():
+                images, targets = self.glance.to_device(pixels), self.train.targets[rows].to(self.device)
+                with self.glance.autocast():
                     logits = self.network(images)
                 loss = functional.cross_entropy(
                     logits.float(), targets, self.class_weights, label_smoothing=settings.label_smoothing
@@ -207,7 +243,7 @@ class _Task:
             self._tell(epoch, losses, stopping.mean_losses)
             if stop:
                 break
-        return {
+        history = {
             "epochs": len(losses),
             "best_epoch": stopping.settle() if self.judges else len(losses),
             "steps_per_epoch": steps,
@@ -215,57 +251,44 @@ class _Task:
             "validation_loss": [round(loss, 5) for loss in stopping.mean_losses],
             "precision": str(self.half or torch.float32).removeprefix("torch."),
         }
+        return history, self._temperature()
 
-    def fit_head(self) -> dict[str, Any]:
-        """The head only, on embeddings computed once."""
+    def fit_head(self) -> tuple[dict[str, Any], float]:
+        """The head only, on embeddings; how it went, and the temperature."""
+        assert self.train.embeddings is not None
         found = fit_linear_head(
-            self._embed(self.train),
+            self.train.embeddings.to(self.device),
             self.train.targets.to(self.device),
             self.class_weights,
-            label_smoothing=self.settings.label_smoothing,
-            weight_decay=self.settings.weight_decay,
+            seed=self.settings.seed,
         )
         with torch.no_grad():
             self.network.head.weight.copy_(found.weight)
             self.network.head.bias.copy_(found.bias)
-        return {
+        history = {
             "epochs": found.evaluations,
             "train_loss": [round(found.loss, 5)],
             "precision": "float32",
+            "weight_decay": found.weight_decay,
+            "weight_decays": found.tried,
+            "out_of_fold": None if found.out_of_fold is None else asdict(found.out_of_fold),
         }
+        if found.out_of_fold is not None:
+            told = found.out_of_fold
+            self.report(
+                f"head on {told.labels} labels: weight decay {found.weight_decay:.3g}; out of fold accuracy "
+                f"{told.accuracy:.3f}, calibration error {told.ece:.3f}"
+            )
+        return history, found.temperature
 
-    def temperature(self) -> float:
-        """What the logits are divided by before the softmax; 1 where too few validation images could say."""
-        if not self.judges:
+    def _temperature(self) -> float:
+        """What the logits are divided by before the softmax; 1 without a validation image."""
+        if not len(self.validation):
             return 1.0
         return fit_temperature(self._logits(self.validation), self.validation.targets.to(self.device))
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None)
-
-    def _to_device(self, pixels: torch.Tensor) -> torch.Tensor:
-        return normalise(pixels.to(self.device, non_blocking=True), self.preprocessing)
-
-    @torch.no_grad()
-    def _in_chunks(self, apply: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
-        self.network.eval()
-        rows = max(1, EVALUATION_VALUES // pixels[0].numel())
-        parts = []
-        for part in pixels.split(rows):
-            with self._autocast():
-                parts.append(apply(self._to_device(part)).float())
-        return torch.cat(parts)
-
     def _logits(self, images: Labeled) -> torch.Tensor:
-        if images.embeddings is None:
-            return self._in_chunks(self.network, images.pixels)
-        with torch.no_grad():
-            return self.network.head(images.embeddings.to(self.device))
-
-    def _embed(self, images: Labeled) -> torch.Tensor:
-        if images.embeddings is None:
-            return self._in_chunks(self.network.embed, images.pixels)
-        return images.embeddings.to(self.device)
+        return self.glance.in_chunks(self.network, images.pixels)
 
     def _validation_losses(self) -> torch.Tensor:
         """Of each validation image, (V,)."""
@@ -422,6 +445,29 @@ def _starting_network(
     if blends:
         shrink_and_perturb(network, fresh, settings.shrink, settings.perturb)
     return network
+
+
+def _joined(*parts: Labeled) -> Labeled:
+    """The embeddings of all of them, with their targets."""
+    rows = [part.embeddings for part in parts if part.embeddings is not None]
+    return Labeled(parts[0].pixels, torch.cat([part.targets for part in parts]), torch.cat(rows))
+
+
+def _read_embedded(
+    images: Sequence[LabeledImage], request: TrainingRequest, glance: _Glance
+) -> tuple[Labeled, dict[str, str]]:
+    """The embeddings of all images, in chunks whose pixels are gone afterwards, and why some are missing."""
+    position = {label: i for i, label in enumerate(request.classes)}
+    rows = [torch.empty(0, glance.network.head.in_features)]
+    labels: list[int] = []
+    skipped: dict[str, str] = {}
+    for chunk in read_in_chunks(images, request.read_image, glance.preprocessing):
+        skipped |= chunk.skipped
+        if chunk.positions:
+            rows.append(glance.in_chunks(glance.network.embed, chunk.pixels).cpu())
+            labels += [position[images[row].label] for row in chunk.positions]
+    nothing = torch.empty(0, dtype=torch.uint8)
+    return Labeled(nothing, torch.tensor(labels, dtype=torch.int64), torch.cat(rows)), skipped
 
 
 def _read(

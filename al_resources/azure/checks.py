@@ -95,8 +95,8 @@ def _questions(settings: Settings, clock: _Clock) -> Iterator[_Question]:
     import azure.kusto.ingest  # noqa: F401  these imports take a second, which is not the services' doing
 
     from al_resources.azure.data_explorer import KustoDatabase
-    from al_resources.azure.event_queue import poison_url
     from al_resources.azure.storage import container_client, queue_client
+    from al_resources.event_queue.azure import poison_url
     from al_resources.ledgers.kusto import KustoLedgers
 
     azure_, workspace = settings.azure, settings.azure_ml

@@ -35,17 +35,18 @@ SCORING_PACKAGES = (
     "python-multipart", "safetensors", "starlette", "tenacity", "torch", "torchvision", "uvicorn",
 )  # fmt: skip
 TRAINING_PACKAGES = (
-    "dagster-pipes", "numpy", "pillow", "polars", "pyarrow", "pydantic", "safetensors", "scipy", "torch",
-    "torchvision",
+    "dagster-pipes", "numpy", "pillow", "polars", "pyarrow", "pydantic", "pydantic-settings", "safetensors",
+    "scipy", "torch", "torchvision",
 )  # fmt: skip
 SCORING_SCRIPT = "al_serving/azure_ml_script.py"
 INFERENCE_SERVER = "azureml-inference-server-http==1.5.1"
-# What Azure ML needs beside the script, and those packages whose version it has a say in. Batch deployments are
-# documented to need azureml-dataset-runtime as well, but that refuses the azure-identity of Data Explorer's client.
+# What Azure ML needs beside the script, and those packages whose version it has a say in. For batches its pages still
+# name azureml-core and azureml-dataset-runtime: both are of the SDK v1, which ended on 2026-06-30, and the second
+# refuses the azure-identity of Data Explorer's client. Where a job asks for them, `batch_environment` names an image.
 RUNTIMES: dict[Purpose, tuple[str, ...]] = {
     "training": (),
     "scoring": (INFERENCE_SERVER,),
-    "batch": ("azureml-core==1.61.0.post4",),
+    "batch": (),
 }
 LEFT_TO_RUNTIME: dict[Purpose, dict[str, str]] = {
     "training": {},
@@ -242,8 +243,10 @@ def environment_of(settings: AzureMLSettings, purpose: Purpose) -> str | Environ
         return f"azureml:{registered}"
     names = TRAINING_PACKAGES if purpose == "training" else SCORING_PACKAGES
     left = LEFT_TO_RUNTIME[purpose]
-    pins = [left.get(name) or f"{name}=={importlib.metadata.version(name)}" for name in names]
+    pins = [left.get(name) or f"{name}=={_published(name)}" for name in names]
     pins += RUNTIMES[purpose]
+    if settings.torch_index:
+        pins.insert(0, f"--extra-index-url {settings.torch_index}")
     conda: dict[str, Any] = {
         "name": f"al-{purpose}",
         "channels": ["conda-forge"],
@@ -251,6 +254,11 @@ def environment_of(settings: AzureMLSettings, purpose: Purpose) -> str | Environ
     }
     version = hashlib.sha256(repr((settings.image, pins)).encode()).hexdigest()[:12]
     return Environment(name=f"al-{purpose}", version=version, image=settings.image, conda_file=conda)
+
+
+def _published(package: str) -> str:
+    """The version installed here without the mark of its build (`+cpu`): elsewhere another build may be right."""
+    return importlib.metadata.version(package).partition("+")[0]
 
 
 def _cloud(settings: AzureMLSettings, authority: str) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from al_resources.labeling.merge import INBOX, is_export, note_gone, unmerged_ex
 from al_resources.settings import LabelingSettings
 
 if TYPE_CHECKING:
-    from al_resources.azure.event_queue import EventQueue, Message
     from al_resources.blobs import BlobStore
+    from al_resources.event_queue import EventQueue, Message
     from al_resources.image_store import ImageStore
     from al_resources.ledgers import Ledgers
 

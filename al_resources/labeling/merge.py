@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 INBOX = "labeling/exports"
 UNKNOWN_ANNOTATOR = "unknown"
+SAME = ["image_id", "annotator", "label", "outcome"]  # what makes an answer another one
 REASONS_TOLD = 3  # of rows that were set aside; quarantine has them all
 
 
@@ -104,8 +105,7 @@ def plan_merge(
     rows = _label_rows(export, parsed, chosen, labels, classes, now or utc_now())
     others = labels.filter(pl.col("export_id") != parsed.export_id)  # not those of an interrupted attempt
     if ledgers.read("exports", export_id=parsed.export_id).is_empty():
-        same = ["image_id", "annotator", "label", "outcome"]
-        new = rows.join(votes(others), on=same, how="anti", nulls_equal=True, maintain_order="left")
+        new = rows.join(votes(others), on=SAME, how="anti", nulls_equal=True, maintain_order="left")
     else:
         new = rows.join(labels, on=["image_id", "annotator"], how="anti")
     new = _numbered(new, others)
@@ -217,15 +217,19 @@ def _label_rows(
     No label is younger than its export or than now: a clock that is ahead would make it win over all later
     corrections. Where the ledger holds such a label already, by whatever clock, the next one is put right after it.
     """
-    newest = labels.filter(pl.col("labeled_at") > now).group_by("image_id").agg(pl.col("labeled_at").max())
-    ahead_of = {image_id: at + timedelta(microseconds=1) for image_id, at in newest.iter_rows()}
-    latest = min(export.modified_at, now)
     given: dict[str, list[str]] = defaultdict(list)
     if any(label.outcome == "removed" for label in parsed.labels):
         there = votes(labels.filter(pl.col("export_id") != parsed.export_id))
         for image_id, annotator, outcome in there.select("image_id", "annotator", "outcome").iter_rows():
             if outcome != "removed":
                 given[image_id].append(annotator)
+    ahead = labels.filter(pl.col("labeled_at") > now)
+    if not ahead.is_empty():
+        newest = ahead.group_by("image_id").agg(pl.col("labeled_at").max())
+        ahead_of = {image_id: at + timedelta(microseconds=1) for image_id, at in newest.iter_rows()}
+    else:
+        ahead_of = {}
+    latest = min(export.modified_at, now)
     rows = [
         {
             "image_id": label.image_id,
@@ -246,13 +250,6 @@ def _label_rows(
     return frame
 
 
-def _whose(label: ExportedLabel, given: dict[str, list[str]]) -> list[str]:
-    """The annotators for whom an answer counts, or is taken back. `given`: image id -> who has answered."""
-    if label.outcome != "removed":
-        return [label.annotator or UNKNOWN_ANNOTATOR]
-    return [one for one in given[label.image_id] if label.annotator in (None, one)]
-
-
 def _numbered(rows: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
     """`rows` with `answer`: how many answers of the same annotator for the same image other exports brought before."""
     before = others.group_by("image_id", "annotator").agg(pl.len().cast(pl.Int64).alias("before"))
@@ -265,12 +262,18 @@ def _insert_labels(ledgers: Ledgers, plan: Plan) -> pl.DataFrame:
 
     Not those that an overlapping export brought in the meantime: the number of the answer tells that it is the same.
     """
-    key = ["image_id", "annotator", "label", "outcome", "answer"]
+    key = [*SAME, "answer"]
     if ledgers.insert_new("labels", plan.rows.to_arrow().cast(LABELS), on=key) == plan.rows.height:
         return plan.rows
     own = ledgers.read("labels", export_id=plan.parsed.export_id)
-    same = ["image_id", "annotator", "label", "outcome"]
-    return plan.rows.join(own, on=same, how="semi", nulls_equal=True, maintain_order="left")
+    return plan.rows.join(own, on=SAME, how="semi", nulls_equal=True, maintain_order="left")
+
+
+def _whose(label: ExportedLabel, given: dict[str, list[str]]) -> list[str]:
+    """The annotators for whom an answer counts, or is taken back. `given`: image id -> who has answered."""
+    if label.outcome != "removed":
+        return [label.annotator or UNKNOWN_ANNOTATOR]
+    return [one for one in given[label.image_id] if label.annotator in (None, one)]
 
 
 def _record(ledgers: Ledgers, merges: Sequence[Merge], etags: Sequence[str | None]) -> None:

@@ -9,11 +9,11 @@ from al_resources.settings import Settings
 if TYPE_CHECKING:
     from al_core.learning.contract import Trainer
     from al_resources.azure.checks import Finding
-    from al_resources.azure.event_queue import EventQueue
     from al_resources.blobs import BlobStore
     from al_resources.datasets import DatasetStore
     from al_resources.endpoint import Endpoint
     from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
+    from al_resources.event_queue import EventQueue
     from al_resources.format_versions import UpgradeStep
     from al_resources.labeling import LabelingProject
     from al_resources.ledgers import Ledgers

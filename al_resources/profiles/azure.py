@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from al_core.learning.contract import Trainer
     from al_resources.azure.checks import Finding
     from al_resources.azure.data_explorer import KustoDatabase
-    from al_resources.azure.event_queue import EventQueue
     from al_resources.azure.workspace import Arm
     from al_resources.blobs import BlobStore
     from al_resources.datasets import DatasetStore
     from al_resources.endpoint import Endpoint
     from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
+    from al_resources.event_queue import EventQueue
     from al_resources.format_versions import UpgradeStep
     from al_resources.labeling import LabelingProject
     from al_resources.ledgers import Ledgers
@@ -155,11 +155,11 @@ class AzureProfile:
 
     def events(self, platform: Platform) -> EventQueue:
         """The queue that Event Grid writes to; only with `azure.events_queue_url`."""
-        from al_resources.azure.event_queue import EventQueue
+        from al_resources.event_queue.azure import AzureEventQueue
 
         # Several ticks: they delete at the next one, and it may be late.
         hidden = max(SHORTEST_HIDING_SECONDS, 10 * self._settings.sensors.export_interval_seconds)
-        return EventQueue(self._settings.azure, hidden_seconds=hidden)
+        return AzureEventQueue(self._settings.azure, hidden_seconds=hidden)
 
     def upgrade_steps(self, platform: Platform) -> list[UpgradeStep]:
         """The commands that make the tables what this version writes; they can be repeated."""

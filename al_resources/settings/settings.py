@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import difflib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import tomllib
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
@@ -36,11 +36,6 @@ from al_resources.settings.sections import (
     SensorSettings,
     ServingSettings,
 )
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -171,7 +166,12 @@ def _explain(problem: ErrorDetails) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"{key} is no setting{_nearest(key, _known_names())}"
-    return f"{key} = {_without_secret(problem['input'])!r}: {problem['msg'].removeprefix('Value error, ')}"
+    told = "..." if key in _secrets() else repr(_without_secret(problem["input"]))
+    return f"{key} = {told}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _secrets() -> set[str]:
+    return {key for key, field in setting_keys() if field.annotation is SecretStr}
 
 
 def _without_secret(value: Any) -> Any:

@@ -17,7 +17,7 @@ from al_core.learning.checkpoint import read_manifest
 from al_core.learning.contract import TrainingRequest, TrainingResult
 from al_core.learning.settings import SMALL_SIZE
 from al_resources.datasets.azure_ml import LABEL_COLUMN
-from al_resources.training.automl_job import NETWORKS
+from al_resources.training.automl_model import NETWORKS
 from al_resources.training.azure_ml_job import AzureMLTrainer, checked_dataset, tables_of, tags_of
 from al_resources.training.azure_ml_runner import JobFailed
 
@@ -92,7 +92,7 @@ class AutoMLTrainer(AzureMLTrainer):
         job.set_limits(timeout_minutes=round(self._settings.job_minutes), max_trials=1, max_concurrent_trials=1)
         size = settings.image_size or SMALL_SIZE
         job.set_training_parameters(
-            model_name=NETWORKS[settings.architecture][0],
+            model_name=NETWORKS[settings.architecture].name,
             number_of_epochs=settings.epochs_from(warm=warm is not None),
             learning_rate=settings.learning_rate_from(warm=warm is not None),
             optimizer="adamw",

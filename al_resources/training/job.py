@@ -35,8 +35,10 @@ from dagster_pipes import (
 )
 from pydantic import BaseModel, ConfigDict
 
+from al_core.errors import InvalidInput
 from al_core.learning.checkpoint import WEIGHTS_FILE, sha256_of
 from al_core.learning.contract import LabeledImage, TrainingRequest, TrainingResult, load_trainer
+from al_core.learning.devices import unusable_gpu
 from al_core.learning.settings import TrainingSettings
 from al_core.records import EncoderRecord, Preprocessing
 from al_resources.datasets.azure_ml import IMAGES_FILE, from_lines
@@ -123,7 +125,12 @@ Work = Callable[[argparse.Namespace, RemoteRequest, Callable[[str], None]], Trai
 
 
 def train(given: argparse.Namespace, request: RemoteRequest, report: Callable[[str], None]) -> TrainingResult:
-    """Train on the files that the arguments name. Raises what the trainer raises."""
+    """Train on the files that the arguments name. Raises what the trainer raises, and for a GPU that stands idle."""
+    if unused := unusable_gpu(request.settings.device):
+        raise InvalidInput(
+            f"{unused}; azure_ml.torch_index names builds for the driver, azure_ml.environment an image that has one, "
+            "and training.device = 'cpu' trains on the CPU all the same, best on azure_ml.compute without GPU"
+        )
 
     def read_image(uri: str) -> bytes:
         return (given.images / image_path(uri).removeprefix(f"{IMAGES}/")).read_bytes()

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from al_core.learning.softmax_regression import fit_linear_head
+from al_core.learning.calibration import calibration_error, calibration_limit
+from al_core.learning.softmax_regression import UNDECIDED, fit_linear_head, folds
 
 
 def problem(seed: int, *, count: int = 60, width: int = 5, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -18,53 +19,150 @@ def problem(seed: int, *, count: int = 60, width: int = 5, classes: int = 3) -> 
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 1000), smoothing=st.sampled_from([0.0, 0.1]), decay=st.sampled_from([1e-3, 1e-2, 0.1]))
-def test_it_is_the_minimum_of_torchs_weighted_and_smoothed_loss(seed, smoothing, decay):
+@given(seed=st.integers(0, 1000), decay=st.sampled_from([1e-3, 1e-2, 0.1]))
+def test_it_is_the_minimum_of_torchs_weighted_loss(seed, decay):
     features, targets = problem(seed)
-    features = (features - features.mean(dim=0)) / features.std(dim=0, correction=0)
+    features = standardised(features)
     class_weights = torch.tensor([0.5, 1.0, 2.0])
-    head = fit_linear_head(features, targets, class_weights, label_smoothing=smoothing, weight_decay=decay)
+    head = fit_linear_head(features, targets, class_weights, weight_decay=decay)
     weight, bias = head.weight.requires_grad_(), head.bias.requires_grad_()
-    loss = functional.cross_entropy(features @ weight.T + bias, targets, class_weights, label_smoothing=smoothing)
+    loss = functional.cross_entropy(features @ weight.T + bias, targets, class_weights)
     loss = loss + decay / 2 * weight.square().sum()
     loss.backward()
     assert loss.item() == pytest.approx(head.loss, rel=1e-4)
     assert max(weight.grad.abs().max().item(), bias.grad.abs().max().item()) < 5e-4  # convex: flat is the bottom
 
 
-def test_it_agrees_with_scikit_learn():
+@pytest.mark.parametrize("width", [5, 200])
+def test_it_agrees_with_scikit_learn_with_more_values_than_labels_too(width):
     from sklearn.linear_model import LogisticRegression
 
-    features, targets = problem(1)
-    features = (features - features.mean(dim=0)) / features.std(dim=0, correction=0)
-    decay = 0.01
+    features, targets = problem(1, width=width)
+    features, decay = standardised(features), 0.1
     peer = LogisticRegression(C=1 / (decay * len(targets)), tol=1e-6, max_iter=1000).fit(features, targets)
-    head = fit_linear_head(features, targets, torch.ones(3), label_smoothing=0.0, weight_decay=decay)
+    head = fit_linear_head(features, targets, torch.ones(3), weight_decay=decay)
     ours = torch.softmax(features @ head.weight.T + head.bias, dim=1).numpy()
     np.testing.assert_allclose(ours, peer.predict_proba(features), atol=2e-3)
 
 
 def test_scale_and_offset_of_the_features_do_not_matter():
     features, targets = problem(2)
-    stretched = features * torch.tensor([1e-3, 1.0, 1e3, 1.0, 1.0]) + torch.tensor([0.0, 50.0, 0.0, -7.0, 0.0])
-    one, other = (
-        fit_linear_head(x, targets, torch.ones(3), label_smoothing=0.0, weight_decay=0.01)
-        for x in (features, stretched)
-    )
+    moved = 1e3 * features + torch.tensor([0.0, 50.0, 0.0, -7.0, 0.0])
+    one, other = (fit_linear_head(x, targets, torch.ones(3), weight_decay=0.01) for x in (features, moved))
     plain = features @ one.weight.T + one.bias
-    assert torch.allclose(plain, stretched @ other.weight.T + other.bias, atol=2e-2)
+    assert torch.allclose(plain, moved @ other.weight.T + other.bias, atol=2e-2)
 
 
-def test_a_feature_that_never_changes_does_no_harm():
+def test_a_feature_that_hardly_moved_does_not_drown_the_others_when_it_does():
     features, targets = problem(3)
     features[:, 0] = 4.0
-    head = fit_linear_head(features, targets, torch.ones(3), label_smoothing=0.0, weight_decay=0.01)
-    assert torch.isfinite(head.weight).all()
-    assert torch.isfinite(head.bias).all()
+    features[0, 0] += 1e-3
+    head = fit_linear_head(features, targets, torch.ones(3), weight_decay=0.01)
+    later = features.clone()
+    later[:, 0] += 1.0
+    before, after = (x @ head.weight.T + head.bias for x in (features, later))
+    assert (before - after).abs().max() < 0.5
 
 
 def test_embeddings_that_are_not_finite_are_named():
     features, targets = problem(4)
     features[0, 0] = float("nan")
     with pytest.raises(ValueError, match="embeddings of the frozen encoder are not finite"):
-        fit_linear_head(features, targets, torch.ones(3), label_smoothing=0.0, weight_decay=0.01)
+        fit_linear_head(features, targets, torch.ones(3), weight_decay=0.01)
+
+
+# ---------------------------------------------------------------- how strongly, and how sure
+
+
+def noisy(seed: int, *, count: int, noise: float, width: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    """Three classes along two of the directions, and labels of which a share is wrong."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(3, (count,), generator=generator)
+    centres = torch.zeros(3, width)
+    centres[0, 0], centres[1, 1], centres[2, :2] = 3, 3, -3
+    features = centres[targets] + torch.randn(count, width, generator=generator)
+    wrong = torch.rand(count, generator=generator) < noise
+    return features, torch.where(wrong, torch.randint(3, (count,), generator=generator), targets)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_in_the_labels_calls_for_a_stronger_hand(seed):
+    clean, dirty = (
+        fit_linear_head(*noisy(seed, count=90, noise=share), torch.ones(3), seed=seed) for share in (0.0, 0.6)
+    )
+    assert dirty.weight_decay >= clean.weight_decay
+    assert dirty.out_of_fold.accuracy < clean.out_of_fold.accuracy
+
+
+@pytest.mark.parametrize(("count", "most"), [(60, 0.15), (300, 0.08)])
+def test_it_says_how_sure_it_may_be_on_images_it_never_saw(count, most):
+    errors = []
+    for seed in range(4):
+        head = fit_linear_head(*noisy(seed, count=count, noise=0.3), torch.ones(3), seed=seed)
+        unseen, truth = noisy(100 + seed, count=3000, noise=0.3)
+        probs = torch.softmax((unseen @ head.weight.T + head.bias) / head.temperature, dim=1)
+        confidence, predicted = probs.max(dim=1)
+        errors.append(calibration_error(confidence.numpy(), (predicted == truth).numpy()))
+    assert np.mean(errors) < most
+
+
+def test_every_label_teaches_and_the_choice_is_the_best_out_of_fold():
+    features, targets = noisy(5, count=120, noise=0.3)
+    head = fit_linear_head(features, targets, torch.ones(3))
+    assert head.tried[head.weight_decay] == min(head.tried.values())
+    assert head.out_of_fold.labels == 120
+    again = fit_linear_head(features, targets, torch.ones(3), weight_decay=head.weight_decay)
+    assert torch.equal(head.weight, again.weight)
+
+
+def test_a_class_with_one_label_counts_as_an_answer_that_was_wrong():
+    features, targets = noisy(6, count=60, noise=0.0)
+    targets[0] = 3
+    head = fit_linear_head(features, targets, torch.ones(4))
+    assert head.out_of_fold.labels == 60
+    assert head.out_of_fold.accuracy <= 59 / 60
+
+
+def test_fewer_labels_than_folds_and_one_label_a_class_are_no_trouble():
+    features = torch.eye(3)
+    head = fit_linear_head(features, torch.arange(3), torch.ones(3))
+    assert (head.weight_decay, head.temperature, head.out_of_fold) == (UNDECIDED, 1.0, None)
+    assert (features @ head.weight.T + head.bias).argmax(dim=1).tolist() == [0, 1, 2]
+
+
+@given(counts=st.lists(st.integers(0, 12), min_size=2, max_size=5).filter(sum), seed=st.integers(0, 50))
+def test_folds_deal_out_every_class_evenly(counts, seed):
+    targets = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    found = folds(targets, 5, seed)
+    for number in range(len(counts)):
+        of_class = torch.bincount(found[targets == number], minlength=5)
+        assert of_class.max() - of_class.min() <= 1
+
+
+# ---------------------------------------------------------------- the calibration error, and what chance explains
+
+
+def test_the_calibration_error_is_that_of_the_evaluation():
+    from al_core.judging.evaluation import Evaluation, answers_of
+    from al_core.learning.contract import LabeledImage
+
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.ones(3), 200).astype(np.float32)
+    images = [LabeledImage(f"{n:032x}", "", "abc"[n % 3]) for n in range(200)]
+    evaluation = Evaluation(answers_of(images, probs, "abc"), {})
+    found = calibration_error(evaluation.answers["confidence"].to_numpy(), evaluation.correct)
+    assert found == pytest.approx(evaluation.point_metrics()["ece"], abs=1e-5)
+
+
+@pytest.mark.parametrize("images", [20, 300, 3000])
+def test_a_calibrated_model_stays_below_the_limit_and_a_boaster_does_not(images):
+    rng = np.random.default_rng(images)
+    confidence = rng.uniform(0.4, 1, images)
+    limit = calibration_limit(confidence)
+    passed = [calibration_error(confidence, rng.random(images) < confidence) <= limit for _ in range(200)]
+    assert np.mean(passed) > 0.9
+    assert calibration_error(confidence, rng.random(images) < confidence - 0.35) > limit
+
+
+def standardised(features: torch.Tensor) -> torch.Tensor:
+    return (features - features.mean(dim=0)) / features.std(dim=0, correction=0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from trained import Files, digits, fit, png, settings
+from trained import STRIPES, Files, digits, fit, png, settings
 
 from al_core.images import decode_image
 from al_core.learning import torch_trainer
@@ -119,7 +119,7 @@ def test_validation_images_are_never_trained_on(files, tmp_path, monkeypatch):
     assert max(seen) < 255
 
 
-def test_a_tiny_validation_set_decides_nothing(files, tmp_path):
+def test_a_tiny_validation_set_does_not_decide_when_to_stop(files, tmp_path):
     result = fit(
         files,
         files.patterns(8),
@@ -129,7 +129,6 @@ def test_a_tiny_validation_set_decides_nothing(files, tmp_path):
     )
     assert result.log["epochs"] == result.log["best_epoch"] == 4
     assert result.log["validation_loss"] == []
-    assert result.temperature == 1.0
 
 
 def test_training_stops_early_and_keeps_the_best_weights(files, tmp_path):
@@ -409,6 +408,41 @@ def test_a_frozen_encoder_trains_the_head_alone(files, tmp_path):
     assert all(torch.equal(old[name], new[name]) for name in old if name.startswith("encoder."))
     assert not torch.equal(old["head.weight"], new["head.weight"])
     assert result.log["train_loss"][-1] < 0.2
+
+
+def test_all_labels_teach_the_head_of_a_frozen_encoder_and_tell_how_sure_it_may_be(files, tmp_path):
+    images = files.patterns(20, STRIPES)
+    fit(files, images, tmp_path / "1", settings=settings(epochs=1))
+    lines: list[str] = []
+    wanted = settings(frozen=True, weight_decay=7.0, label_smoothing=0.5)
+    for name, train, validation in (("split", images[:50], images[50:]), ("whole", images, [])):
+        result = fit(
+            files,
+            train,
+            tmp_path / name,
+            validation=validation,
+            classes=sorted(STRIPES),
+            parent=tmp_path / "1",
+            settings=wanted,
+            report=lines.append,
+        )
+        assert result.log["out_of_fold"]["labels"] == 80
+    # neither the split nor the optimizer's settings make a difference
+    split, whole = (weights(tmp_path / name) for name in ("split", "whole"))
+    assert torch.allclose(split["head.weight"], whole["head.weight"], atol=1e-4)
+    assert result.log["weight_decay"] != 7.0
+    assert any(line.startswith("head on 80 labels: weight decay") for line in lines)
+
+
+def test_few_validation_images_calibrate_as_well_as_they_can(files, tmp_path):
+    few = [*files.patterns(3, seed=1), *files.patterns(3, seed=2)]
+    other = {"across": "down", "down": "across"}
+    wrong = [LabeledImage(image.image_id, image.uri, other[image.label]) for image in few]
+    sure = fit(files, files.patterns(12), tmp_path / "sure", validation=few, settings=settings())
+    unsure = fit(files, files.patterns(12), tmp_path / "unsure", validation=wrong, settings=settings())
+    assert sure.temperature < 1 < unsure.temperature
+    none = fit(files, files.patterns(12), tmp_path / "none", settings=settings())
+    assert none.temperature == 1.0
 
 
 def test_a_frozen_encoder_is_neither_shrunk_nor_perturbed(files, tmp_path):

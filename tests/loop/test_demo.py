@@ -132,7 +132,7 @@ def test_a_kill_in_the_middle_of_a_run_loses_nothing_and_repeats_nothing(
         dagster.start_sensor("labeling_export_sensor")
         _wait("the training step", lambda: _training_started(dagster, export))
         os.killpg(dagster.process_group, signal.SIGKILL)
-    _kill_run_workers()
+    _kill_run_workers(finished_demo.home)
     with dagster_dev(finished_demo.home, finished_demo.config, free_port(0)) as dagster:
         _wait("a finished run", lambda: _finished_after_all(dagster, export), timeout=240)
         _wait_for_ticks(dagster, 2)
@@ -194,12 +194,14 @@ def _finished_after_all(dagster: Dagster, export: str) -> bool:
     )
 
 
-def _kill_run_workers() -> None:
-    """Run workers have a process group of their own; a machine that loses power takes them too."""
-    for status in Path("/proc").glob("[0-9]*/cmdline"):
+def _kill_run_workers(home: Path) -> None:
+    """Those of this instance. They have a process group of their own; a machine that loses power takes them too."""
+    of_this_instance = f"DAGSTER_HOME={home}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if b"execute_run" in status.read_bytes():
-                os.kill(int(status.parent.name), signal.SIGKILL)
+            environment = (process / "environ").read_bytes().split(b"\0")
+            if of_this_instance in environment and b"execute_run" in (process / "cmdline").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def _wait(what: str, ready: Callable[[], Any], timeout: float = 120) -> None:

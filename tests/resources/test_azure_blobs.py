@@ -20,10 +20,10 @@ from azure_adapters import running_azurite
 from al_core.records import utc_now
 from al_resources.azure import storage as azure_storage
 from al_resources.azure.data_explorer import KustoDatabase
-from al_resources.azure.event_queue import EventQueue
 from al_resources.azure.storage import DEVELOPMENT_ACCOUNT, account_name, storage_credential
 from al_resources.azure.workspace import Arm, workspace_client
 from al_resources.blobs.azure import AzureBlobStore
+from al_resources.event_queue.azure import AzureEventQueue
 from al_resources.image_store import ImageStore
 from al_resources.settings import SettingsError
 from al_resources.settings.azure_data import AzureDataSettings, Credential
@@ -175,7 +175,7 @@ def test_a_sas_opens_container_and_queue_and_nothing_it_was_not_given_for(monkey
     blobs.copy("a", "b")
     assert blobs.read("b") == b"1"
     assert [blob.path for blob in blobs.list("")] == ["a", "b"]
-    assert EventQueue(azure, hidden_seconds=1).receive() == []
+    assert AzureEventQueue(azure, hidden_seconds=1).receive() == []
     reader = allow("rl")
     assert reader.read("a") == b"1"
     with pytest.raises(HttpResponseError):
@@ -216,7 +216,7 @@ def test_a_token_that_expires_in_the_middle_is_renewed_for_container_and_queue(
         )
         azure_storage.container_client(azure).create_container()
         azure_storage.queue_client(azure, azure.events_queue_url).create_queue()
-        blobs, queue = AzureBlobStore(azure), EventQueue(azure, hidden_seconds=60)
+        blobs, queue = AzureBlobStore(azure), AzureEventQueue(azure, hidden_seconds=60)
         for number in range(2):
             assert blobs.write(f"a/{number}", b"1", if_absent=True)
             assert not blobs.write(f"a/{number}", b"2", if_absent=True)

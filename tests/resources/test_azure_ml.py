@@ -5,6 +5,7 @@ The contracts themselves are in test_model_registry_contract.py and test_endpoin
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -113,8 +114,7 @@ def test_in_another_cloud_everything_is_asked_of_its_own_addresses(
     )
     client, arm = workspace_client(there, data), Arm(there, data)
     blobs, cache = workspace.platform.blobs, workspace.platform.settings.home / "cache"
-    platform = workspace.platform
-    platform.__dict__.update(
+    platform = workspace.platform.with_parts(
         registry=AzureMLModelRegistry(blobs, "classifier", cache, client, there),
         endpoint=AzureMLOnlineEndpoint(client, arm, there, model_name="classifier", endpoint="classifier"),
     )
@@ -222,10 +222,26 @@ def test_environments_leave_to_azure_ml_what_it_insists_on(workspace: Workspace)
         return conda["dependencies"][-1]["pip"]
 
     assert {"pydantic>=2.10", INFERENCE_SERVER} <= set(pins("scoring"))
-    assert any(pin.startswith("azureml-core==") for pin in pins("batch"))
     assert all("==" in pin for pin in [*pins("training"), *pins("batch")])
+    assert not [pin for pin in pins("batch") if "azureml" in pin], "the SDK v1 ended on 2026-06-30"
     named = workspace.settings.model_copy(update={"environment": "ours:1", "batch_environment": "batch:2"})
     assert [environment_of(named, purpose) for purpose in ("scoring", "batch")] == ["azureml:ours:1", "azureml:batch:2"]
+
+
+def test_torch_comes_as_the_build_that_the_driver_there_runs_not_as_the_one_installed_here(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed_here = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "2.9.0+cpu" if name == "torch" else installed_here(name)
+    )
+    index = "https://download.pytorch.org/whl/cu126"
+    environment = environment_of(workspace.settings.model_copy(update={"torch_index": index}), "training")
+    assert not isinstance(environment, str)
+    conda: Any = environment.conda_file
+    pins = conda["dependencies"][-1]["pip"]
+    assert pins[0] == f"--extra-index-url {index}"
+    assert "torch==2.9.0" in pins
 
 
 def test_what_runs_remotely_is_what_runs_here_without_dagster(workspace: Workspace) -> None:
@@ -461,8 +477,7 @@ def test_the_asset_fails_with_the_reason_and_the_tail_of_the_containers_log(work
         training={"architecture": "small_cnn", "image_size": 16, "channels": 1, "epochs": 1},
         deployment={"watch_seconds": 0, "smoke_images": 1},
     )
-    platform = Platform(settings)
-    platform.__dict__.update(registry=workspace.registry, endpoint=workspace.endpoint)
+    platform = Platform(settings, registry=workspace.registry, endpoint=workspace.endpoint)
     truth.write_text(json.dumps({platform.images.put(png).image_id: label for png, label in digit_pngs()[:100]}))
     workspace.emulator.failing_deployments["blue"] = "ModuleNotFoundError: No module named 'torch'"
     with dg.instance_for_test() as instance:

@@ -198,7 +198,7 @@ def test_prediction_log_scores_a_prefix_through_the_endpoint_and_names_what_was_
     register_model(platform)
     workspace.endpoint.create("blue", 1)
     workspace.endpoint.set_traffic({"blue": 100})
-    platform.__dict__["batch"] = batch_of(workspace)
+    platform = platform.with_parts(batch=batch_of(workspace))
     platform.blobs.write("incoming/a.png", png(1))
     platform.blobs.write("incoming/b.png", b"broken")
     result = dg.materialize(

@@ -66,10 +66,13 @@ class Bench(TrainingBench):
 
     def platform_with(self, trainer: Trainer, training: TrainingSettings) -> Platform:
         """The same workspace, with another trainer and other settings of the training."""
-        platform = Platform(self.platform.settings.model_copy(update={"training": training}))
-        there = vars(self.platform)
-        platform.__dict__.update({name: there[name] for name in ("datasets", "registry", "endpoint")}, trainer=trainer)
-        return platform
+        return Platform(
+            self.platform.settings.model_copy(update={"training": training}),
+            datasets=self.platform.datasets,
+            registry=self.platform.registry,
+            endpoint=self.platform.endpoint,
+            trainer=trainer,
+        )
 
     @property
     def submitted(self) -> list[str]:

@@ -187,7 +187,7 @@ def test_every_change_has_a_higher_revision(platform: Platform) -> None:
 
 def test_writers_at_the_same_time_lose_no_change(platform: Platform, blobs: BlobStore) -> None:
     """The one blob that is read, changed and written back; on every blob store."""
-    platform.__dict__["blobs"] = blobs
+    platform = platform.with_parts(blobs=blobs)
     register_model(platform)
     names = [f"d{number}" for number in range(12)]
     with ThreadPoolExecutor(4) as pool:

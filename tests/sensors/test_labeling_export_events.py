@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from al_core.records import SELECTIONS, table_of, utc_now
 from al_resources.azure import storage as azure_storage
-from al_resources.azure.event_queue import EventQueue
 from al_resources.blobs.azure import AzureBlobStore
+from al_resources.event_queue.azure import AzureEventQueue
 from al_resources.labeling import events
 from al_resources.labeling.events import EventCursor, NoEvent, exports_named_by
 from al_resources.labeling.merge import merge_export
@@ -62,8 +62,8 @@ def platform(azurite: Azurite, door: FaultyDoor, tmp_path: Path) -> Platform:
         blob_account_url=door.url, container=azurite.container(), events_queue_url=azurite.queue()
     )
     settings = Settings(home=tmp_path / "home", azure=azure, labeling=LabelingSettings(settle_seconds=0))
-    platform = Platform(settings)
-    platform.__dict__.update(blobs=AzureBlobStore(azure), events=EventQueue(azure, hidden_seconds=1))
+    events = AzureEventQueue(azure, hidden_seconds=1)
+    platform = Platform(settings, blobs=AzureBlobStore(azure), events=events)
     rows = [
         {
             "round": number // 5, "image_id": image_id, "image_uri": f"images/{image_id}.png", "rank": number % 5,
@@ -495,7 +495,7 @@ def queue_door(azurite: Azurite, platform: Platform, monkeypatch: pytest.MonkeyP
     with FaultyDoor(azurite.queue_url) as door:
         name = platform.settings.azure.events_queue_url.rsplit("/", 1)[-1]
         azure = platform.settings.azure.model_copy(update={"events_queue_url": f"{door.url}/{name}"})
-        platform.__dict__["events"] = EventQueue(azure, hidden_seconds=1)
+        platform.events = AzureEventQueue(azure, hidden_seconds=1)  # the fixture that the test has, too
         yield door
 
 
@@ -550,7 +550,7 @@ def test_a_name_that_no_blob_of_ours_can_have_is_said_and_forgotten(
 def test_a_missing_queue_is_named_with_the_way_out(platform: Platform, instance: dg.DagsterInstance) -> None:
     azure = platform.settings.azure
     elsewhere = azure.model_copy(update={"events_queue_url": f"{azure.events_queue_url}x"})
-    platform.__dict__["events"] = EventQueue(elsewhere, hidden_seconds=1)
+    platform = platform.with_parts(events=AzureEventQueue(elsewhere, hidden_seconds=1))
     with pytest.raises(OSError, match=r"no queue .*x; `al azure init` creates it"):
         tick(platform, instance)
 

@@ -133,7 +133,7 @@ def test_advice_to_stop_stops_only_where_that_was_asked_for(
 
 def serve(platform: Platform, predictions: int) -> list[str]:
     """Version 1 serves and has scored so many images."""
-    platform.__dict__["endpoint"] = Serving()
+    platform.endpoint = Serving()
     rng = np.random.default_rng(0)
     ids = [rng.bytes(16).hex() for _ in range(predictions)]
     platform.predictions.append(

@@ -7,12 +7,12 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from al_core.errors import Unavailable
 from al_resources.azure.storage import queue_client
+from al_resources.event_queue import Message
 
 if TYPE_CHECKING:
     from azure.storage.queue import QueueClient
@@ -24,18 +24,8 @@ DELETERS = 8  # requests at once: each deletes one message
 POISON_SUFFIX = "-poison"
 
 
-@dataclass(frozen=True)
-class Message:
-    """One delivery of a message. `receipt` is good until the message becomes visible again."""
-
-    id: str
-    receipt: str
-    text: str
-    deliveries: int
-
-
-class EventQueue:
-    """The queue at `azure.events_queue_url`. A message that is received is hidden for `hidden_seconds`."""
+class AzureEventQueue:
+    """`EventQueue` at `azure.events_queue_url`. A message that is received is hidden for `hidden_seconds`."""
 
     def __init__(self, settings: AzureDataSettings, *, hidden_seconds: int) -> None:
         self._settings = settings

@@ -1,0 +1,44 @@
+"""The documentation says what the code does: pages that are made from it are as they would be made now."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_settings_commands_and_strategies_are_those_of_the_code() -> None:
+    for path, text in reference().pages().items():
+        assert path.read_text() == text, f"{path.name} is out of date: make docs"
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "decisions.md", "glossary.md"])
+def test_files_that_are_named_exist(page: str) -> None:
+    """Paths in backticks that look like files or folders of ours."""
+    text = (ROOT / "docs" / page).read_text()
+    ours = re.compile(r"(al_\w+|tests|docs|sensors|simulation|emulators|benchmarks|deploy)/")
+    named = {name for name in re.findall(r"`([\w./]+)`", text) if ours.match(name)}
+    missing = sorted(name for name in named if not (ROOT / name).exists())
+    assert missing == []
+
+
+def test_every_command_and_every_setting_is_described() -> None:
+    from al_cli.main import COMMANDS
+    from al_resources.settings import setting_keys
+
+    assert [name for name, (_, text) in COMMANDS.items() if not text] == []
+    assert [key for key, field in setting_keys() if not field.description] == []
