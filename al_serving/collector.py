@@ -39,11 +39,13 @@ from al_core.records import (
     table_of,
     utc_now,
 )
+from al_serving.handed_over import hand_over
 from al_serving.spool import Spool, kind_of, read_segment
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from al_resources.blobs import BlobStore
     from al_resources.image_store import ImageStore
     from al_resources.ledgers import Ledgers
     from al_resources.platform import Platform
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 SEGMENT = PREDICTIONS.append(pa.field("image", pa.large_binary()))
-IMAGE_WRITERS = 8  # images written at once: a container answers each in tens of milliseconds
+IMAGE_WRITERS = 32  # images written at once: a container answers each in tens of milliseconds
 DELIVERED_ROWS, DELIVERED_BYTES = 5_000, 64_000_000  # at once, when so much waits: what was slow catches up
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 30.0
 LONGEST_REASON = 500  # characters, in the ledger
@@ -116,6 +118,8 @@ class Collector:
         flush_seconds: float = 2.0,
         queue_rows: int = 20_000,
         queue_bytes: int = 512_000_000,
+        spool_bytes: int = 10_000_000_000,
+        lasting: BlobStore | None = None,
         durability: Literal["answer", "interval"] = "interval",
         least_free_bytes: int = LEAST_FREE_BYTES,
     ) -> None:
@@ -127,6 +131,8 @@ class Collector:
         self._flush_seconds = flush_seconds
         self._queue_rows = queue_rows
         self._queue_bytes = queue_bytes
+        self._spool_bytes = spool_bytes
+        self._lasting = lasting  # takes segments that the log does not take, where this disk goes with the container
         self._durability = durability
         self._least_free_bytes = least_free_bytes
         self._trouble: str | None = None  # why the spool could not be written at the last attempt
@@ -142,6 +148,7 @@ class Collector:
         self._offered = self._kept = 0  # rows so far, and how many of them the spool holds or held
         self._waiters: deque[tuple[int, Future[None]]] = deque()  # who is told when so many rows are kept
         self._segments = {path: _rows_in(path) for path in self._spool.segments()}
+        self._sizes = {path: _bytes_in(path) for path in self._segments}
         self._oldest = dict.fromkeys(self._segments, float("-inf"))  # when the first row of a segment was offered
         self._tried = set(self._segments)  # may be in the stores already
         self._written = self._failures = self._set_aside = 0
@@ -164,6 +171,8 @@ class Collector:
             flush_rows=settings.flush_rows,
             flush_seconds=settings.flush_seconds,
             queue_rows=settings.queue_rows,
+            spool_bytes=settings.spool_bytes,
+            lasting=None if platform.profile.disk_lasts else platform.blobs,
             durability=settings.durability,
         )
 
@@ -190,7 +199,16 @@ class Collector:
                 if free < self._least_free_bytes
                 else None
             )
-        return self._trouble or self._low_disk
+        return self._trouble or self._low_disk or self._spool_is_full()
+
+    def _spool_is_full(self) -> str | None:
+        waiting = sum(list(self._sizes.values()))  # a copy: other threads put segments in and take them out
+        if waiting < self._spool_bytes:
+            return None
+        return (
+            f"{len(self._sizes)} segments of {waiting / 1e6:.1f} MB wait in {self._spool.folder} for the stores, and "
+            f"serving.spool_bytes allows {self._spool_bytes / 1e6:.1f} MB; are the stores away?"
+        )
 
     def _no_room(self) -> bool:
         return len(self._queue) >= self._queue_rows or self._bytes >= self._queue_bytes
@@ -243,6 +261,8 @@ class Collector:
         with self._changed:
             self._changed.notify_all()  # the deliverer waits for the spooler's end
         self._deliverer.join(timeout)
+        if left := sorted(self._segments):  # a deliverer that hangs in a store may still send them: known by their ids
+            self._hand_over(left, forget=not self._deliverer.is_alive())
         self._writers.shutdown(wait=False, cancel_futures=True)
         if not self._deliverer.is_alive():  # else a store hangs: the lock is held until the process ends
             self._spool.close()
@@ -279,6 +299,7 @@ class Collector:
             oldest, rows = taken
             try:
                 segments = self._write_segments(rows)
+                sizes = {segment: _bytes_in(segment) for segment in segments}
             except OSError as error:
                 LOGGER.exception(
                     "The spool %s cannot be written; %d rows stay in memory", self._spool.folder, len(rows)
@@ -291,6 +312,7 @@ class Collector:
             with self._changed:
                 self._trouble = None
                 self._segments.update(segments)
+                self._sizes.update(sizes)
                 self._oldest |= dict.fromkeys(segments, oldest)
                 self._spooling = 0
                 self._kept += len(rows)
@@ -369,6 +391,8 @@ class Collector:
             except Exception:  # whatever an adapter raises, the rows are kept and sent again
                 LOGGER.exception("%d segments could not be delivered; again in %.1f s", len(segments), pause)
                 self._tried.update(segments)
+                if self._hand_over(segments):
+                    continue
                 with self._changed:
                     self._failures += 1
                     self._changed.wait_for(lambda: self._closing, pause)
@@ -433,6 +457,23 @@ class Collector:
     def _store_images(self, files: list[tuple[str, bytes]]) -> list[tuple[str, str]]:
         return [(image_id, self._images.put(data).uri) for image_id, data in files]
 
+    def _hand_over(self, segments: list[Path], *, forget: bool = True) -> bool:
+        """Into the blob store, from where `prediction_log` delivers them; false where that is away as well."""
+        if self._lasting is None:
+            return False
+        try:
+            for segment in segments:
+                hand_over(self._lasting, segment)
+        except Exception:  # whatever an adapter raises, the segments are here and sent again
+            LOGGER.exception("%d segments could not be handed over to the blob store", len(segments))
+            return False
+        LOGGER.warning("%d segments were handed over to the blob store, for prediction_log to deliver", len(segments))
+        with self._changed:
+            self._failures += 1
+        if forget:
+            self._forget(segments, arrived=False)
+        return True
+
     def _set_segment_aside(self, segment: Path, error: Exception) -> None:
         LOGGER.error("%s", f"No store takes {self._spool.set_aside(segment)}: {error}")
         with self._changed:
@@ -445,7 +486,7 @@ class Collector:
         with self._changed:
             for segment in segments:
                 rows = self._segments.pop(segment)
-                del self._oldest[segment]
+                del self._oldest[segment], self._sizes[segment]
                 self._written += rows if arrived else 0
             self._changed.notify_all()
         self._tried.difference_update(segments)
