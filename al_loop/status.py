@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from al_core.answers import answered, standing
+
 if TYPE_CHECKING:
     from al_core.records import ModelManifest
     from al_resources.platform import Platform
@@ -33,19 +35,37 @@ def progress(platform: Platform) -> dict[str, Any]:
         else platform.predictions.count_eligible(
             platform.settings.model.name, version, platform.settings.holdout.teaching
         ),
-        "labels": platform.ledgers.read("labels")["image_id"].n_unique(),
+        "labels": standing(platform.ledgers.read("labels"))["image_id"].n_unique(),
         "waiting_for_labels": platform.unlabeled_candidates(),
         "exports": dict(exports["status"].value_counts().sort("status").iter_rows()),
         "events": platform.events.counts() if platform.profile.hears_events else None,
         "unmerged_exports": unmerged_exports(platform.blobs, platform.ledgers),
         "gone_exports": exports.filter(pl.col("path").is_unique(), status="gone")["path"].to_list(),
-        "quarantined": exports.filter(status="quarantined").select("path", "reason").to_dicts(),
+        "quarantined": _as_they_lie(platform, exports).filter(status="quarantined").select("path", "reason").to_dicts(),
+        "set_aside": _as_they_lie(platform, exports)
+        .filter(pl.col("set_aside") > 0)
+        .select("path", "set_aside", "reason")
+        .to_dicts(),
         "champion": version,
         "deployments": state.deployments,
         "traffic": state.traffic,
         "labeling": labeling(platform),
         "rounds": rounds(platform),
     }
+
+
+def _as_they_lie(platform: Platform, exports: pl.DataFrame) -> pl.DataFrame:
+    """The newest record of each export that still lies in the inbox as it was read: what was mended is history."""
+    troubled = exports.unique("path", keep="last", maintain_order=True).filter(
+        (pl.col("status") == "quarantined") | (pl.col("set_aside") > 0)
+    )
+    there = []
+    for path, etag in troubled.select("path", "etag").iter_rows():
+        try:
+            there.append(platform.blobs.info(path).etag == etag)
+        except (FileNotFoundError, ValueError):
+            there.append(False)
+    return troubled.filter(pl.Series(there, dtype=pl.Boolean))
 
 
 def labeling(platform: Platform) -> dict[str, Any] | None:
@@ -66,7 +86,7 @@ def rounds(platform: Platform) -> list[dict[str, Any]]:
     """One row per round: what was selected and labeled, which model came of it, how good, promoted or refused."""
     selections = platform.ledgers.read("selections")
     labels = platform.ledgers.read("labels")
-    labeled = labels.select("image_id").unique()
+    labeled = pl.DataFrame({"image_id": answered(labels)}, schema={"image_id": pl.String})
     paid = selections.join(labeled, on="image_id", how="semi")
     done = paid.group_by("round").len("labeled")
     chosen = pl.col("reason").is_in(["strategy", "seed"])
