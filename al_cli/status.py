@@ -28,12 +28,15 @@ def status(as_json: bool) -> None:
     Exit code 1 where a service in Azure cannot be asked: then only what lies on this machine is told.
     """
     from al_loop.status import progress
+    from al_serving import handed_over
     from al_serving.spool import waiting
 
     platform = open_platform()
     in_spool, set_aside = waiting(platform.settings.home / "spool")
-    spool = {"spooled_segments": in_spool, "segments_set_aside": set_aside}
+    spool: dict[str, int | None] = {"spooled_segments": in_spool, "segments_set_aside": set_aside}
     troubles = [found for found in azure_findings(platform) if found.outcome != "ok"]
+    reachable = not any(found.name == "azure.blob_account_url" for found in troubles)
+    spool["segments_in_blob_store"] = handed_over.waiting(platform.blobs) if reachable else None
     stopped = any(found.outcome == "out of reach" or found.name in NEEDED for found in troubles)
     facts = spool | {"unavailable": [asdict(found) for found in troubles]} | ({} if stopped else progress(platform))
     if as_json:
@@ -56,6 +59,11 @@ def _print(facts: dict[str, Any], spool: Path) -> None:
         console.print(
             f"[yellow]spool[/] {facts['spooled_segments']} segments of predictions wait for the log, "
             f"{facts['segments_set_aside']} for a person, in {spool}"
+        )
+    if facts["segments_in_blob_store"]:
+        console.print(
+            f"[yellow]spool[/] {facts['segments_in_blob_store']} segments of predictions wait in the blob store; "
+            "prediction_log delivers them"
         )
     if "rounds" in facts:
         print_progress(facts)
