@@ -60,7 +60,9 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = COMMANDS[cmd_name][0]
-        return getattr(importlib.import_module(module), module.rpartition(".")[2])
+        # a module that holds one command bears its name; one that holds several has each by its own
+        loaded = importlib.import_module(module)
+        return getattr(loaded, cmd_name, None) or getattr(loaded, module.rpartition(".")[2])
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102
         with formatter.section("Commands"):
