@@ -136,8 +136,8 @@ def test_the_answers_of_both_models_to_the_reserved_images_are_stored(played: Pl
 
 
 def test_a_held_loop_selects_and_trains_and_deploys_nothing(played: Platform) -> None:
-    during = played.ledgers.read("deployments").filter(round=2)
-    assert during.is_empty()
+    during = played.ledgers.read("decisions").filter(round=2, person=decisions.LOOP)
+    assert set(during["action"]) == {"keep"}
     assert played.ledgers.read("selections").filter(round=2).height == 30
     assert 2 in {played.registry.manifest(version).round for version in played.registry.versions()}
 
