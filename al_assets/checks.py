@@ -1,6 +1,7 @@
-"""What has to be true of the assets. The two blocking checks keep a leaking dataset and a worse model back."""
+"""What has to be true of the assets. The blocking check keeps a leaking dataset back."""
 
 import warnings
+from typing import Any
 
 import dagster as dg
 
@@ -11,8 +12,9 @@ from al_assets.model_checkpoint import model_checkpoint
 from al_assets.prediction_log import prediction_log
 from al_assets.rounds import ROUNDS
 from al_assets.selected_candidates import selected_candidates
-from al_loop.deploying import challenger_of_round
-from al_loop.training import CHALLENGER_EVALUATION, CHAMPION_EVALUATION, evaluation_of
+from al_core.records import GateVerdict
+from al_loop.deploying import challenger_of_round, decide
+from al_loop.training import CHALLENGER_EVALUATION, evaluation_of
 from al_resources.platform import Platform
 
 # Partitioned checks are a preview of Dagster; the version is pinned below 1.14, and tests hold what they must do.
@@ -81,36 +83,38 @@ def holdout_is_large_enough(
 
 
 @dg.asset_check(
-    asset=model_checkpoint,
+    asset=deployment,
     partitions_def=ROUNDS,
-    blocking=True,
-    description="The challenger is not worse than the champion on the holdout.",
+    description="The newest challenger took the traffic. A warning where it is worse, still open, or held back.",
 )
-def challenger_passes_gate(
+def challenger_serves(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
 ) -> dg.AssetCheckResult:
-    """The promotion gate, judged again on the stored answers of both models."""
-    from al_core.judging.gate import verify
-
-    manifest = challenger_of_round(platform, int(context.partition_key))
-    if manifest.gate is None:
-        return dg.AssetCheckResult(passed=False, description=f"v{manifest.version} was never judged")
-    verdict = verify(
-        manifest.gate,
-        evaluation_of(platform, manifest, CHALLENGER_EVALUATION),
-        evaluation_of(platform, manifest, CHAMPION_EVALUATION),
-        confidence=platform.settings.gate.confidence,
-    )
+    """That a challenger was refused is no breakdown, but people should see it."""
+    newest = challenger_of_round(platform, int(context.partition_key))
+    decision = decide(platform, newest)
+    verdict = decision.verdicts.get(newest.version)
     return dg.AssetCheckResult(
-        passed=verdict.passed,
-        description=verdict.reason,
+        passed=decision.serving == newest.version,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=decision.reason,
         metadata={
-            "model version": manifest.version,
-            "champion": views.optional_int(verdict.champion_version),
-            "difference": str(verdict.difference or "no champion"),
-            "holdout images": verdict.images,
+            "challenger": newest.version,
+            "serving": views.optional_int(decision.serving),
+            **({} if verdict is None else verdict_metadata(verdict)),
         },
     )
+
+
+def verdict_metadata(verdict: GateVerdict) -> dict[str, Any]:
+    """What a verdict rests on, for people."""
+    return {
+        "verdict": verdict.outcome or "none",
+        "difference": str(verdict.difference or "no champion"),
+        "disagreement": "no champion" if verdict.disagreement is None else f"{verdict.disagreement:.1%}",
+        "won, lost, both wrong": f"{verdict.won or 0}, {verdict.lost or 0}, {verdict.tied or 0}",
+        "holdout images": verdict.images,
+    }
 
 
 @dg.asset_check(
@@ -148,16 +152,17 @@ def confidence_can_be_believed(
     )
 
 
-@dg.asset_check(asset=deployment, partitions_def=ROUNDS, description="The endpoint serves what was deployed.")
+@dg.asset_check(asset=deployment, partitions_def=ROUNDS, description="The endpoint serves what was deployed last.")
 def endpoint_serves_it(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
 ) -> dg.AssetCheckResult:
     """Ask the endpoint, not the ledger."""
+    promoted = platform.ledgers.read("deployments", outcome="promoted")["model_version"]
+    wanted = None if promoted.is_empty() else int(promoted[-1])
     state = platform.endpoint.state()
-    wanted = challenger_of_round(platform, int(context.partition_key)).version
     return dg.AssetCheckResult(
         passed=state.serving_version == wanted,
-        metadata={"serving": views.optional_int(state.serving_version), "deployed": wanted},
+        metadata={"serving": views.optional_int(state.serving_version), "deployed": views.optional_int(wanted)},
     )
 
 
@@ -198,7 +203,7 @@ CHECKS = [
     holdout_is_untouched,
     holdout_is_large_enough,
     labels_look_right,
-    challenger_passes_gate,
+    challenger_serves,
     confidence_can_be_believed,
     endpoint_serves_it,
 ]

@@ -1,4 +1,4 @@
-"""`deployment`: the challenger takes the traffic, if the gate still lets it pass, step by step."""
+"""`deployment`: who serves after this round, and why. A better challenger takes the traffic, step by step."""
 
 import dagster as dg
 
@@ -7,7 +7,8 @@ from al_assets.failures import told_once
 from al_assets.model_checkpoint import model_checkpoint
 from al_assets.rounds import ROUNDS
 from al_core.shown_text import plain_in_markdown
-from al_loop.deploying import challenger_of_round, deploy, verify_gate
+from al_loop import decisions
+from al_loop.deploying import challenger_of_round, decide, deploy
 from al_resources.platform import Platform
 
 
@@ -18,31 +19,40 @@ from al_resources.platform import Platform
     kinds={"python"},
     owners=["team:active-learning"],
     pool="training_deployment",
-    code_version="1",
+    code_version="2",
 )
 def deployment(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:
     """Green up, smoke-tested, traffic in steps, watched; back to the champion at the first trouble.
 
-    The gate is verified here again: Dagster's blocking checks hold inside one run only.
+    The verdict is taken here from the stored answers and all labels so far. A challenger that is worse, or not proven
+    better yet, is a result: who serves stays, and the run succeeds.
     """
     round_ = int(context.partition_key)
     with told_once():
-        manifest = challenger_of_round(platform, round_)
-        verify_gate(platform, manifest)
-    result = deploy(platform, manifest, run_id=context.run_id, log=context.log.info)
-    if result.outcome == "rolled_back":
-        raise dg.Failure(f"v{manifest.version} was rolled back: {result.reason}", allow_retries=False)
+        newest = challenger_of_round(platform, round_)
+        decision = decide(platform, newest)
+    context.log.info(decision.reason)
+    steps: tuple[str, ...] = ()
+    if decision.deploy is not None:
+        result = deploy(platform, decision.deploy, run_id=context.run_id, log=context.log.info)
+        if result.outcome == "rolled_back":
+            raise dg.Failure(f"v{decision.deploy.version} was rolled back: {result.reason}", allow_retries=False)
+        steps = result.steps
+    decisions.of_the_loop(platform, decision, newest, run_id=context.run_id)
     state = platform.endpoint.state()
-    steps = [f"1. {plain_in_markdown(step)}" for step in result.steps]
+    serving = "nobody" if state.serving_version is None else f"v{state.serving_version}"
+    told = [f"1. {plain_in_markdown(step)}" for step in steps]
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(f"{manifest.name}-v{manifest.version}"),
+        data_version=dg.DataVersion(f"{newest.name}-{serving}"),
         metadata={
-            "model version": manifest.version,
-            "previous version": views.optional_int(result.previous_version),
-            "outcome": result.outcome,
-            "gate": manifest.gate.reason if manifest.gate else "not judged",
+            "who serves": serving,
+            "served before": views.optional_int(decision.serving),
+            "outcome": decision.outcome,
+            "why": decision.reason,
+            "verdicts": dg.MetadataValue.json({f"v{v}": one.reason for v, one in decision.verdicts.items()}),
+            "held": decisions.held(platform) or "no",
             "traffic": dg.MetadataValue.json(state.traffic),
             "deployments": dg.MetadataValue.json(state.deployments),
-            "rollout": dg.MetadataValue.md("\n".join(steps) or "nothing to do"),
+            "rollout": dg.MetadataValue.md("\n".join(told) or "nothing to do"),
         },
     )

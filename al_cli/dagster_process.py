@@ -47,6 +47,14 @@ run_monitoring:
   enabled: true               # a killed worker's run is noticed ...
   start_timeout_seconds: 180
   poll_interval_seconds: 10
+retention:                    # of ticks; two sensors that look every few seconds would fill the disk
+  schedule:
+    purge_after_days: 90
+  sensor:
+    purge_after_days:
+      skipped: 2
+      success: 90
+      failure: 90
 run_retries:
   enabled: true               # ... and started again; a refused challenger is not
   max_retries: 2

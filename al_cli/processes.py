@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STEADY_SECONDS = 60.0  # a child that lived so long is started again; one that dies younger would only die again
 LOCK, OWNER = ".al-running.lock", ".al-running.json"
+LONGEST_LOG = 20_000_000  # bytes
 TOLD_LINES = 5  # of a dead child's log
 
 
@@ -126,6 +127,16 @@ class Child:
             with suppress(OSError):
                 self.process.stdin.close()
 
+    def bound_log(self) -> None:
+        """Keep the newest part of a log that has grown long, once more beside it. Children write at its end."""
+        with suppress(OSError):
+            if self.log.stat().st_size <= LONGEST_LOG:
+                return
+            with self.log.open("r+b") as log:
+                log.seek(-LONGEST_LOG // 2, os.SEEK_END)
+                self.log.with_name(f"{self.log.name}.1").write_bytes(log.read())
+                log.truncate(0)
+
     def told_end(self) -> str:
         """How it ended, with the last lines of its log."""
         with suppress(OSError):
@@ -165,6 +176,7 @@ class Children:
         """
         told = []
         for child in self._children:
+            child.bound_log()
             if child.process.poll() is None:
                 continue
             lived = time.monotonic() - child.started

@@ -68,27 +68,35 @@ def _run(home: Path, config: Path, listener: socket.socket, traffic: int) -> Non
     platform = Platform(load_settings())
     write_dagster_home(home, platform.settings)
     with Children() as children:
-        children.start(scoring_service(home, config))
+        serves_here = answers_on_this_machine(platform)
+        if serves_here:
+            children.start(scoring_service(home, config))
         page, link_of_page = labeling_page(home, config)
         children.start(page)
         with console.status("starting Dagster"):
             dagster = start_dagster(children, home, config, listener)
         console.print(f"labeling page: {link_of_page}", soft_wrap=True)
-        console.print(
-            f"Dagster UI: [link]{dagster.link}[/]   scoring service: {platform.settings.serving.url}", soft_wrap=True
-        )
+        service = platform.settings.serving.url if serves_here else "the workspace's endpoint"
+        console.print(f"Dagster UI: [link]{dagster.link}[/]   scoring service: {service}", soft_wrap=True)
         console.print("a link lets in who has it: give it to nobody")
         oracle = platform.settings.labeling.project == "oracle"
         if oracle:
             dagster.start_sensor(export_sensor(platform.settings))
             dagster.start_schedule("selection_schedule")
-            console.print("the oracle labels and traffic flows")
+            console.print("the oracle labels and traffic flows" if serves_here else "the oracle labels")
         console.print("Ctrl-C ends it")
         for _ in _seconds():
             for line in children.check():
                 console.print(line, style="yellow", markup=False)
             if oracle:
-                keep_alive(platform, traffic)
+                keep_alive(platform, traffic if serves_here else 0)
+
+
+def answers_on_this_machine(platform: Platform) -> bool:
+    """Whether the scoring service is ours to start; a workspace's endpoint answers by itself."""
+    from al_resources.endpoint.local import LocalEndpoint
+
+    return isinstance(platform.endpoint, LocalEndpoint)
 
 
 def labeling_page(home: Path, config: Path) -> tuple[Child, str]:

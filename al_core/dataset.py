@@ -217,8 +217,9 @@ class _Splitter:
         return assigned
 
     def _may_judge(self, image_id: str, reason: str | None) -> Split | None:
-        split: Split | None = "holdout" if reason in UNIFORM_REASONS else "duel" if reason == DUEL else None
-        return split if split is not None and self._reserve.holds(image_id) else None
+        if reason in UNIFORM_REASONS and self._reserve.holds(image_id, "measure"):
+            return "holdout"
+        return "duel" if reason == DUEL and self._reserve.holds(image_id, "duel") else None
 
     def _place(self, image_id: str, judging: Split | None, image_hash: str | None) -> tuple[Split, str | None]:
         found = {split: index.find(image_hash) for split, index in self._placed.items()} if image_hash else {}

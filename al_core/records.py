@@ -57,6 +57,9 @@ SELECTIONS = pa.schema(
         ("model_version", pa.int64()),  # null for seeds
         ("seed", pa.int64()),
         ("selected_at", UTC_MICROSECONDS),
+        ("against_version", pa.int64()),  # of duels: the champion that model_version is compared with
+        ("challenger_answer", pa.string()),  # of duels
+        ("champion_answer", pa.string()),  # of duels
     ]
 )
 
@@ -134,6 +137,23 @@ FAILURES = pa.schema(
     ]
 )
 
+DECISIONS = pa.schema(
+    [
+        ("decision_id", pa.string()),  # uuid7
+        ("endpoint", pa.string()),
+        ("model_name", pa.string()),
+        ("action", pa.string()),  # promote | keep | hold | release | rollback
+        ("model_version", pa.int64()),  # who is to serve; of keep: the challenger that does not
+        ("against_version", pa.int64()),  # who served when it was decided
+        ("round", pa.int64()),
+        ("reason", pa.string()),
+        ("person", pa.string()),
+        ("verdict", pa.string()),  # JSON of the GateVerdict it rests on; null for a person's decision
+        ("run_id", pa.string()),  # the Dagster run
+        ("decided_at", UTC_MICROSECONDS),
+    ]
+)
+
 LEDGERS: dict[str, pa.Schema] = {
     "selections": SELECTIONS,
     "labels": LABELS,
@@ -141,6 +161,7 @@ LEDGERS: dict[str, pa.Schema] = {
     "rejected_images": REJECTED_IMAGES,
     "image_names": IMAGE_NAMES,
     "deployments": DEPLOYMENTS,
+    "decisions": DECISIONS,
     "failures": FAILURES,
 }
 
@@ -313,6 +334,13 @@ class GateVerdict(_Frozen):
     tolerance: float
     images: int  # in the holdout
     holdout: str  # content hash of the holdout both were judged on
+    outcome: Literal["better", "worse", "open"] | None = None  # None: judged before there were duels
+    compared: int | None = None  # reserved images that both models answered
+    disagreement: float | None = None  # the share of these on which they answer differently
+    won: int | None = None  # images of the sample that only the challenger has right
+    lost: int | None = None
+    tied: int | None = None  # both are wrong, differently
+    agreed: int | None = None  # both answer alike
 
 
 class ModelManifest(_Frozen):
@@ -333,7 +361,9 @@ class ModelManifest(_Frozen):
     code_version: str
     labels: int  # training labels
     metrics: dict[str, Interval] = Field(default_factory=dict)  # on the holdout
-    gate: GateVerdict | None = None
+    gate: GateVerdict | None = None  # the first look; labels of duels come later
+    latency_ms: float | None = None  # of one answer, where it was judged
+    size_mb: float | None = None  # of the weights
     run_id: str | None = None
     created_at: datetime
     weights_sha256: str

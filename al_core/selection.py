@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from al_core.errors import InvalidInput
 from al_core.images import BadImage
-from al_core.judging.truth import Reserve
+from al_core.judging.truth import DUEL, Reserve
 from al_core.near_duplicates import NearDuplicates, may_have_near_duplicates
 from al_core.records import PREDICTIONS, SELECTIONS, table_of, utc_now
 from al_core.strategies._arrays import to_device
@@ -57,6 +57,7 @@ class Selection:
     eligible: int  # images there were to choose from
     control: int  # images drawn uniformly in the batch, to judge by
     near_duplicates: tuple[NearDuplicate, ...] = ()
+    duels: int = 0  # images on which a challenger and the champion disagree
     judges_short: int = 0  # images to judge by that were asked for and not there
     unusable: dict[str, str] = field(default_factory=dict)  # image id -> why it could not be considered
     details: dict[str, float] = field(default_factory=dict)  # what the strategy has to say
@@ -89,6 +90,8 @@ class Selection:
         }
         if self.unusable:
             facts["unusable images"] = len(self.unusable)
+        if self.duels:
+            facts["duels"] = self.duels
         if self.judges_short:
             facts["reserve"] = (
                 f"{self.judges_short} images fewer than wanted to judge by: the reserve holds no more that are not "
@@ -103,6 +106,7 @@ def select_batch(
     source: CandidateSource,
     *,
     judges: CandidateSource | None = None,
+    duels: Sequence[Mapping[str, Any]] = (),
     strategy: QueryStrategy,
     budget: int,
     control_share: float,
@@ -117,11 +121,14 @@ def select_batch(
     """Choose up to `budget` eligible images: a random control slice from `judges`, then the strategy's from `source`.
 
     The control slice, `control_share` of the budget (at least one image of a budget above 1), is drawn uniformly
-    from the reserved images (`judges`; None: from `source`, too), which no strategy is offered, so that its labels
-    are unbiased truth; its propensity is slice / eligible images there. Where the reserve is used up, the strategy
-    gets what is left of the budget, and the batch says so. No two images of the batch have hashes within
+    from the reserved images that measure (`judges`; None: from `source`, too), which no strategy is offered, so that
+    its labels are unbiased truth; its propensity is slice / eligible images there. Where the reserve is used up, the
+    strategy gets what is left of the budget, and the batch says so. No two images of the batch have hashes within
     `near_duplicate_distance` bits; an image left out for that is replaced by the next best one, in the control
     slice too. Images without a hash are never near-duplicates.
+
+    `duels` are images drawn already, rows of `SELECTIONS` with both models' answers: they take part of the budget, and
+    stand at its end.
 
     A strategy with an `order` is answered by the store. Any other gets the first `pool_limit` images of its
     `prefilter` order as arrays, on `device` ("cpu", "cuda", or "auto": a GPU where there is one); what it needs
@@ -138,7 +145,9 @@ def select_batch(
     reserved = candidates if judges is None else _Candidates(judges, duplicates)
     eligible = source.count_eligible()
     to_judge = eligible if judges is None else judges.count_eligible()
-    size = min(budget, eligible if judges is None else eligible + to_judge)
+    duels = duels[:budget]
+    duplicates.keep({row["image_id"]: row["image_hash"] for row in duels if row["image_hash"]})
+    size = min(budget - len(duels), eligible if judges is None else eligible + to_judge)
 
     share = _control_size(size, control_share)
     control = reserved.draw(Order("random", seed=control_seed), share)
@@ -158,11 +167,13 @@ def select_batch(
     batch = [{**row, "reason": "strategy", "strategy": name} for row in rows]
     drawn = {"reason": "control", "strategy": "random", "propensity": min(1.0, share / max(1, to_judge))}
     batch += [row | drawn for row in _rows(control)]
+    batch += [{"reason": DUEL, "strategy": "disagreement", **row} for row in duels]
     return Selection(
         table=_ranked(batch, common),
         budget=budget,
         eligible=eligible,
         control=control.num_rows,
+        duels=len(duels),
         near_duplicates=tuple(duplicates.left_out),
         judges_short=share - control.num_rows,
         unusable=candidates.unusable,
@@ -183,20 +194,21 @@ def select_seed_batch(
 ) -> Selection:
     """The first round, before there is a model: images drawn uniformly from `images` (image id -> uri).
 
-    `judging_share` of the budget is drawn from the reserved ones, the rest from the others; where either are too few,
-    the others fill up. `hash_of` gives an image's near-duplicate hash and is asked only for images that are drawn;
-    one it raises `BadImage` for is left out, with the reason in `unusable`. The order of `images` does not matter.
+    `judging_share` of the budget is drawn from those that measure, the rest from those that teach; where either are
+    too few, the others fill up. `hash_of` gives an image's near-duplicate hash and is asked only for images that are
+    drawn; one it raises `BadImage` for is left out, with the reason in `unusable`. The order of `images` does not
+    matter.
     """
     _check_request(budget, judging_share)
-    reserved = set(reserve.among(list(images)))
+    reserved, measuring = set(reserve.among(list(images))), reserve.among(sorted(images), "measure")
     draw = _SeedDraw(images, hash_of, _DuplicateFilter(near_duplicate_distance))
     wanted = round(budget * judging_share)
     [judging_seed] = _seeds(seed, 1)
-    judges = draw.uniform(sorted(reserved), wanted, judging_seed)
+    judges = draw.uniform(measuring, wanted, judging_seed)
     teachers = draw.uniform(sorted(images.keys() - reserved), budget - len(judges), seed)
     more = budget - len(judges) - len(teachers)
     if more > 0:  # nobody is left to teach: the reserve fills the batch up
-        judges = draw.uniform(sorted(reserved), len(judges) + more, judging_seed, drawn_before=judges)
+        judges = draw.uniform(measuring, len(judges) + more, judging_seed, drawn_before=judges)
     return Selection(
         table=_ranked([*judges, *teachers], {"round": round_, "seed": seed, "selected_at": utc_now()}),
         budget=budget,
@@ -254,6 +266,11 @@ class _DuplicateFilter:
         self._index = NearDuplicates(distance)
         self._unindexed: dict[str, str] = {}  # id -> hash of admitted images that nothing came near to so far
         self.left_out: list[NearDuplicate] = []
+
+    def keep(self, hashes: Mapping[str, str]) -> None:
+        """These are in the batch whatever they resemble."""
+        for image_id, image_hash in hashes.items():
+            self._index.add(image_id, image_hash)
 
     def admit(self, image_ids: Sequence[str], hashes: Sequence[str | None]) -> list[int]:
         """Positions of the images that are let in, one after the other; an image without a hash always is.
@@ -414,7 +431,7 @@ def _rows(
 
 
 def _ranked(rows: Sequence[dict[str, Any]], common: dict[str, Any]) -> pa.Table:
-    return table_of(SELECTIONS, [{**row, **common, "rank": rank} for rank, row in enumerate(rows)])
+    return table_of(SELECTIONS, [{**common, **row, "rank": rank} for rank, row in enumerate(rows)])
 
 
 def _seeds(seed: int, count: int) -> list[int]:

@@ -1,16 +1,17 @@
-"""Deploying: the challenger takes the traffic, if the gate still lets it pass, step by step."""
+"""Deploying: the newest challenger that is better takes the traffic, step by step; otherwise who serves stays."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from al_core.errors import ActiveLearningError, GiveUp
-from al_loop.training import CHALLENGER_EVALUATION, CHAMPION_EVALUATION, evaluation_of
+from al_loop.training import CHALLENGER_EVALUATION, evaluation_of
 
 if TYPE_CHECKING:
-    from al_core.records import ModelManifest
+    from al_core.records import GateVerdict, ModelManifest
     from al_resources.endpoint.rollout import RolloutResult
     from al_resources.platform import Platform
 
@@ -25,31 +26,51 @@ def challenger_of_round(platform: Platform, round_: int) -> ModelManifest:
     return found
 
 
-def verify_gate(platform: Platform, manifest: ModelManifest) -> None:
-    """Judge the stored answers again; what passed against an older champion does not pass now.
+@dataclass(frozen=True)
+class Decision:
+    """Who is to serve, and why; taken from stored answers and all labels so far."""
+
+    deploy: ModelManifest | None  # None: who serves goes on
+    serving: int | None
+    reason: str
+    outcome: str  # promote | keep | held | serves already
+    verdicts: dict[int, GateVerdict]  # of every challenger that was looked at
+
+
+def decide(platform: Platform, newest: ModelManifest) -> Decision:
+    """Who is to serve, of the version of a round and the one before it, whose duel may have been decided only now.
+
+    The newest that is better takes the traffic, unless somebody holds the endpoint. Open and worse are results, too.
 
     Raises:
-        GiveUp: the model must not be deployed, and why.
+        GiveUp: no verdict can be taken, and why.
     """
-    from al_core.judging.gate import verify
+    from al_loop.decisions import challengers, held, taken_back
+    from al_loop.judging import verdict_on
 
     serving = platform.endpoint.state().serving_version
-    if serving == manifest.version:
-        return  # it serves already: nothing is about to change
-    if manifest.gate is None or manifest.gate.champion_version != serving:
-        judged = "nobody" if manifest.gate is None else f"v{manifest.gate.champion_version}"
-        raise GiveUp(
-            f"v{manifest.version} was compared with {judged}, but v{serving} serves now; "
-            "materialize model_checkpoint again"
-        )
-    verdict = verify(
-        manifest.gate,
-        evaluation_of(platform, manifest, CHALLENGER_EVALUATION),
-        evaluation_of(platform, manifest, CHAMPION_EVALUATION),
-        confidence=platform.settings.gate.confidence,
-    )
-    if not verdict.passed:
-        raise GiveUp(f"v{manifest.version} is not deployed: {verdict.reason}")
+    if serving == newest.version:
+        return Decision(None, serving, f"v{serving} serves already", "serves already", {})
+    candidates = challengers(platform, serving, newest)
+    verdicts = {manifest.version: verdict_on(platform, manifest, serving) for manifest in candidates}
+    better = next((manifest for manifest in candidates if verdicts[manifest.version].passed), None)
+    if better is None:
+        return Decision(None, serving, _why_nobody(newest, serving, verdicts, taken_back(platform)), "keep", verdicts)
+    reason = f"v{better.version} is {verdicts[better.version].reason}"
+    if hold := held(platform):
+        return Decision(None, serving, f"{hold}; {reason}", "held", verdicts)
+    return Decision(better, serving, reason, "promote", verdicts)
+
+
+def _why_nobody(
+    newest: ModelManifest, serving: int | None, verdicts: dict[int, GateVerdict], taken_back: set[int]
+) -> str:
+    stays = "no version serves yet" if serving is None else f"v{serving} stays"
+    if newest.version in verdicts:
+        return f"{stays}: v{newest.version} is {verdicts[newest.version].reason}"
+    if newest.version in taken_back:
+        return f"{stays}: somebody went back from v{newest.version}, it does not return by itself (`al promote`)"
+    return f"{stays}: v{newest.version} is older"
 
 
 def deploy(platform: Platform, manifest: ModelManifest, *, run_id: str, log: Callable[[str], None]) -> RolloutResult:

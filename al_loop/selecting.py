@@ -91,7 +91,8 @@ def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> Sel
     name, holdout = platform.settings.model.name, platform.settings.holdout
     return select_batch(
         Candidates(platform.predictions, name, version, holdout.teaching),
-        judges=Candidates(platform.predictions, name, version, holdout.judging),
+        judges=Candidates(platform.predictions, name, version, holdout.judges.part("measure")),
+        duels=_duels(platform, version, wishes.budget or defaults.budget),
         strategy=configured_strategy(platform, wishes),
         budget=wishes.budget or defaults.budget,
         control_share=defaults.control_share if wishes.control_share is None else wishes.control_share,
@@ -103,6 +104,20 @@ def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> Sel
         context=strategy_context(platform, version),
         device=defaults.device,
     )
+
+
+def _duels(platform: Platform, serving: int, budget: int) -> list[dict[str, Any]]:
+    """Images on which the newest challenger and who serves disagree, while nobody can tell which is better.
+
+    At most half of the batch: the other half teaches.
+    """
+    from al_loop.decisions import challengers
+    from al_loop.judging import duel_rows
+
+    count = min(platform.settings.gate.duel_labels, budget // 2)
+    for challenger in challengers(platform, serving)[:1]:
+        return duel_rows(platform, challenger, serving, count)
+    return []
 
 
 def configured_strategy(platform: Platform, wishes: Wishes) -> QueryStrategy:

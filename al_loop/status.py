@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -66,21 +67,54 @@ def rounds(platform: Platform) -> list[dict[str, Any]]:
     selections = platform.ledgers.read("selections")
     labels = platform.ledgers.read("labels")
     labeled = labels.select("image_id").unique()
-    done = selections.join(labeled, on="image_id", how="semi").group_by("round").len("labeled")
+    paid = selections.join(labeled, on="image_id", how="semi")
+    done = paid.group_by("round").len("labeled")
+    chosen = pl.col("reason").is_in(["strategy", "seed"])
     selected = (
         selections.group_by("round")
-        .agg(pl.len().alias("selected"), pl.col("strategy").filter(pl.col("reason") != "control").first())
+        .agg(pl.len().alias("selected"), pl.col("strategy").filter(chosen).first())
         .join(done, on="round", how="left")
         .with_columns(pl.col("labeled").fill_null(0))
         .sort("round")
     )
+    reasons = {number: reasons_of(rows) for (number,), rows in paid.group_by("round")}
     models = _model_of_each_round(platform)
-    promoted = set(platform.ledgers.read("deployments").filter(outcome="promoted")["model_version"])
-    failed = _failed_trainings(platform)
-    return [
-        row | _model_columns(models.get(row["round"]), promoted, failed.get(row["round"]))
-        for row in selected.to_dicts()
-    ]
+    deployments = platform.ledgers.read("deployments", outcome="promoted")
+    promoted, failed, verdicts = set(deployments["model_version"]), _failed_trainings(platform), _verdicts(platform)
+    rows = []
+    for row in selected.to_dicts():
+        number, manifest = row["round"], models.get(row["round"])
+        rows.append(
+            row
+            | {"paid": reasons.get(number, {})}
+            | _model_columns(manifest, promoted, failed.get(number), verdicts)
+            | {"serves": None}
+        )
+    _tell_who_serves(rows, platform)
+    return rows
+
+
+def reasons_of(selected: pl.DataFrame) -> dict[str, int]:
+    """How many of the selections' rows there are for each reason."""
+    return dict(selected["reason"].value_counts().sort("reason").iter_rows())
+
+
+def _verdicts(platform: Platform) -> dict[int, str]:
+    """The last verdict on each version that somebody looked at: better, worse or open."""
+    rows = platform.ledgers.read("decisions").filter(pl.col("verdict").is_not_null())
+    return {row["model_version"]: json.loads(row["verdict"])["outcome"] for row in rows.to_dicts()}
+
+
+def _tell_who_serves(rows: list[dict[str, Any]], platform: Platform) -> None:
+    """Fill in, round by round, which version served after it; a deployment belongs to the round that decided it."""
+    decided = platform.ledgers.read("decisions").filter(pl.col("action").is_in(["promote", "rollback"]))
+    serves = {row["round"]: row["model_version"] for row in decided.to_dicts()}
+    for manifest_round in platform.ledgers.read("deployments", outcome="promoted").to_dicts():
+        serves.setdefault(manifest_round["round"], manifest_round["model_version"])  # of before decisions were recorded
+    now = None
+    for row in rows:
+        now = serves.get(row["round"], now)
+        row["serves"] = now
 
 
 def _failed_trainings(platform: Platform) -> dict[int, dict[str, Any]]:
@@ -94,7 +128,9 @@ def _model_of_each_round(platform: Platform) -> dict[int, ModelManifest]:
     return {manifest.round: manifest for manifest in made if manifest.round is not None}
 
 
-def _model_columns(manifest: ModelManifest | None, promoted: set[int], failed: dict[str, Any] | None) -> dict[str, Any]:
+def _model_columns(
+    manifest: ModelManifest | None, promoted: set[int], failed: dict[str, Any] | None, verdicts: dict[int, str]
+) -> dict[str, Any]:
     if manifest is None:
         return {
             "model_version": None,
@@ -106,8 +142,12 @@ def _model_columns(manifest: ModelManifest | None, promoted: set[int], failed: d
             "failure": failed,
         }
     accuracy = manifest.metrics.get("accuracy")
-    refused = manifest.gate is not None and not manifest.gate.passed
-    outcome = "promoted" if manifest.version in promoted else "refused" if refused else "trained"
+    if manifest.version in promoted:
+        outcome = "promoted"
+    elif manifest.gate is not None and manifest.gate.outcome is None and not manifest.gate.passed:
+        outcome = "refused"  # before there were duels
+    else:
+        outcome = {"better": "held"}.get(verdict := verdicts.get(manifest.version, "trained"), verdict)
     return {
         "model_version": manifest.version,
         "training_job": manifest.training_log.get("azure_ml_job"),

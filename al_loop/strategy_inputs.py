@@ -11,6 +11,7 @@ import numpy as np
 
 from al_core.errors import InvalidInput
 from al_core.strategies.context import StrategyContext
+from al_loop.answering import answers_of, predictor_of
 
 if TYPE_CHECKING:
     from al_core.learning.contract import LabeledImage
@@ -49,7 +50,7 @@ class _Inputs:
     @cached_property
     def predictor(self) -> Predictor:
         """The model version whose pool is chosen from."""
-        return _predictor(self.platform, self.version)
+        return predictor_of(self.platform, self.version)
 
     def committee(self, image_ids: Sequence[str]) -> np.ndarray:
         """The answers of the version and its ancestors: image ids (N,) -> probabilities (N, T, C).
@@ -61,12 +62,12 @@ class _Inputs:
         """
         from al_core.learning.contract import LabeledImage
 
-        members = [self.predictor, *(_predictor(self.platform, number) for number in self._ancestors())]
+        members = [self.predictor, *(predictor_of(self.platform, number) for number in self._ancestors())]
         classes = members[0].classes
         images = [LabeledImage(image_id, self.platform.images.path_of(image_id), "") for image_id in image_ids]
         answers = np.zeros((len(images), len(members), len(classes)), np.float32)
         for number, member in enumerate(members):
-            ids, probs, _ = _answers(self.platform, member, images)
+            ids, probs, _ = answers_of(self.platform, member, images)
             if len(ids) != len(images):
                 raise InvalidInput(f"{len(images) - len(ids)} images of the pool cannot be read any more")
             answers[:, number, [classes.index(name) for name in member.classes]] = probs
@@ -90,31 +91,9 @@ class _Inputs:
         )
         ids = np.array([image.image_id for image in images], str)
         known, rows = cache.read(ids)
-        new, _, computed = _answers(self.platform, self.predictor, [images[n] for n in np.flatnonzero(~known).tolist()])
+        unknown = [images[n] for n in np.flatnonzero(~known).tolist()]
+        new, _, computed = answers_of(self.platform, self.predictor, unknown)
         cache.add(np.array(new, str), computed)
         rows[np.flatnonzero(np.isin(ids, new))] = computed
         readable = known | np.isin(ids, new)
         return ids[readable], rows[readable]
-
-
-def _predictor(platform: Platform, version: int) -> Predictor:
-    from al_core.learning.inference import Predictor
-
-    return Predictor.load(platform.registry.fetch(version))
-
-
-def _answers(
-    platform: Platform, predictor: Predictor, images: Sequence[LabeledImage]
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Ids, probabilities and embeddings of the readable ones among the images, chunk by chunk."""
-    from al_core.learning.preprocessing import read_in_chunks
-
-    ids: list[str] = []
-    probs = [np.empty((0, len(predictor.classes)), np.float32)]
-    embeddings = [np.empty((0, predictor.dimension), np.float32)]
-    for chunk in read_in_chunks(images, platform.images.read, predictor.manifest.preprocessing):
-        ids += [images[position].image_id for position in chunk.positions]
-        answered, embedded = predictor.predict_pixels(chunk.pixels)
-        probs.append(answered)
-        embeddings.append(embedded)
-    return ids, np.concatenate(probs), np.concatenate(embeddings)

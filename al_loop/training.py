@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 CHALLENGER_EVALUATION = "evaluation.parquet"
 
-CHAMPION_EVALUATION = "champion_evaluation.parquet"
-
 
 def train_challenger(
     platform: Platform, dataset: Dataset, *, run_id: str | None, log: Callable[[str], None]
@@ -45,10 +43,8 @@ def _train_and_publish(
     run_id: str | None,
     log: Callable[[str], None],
 ) -> ModelManifest:
-    from al_core.judging.gate import decide
     from al_core.learning.checkpoint import code_version, sha256_of
     from al_core.learning.contract import TrainingRequest
-    from al_core.learning.inference import Predictor
     from al_core.records import ModelManifest, utc_now
 
     settings = platform.settings
@@ -88,22 +84,39 @@ def _train_and_publish(
         encoder=result.encoder,
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json())
-    challenger = judge(platform, Predictor.load(folder), dataset)
-    incumbent = judge(platform, Predictor.load(parent), dataset) if parent is not None else None
-    verdict = decide(
-        challenger,
-        incumbent,
-        champion_version=champion,
-        tolerance=settings.gate.tolerance,
-        confidence=settings.gate.confidence,
-        holdout=dataset.manifest.holdout,
-    )
+    return _judge_and_publish(platform, dataset, manifest, folder, result.weights, log)
+
+
+def _judge_and_publish(
+    platform: Platform,
+    dataset: Dataset,
+    manifest: ModelManifest,
+    folder: Path,
+    weights: Path,
+    log: Callable[[str], None],
+) -> ModelManifest:
+    """The first look at a challenger: what the labels so far say; its answers are stored beside it."""
+    from al_core.judging.gate import Costs, first_model
+    from al_core.learning.inference import Predictor
+    from al_loop.answering import latency_ms, predictor_of
+    from al_loop.judging import PAIRING_FILE, judge_pair, pair, salt_of, to_bytes, truth_of
+
+    predictor, champion = Predictor.load(folder), manifest.parent_version
+    evaluation = judge(platform, predictor, dataset)
+    files = {CHALLENGER_EVALUATION: evaluation.to_bytes()}
+    costs = Costs(latency_ms(predictor), weights.stat().st_size / 1e6)
+    if champion is None:
+        right, images = int(evaluation.correct.sum()), evaluation.answers.height
+        verdict = first_model(right, images, platform.settings.gate.rules, truth_of(dataset), costs)
+    else:
+        salt = salt_of(manifest.training_key, champion)
+        pairing = pair(platform, predictor, predictor_of(platform, champion), dataset, salt)
+        files[PAIRING_FILE] = to_bytes(pairing)
+        verdict = judge_pair(platform, pairing, dataset, champion=champion, salt=salt, costs=costs)
     log(verdict.reason)
-    files = {CHALLENGER_EVALUATION: challenger.to_bytes()}
-    if incumbent is not None:
-        files[CHAMPION_EVALUATION] = incumbent.to_bytes()
-    judged = manifest.model_copy(update={"metrics": challenger.metrics(), "gate": verdict})
-    return platform.registry.register(result.weights, judged, files)
+    measured = {"latency_ms": costs.latency_ms, "size_mb": costs.size_mb}
+    judged = manifest.model_copy(update={"metrics": evaluation.metrics(), "gate": verdict, **measured})
+    return platform.registry.register(weights, judged, files)
 
 
 def judge(platform: Platform, predictor: Predictor, dataset: Dataset) -> Evaluation:

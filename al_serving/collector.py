@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 SEGMENT = PREDICTIONS.append(pa.field("image", pa.large_binary()))
-IMAGE_WRITERS = 8  # images written at once: a container answers each in tens of milliseconds
+IMAGE_WRITERS = 32  # images written at once: a container answers each in tens of milliseconds
 DELIVERED_ROWS, DELIVERED_BYTES = 5_000, 64_000_000  # at once, when so much waits: what was slow catches up
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 30.0
 LONGEST_REASON = 500  # characters, in the ledger
@@ -116,6 +116,7 @@ class Collector:
         flush_seconds: float = 2.0,
         queue_rows: int = 20_000,
         queue_bytes: int = 512_000_000,
+        spool_bytes: int = 10_000_000_000,
         durability: Literal["answer", "interval"] = "interval",
         least_free_bytes: int = LEAST_FREE_BYTES,
     ) -> None:
@@ -127,6 +128,7 @@ class Collector:
         self._flush_seconds = flush_seconds
         self._queue_rows = queue_rows
         self._queue_bytes = queue_bytes
+        self._spool_bytes = spool_bytes
         self._durability = durability
         self._least_free_bytes = least_free_bytes
         self._trouble: str | None = None  # why the spool could not be written at the last attempt
@@ -142,6 +144,7 @@ class Collector:
         self._offered = self._kept = 0  # rows so far, and how many of them the spool holds or held
         self._waiters: deque[tuple[int, Future[None]]] = deque()  # who is told when so many rows are kept
         self._segments = {path: _rows_in(path) for path in self._spool.segments()}
+        self._sizes = {path: _bytes_in(path) for path in self._segments}
         self._oldest = dict.fromkeys(self._segments, float("-inf"))  # when the first row of a segment was offered
         self._tried = set(self._segments)  # may be in the stores already
         self._written = self._failures = self._set_aside = 0
@@ -164,6 +167,7 @@ class Collector:
             flush_rows=settings.flush_rows,
             flush_seconds=settings.flush_seconds,
             queue_rows=settings.queue_rows,
+            spool_bytes=settings.spool_bytes,
             durability=settings.durability,
         )
 
@@ -190,7 +194,16 @@ class Collector:
                 if free < self._least_free_bytes
                 else None
             )
-        return self._trouble or self._low_disk
+        return self._trouble or self._low_disk or self._spool_is_full()
+
+    def _spool_is_full(self) -> str | None:
+        waiting = sum(list(self._sizes.values()))  # a copy: other threads put segments in and take them out
+        if waiting < self._spool_bytes:
+            return None
+        return (
+            f"{len(self._sizes)} segments of {waiting / 1e6:.1f} MB wait in {self._spool.folder} for the stores, and "
+            f"serving.spool_bytes allows {self._spool_bytes / 1e6:.1f} MB; are the stores away?"
+        )
 
     def _no_room(self) -> bool:
         return len(self._queue) >= self._queue_rows or self._bytes >= self._queue_bytes
@@ -279,6 +292,7 @@ class Collector:
             oldest, rows = taken
             try:
                 segments = self._write_segments(rows)
+                sizes = {segment: _bytes_in(segment) for segment in segments}
             except OSError as error:
                 LOGGER.exception(
                     "The spool %s cannot be written; %d rows stay in memory", self._spool.folder, len(rows)
@@ -291,6 +305,7 @@ class Collector:
             with self._changed:
                 self._trouble = None
                 self._segments.update(segments)
+                self._sizes.update(sizes)
                 self._oldest |= dict.fromkeys(segments, oldest)
                 self._spooling = 0
                 self._kept += len(rows)
@@ -445,7 +460,7 @@ class Collector:
         with self._changed:
             for segment in segments:
                 rows = self._segments.pop(segment)
-                del self._oldest[segment]
+                del self._oldest[segment], self._sizes[segment]
                 self._written += rows if arrived else 0
             self._changed.notify_all()
         self._tried.difference_update(segments)

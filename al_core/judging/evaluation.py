@@ -144,43 +144,6 @@ def answers_of(images: Sequence[LabeledImage], probs: np.ndarray, classes: Seque
     )
 
 
-def paired_bootstrap(
-    challenger: np.ndarray,
-    champion: np.ndarray,
-    *,
-    confidence: float = 0.95,
-    seed: int = 0,
-    replicates: int = 100_000,
-) -> Interval:
-    """Difference of two accuracies on the same images, with one-sided bounds at `confidence` on either side.
-
-    A Bayesian bootstrap (Rubin 1981, doi:10.1214/aos/1176345338) of the images won, lost and tied, to which one
-    lost image is added for the lower bound and one won image for the upper. That one image makes the bounds hold
-    where few images tell the models apart and a plain bootstrap promises too much: the lower bound lies above
-    zero exactly where the sign test on the discordant images says so, and without a won image it is the
-    Clopper-Pearson bound of the share lost. O(replicates), whatever the holdout's size.
-
-    Args:
-        challenger: Shape (N,), bool: which images it has right.
-        champion: The same for the other model.
-    """
-    count = len(challenger)
-    won = int((challenger & ~champion).sum())
-    lost = int((champion & ~challenger).sum())
-    rng = np.random.default_rng(seed)
-
-    def bound(quantile: float, won: int, lost: int, tied: int) -> float:
-        shares = rng.standard_gamma((won, lost, tied), size=(replicates, 3))
-        return float(np.quantile((shares[:, 0] - shares[:, 1]) / shares.sum(axis=1), quantile))
-
-    tied = count - won - lost
-    return Interval(
-        value=(won - lost) / count,
-        low=bound(1 - confidence, won, lost + 1, tied),
-        high=bound(confidence, won + 1, lost, tied),
-    )
-
-
 def wilson(right: int, images: int, confidence: float = 0.95) -> Interval:
     """A share and its score interval."""
     from statistics import NormalDist

@@ -1,114 +1,175 @@
-"""The promotion gate: may the challenger take the champion's place?
+"""The promotion gate: may the challenger take the champion's place? Better, worse, or open for now.
 
-Non-inferiority on the holdout: with the demanded confidence, the challenger's accuracy is not below the
-champion's by more than the tolerance. Both answer the same images, so the comparison is paired.
-
-What cannot be told apart is not promoted: n images of identical answers show, at 95 %, no more than that the
-challenger is at most 3 / n worse, so they pass from that tolerance on. With no tolerance the challenger has to win
-five images more than nothing, and more where it loses some; gains that are too small to show add up over the
-rounds until they do, for every challenger learns from all labels.
+*Better* is non-inferiority: with the demanded confidence, at all looks together, the challenger's accuracy is not
+below the champion's by more than the tolerance. *Worse*: it is surely below it, or a class or the budget for latency
+and size is. Everything else is *open*, and asks for more labels of images on which the two disagree (`duels`).
+Two models that hardly ever disagree cannot differ by more than they disagree, so they need no label at all.
 """
 
 from __future__ import annotations
 
-from al_core.judging.evaluation import Evaluation, paired_bootstrap
-from al_core.records import GateVerdict, Interval
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
-LEAST_IMAGES = 20  # fewer cannot tell one model from another
+import polars as pl
+
+from al_core.judging.duels import Comparison, asking_order, compare, evidence, tally
+from al_core.judging.truth import Reserve
+from al_core.records import GateVerdict
+
+LEAST_IMAGES = 20  # of the first model's holdout; fewer tell nothing of a model
 
 
-class GateMismatch(ValueError):
-    """A stored verdict does not follow from the stored answers, or the answers cannot be compared."""
+@dataclass(frozen=True)
+class Rules:
+    """What the gate demands. The numbers are explained in `GateSettings`."""
+
+    tolerance: float
+    confidence: float
+    class_tolerance: float
+    latency_ms: float | None = None
+    size_mb: float | None = None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The labels that judge: image id -> label, and which of these images were drawn uniformly."""
+
+    labels: Mapping[str, str]
+    holdout: Collection[str]
+    version: str  # content hash of the holdout
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What an answer costs; None where it was not measured."""
+
+    latency_ms: float | None = None
+    size_mb: float | None = None
+
+
+def first_model(right: int, images: int, rules: Rules, truth: Truth, costs: Costs) -> GateVerdict:
+    """The first model has nobody to beat; on a holdout that tells nothing it does not pass."""
+    if images < LEAST_IMAGES:
+        reason = (
+            f"the holdout has {images} images, at least {LEAST_IMAGES} are needed to judge a model: label more "
+            "random images (selection.initial_budget, holdout.share), or raise holdout.reserve"
+        )
+        outcome = "open"
+    elif over := _over_budget(rules, costs):
+        outcome, reason = "worse", over
+    else:
+        outcome, reason = "better", f"the first model: {right / images:.1%} right on {images} holdout images"
+    return GateVerdict(
+        passed=outcome == "better",
+        outcome=outcome,
+        reason=reason,
+        champion_version=None,
+        difference=None,
+        tolerance=rules.tolerance,
+        images=images,
+        holdout=truth.version,
+    )
 
 
 def decide(
-    challenger: Evaluation,
-    champion: Evaluation | None,
+    pairing: pl.DataFrame,
+    truth: Truth,
     *,
-    champion_version: int | None,
-    tolerance: float,
-    confidence: float,
-    holdout: str,
+    asked: Collection[str],
+    reserve: Reserve,
+    salt: str,
+    champion_version: int,
+    rules: Rules,
+    costs: Costs,
 ) -> GateVerdict:
-    """The verdict on a challenger; without a champion it passes, on a holdout that is too small it does not.
+    """The verdict on a challenger, from the two models' answers and the labels that judge.
 
     Args:
-        challenger: Its answers on the holdout.
-        champion: The serving model's answers on the same images; None where nothing serves yet.
-        champion_version: Which version that is.
-        tolerance: Accuracy that may be lost, 0 to 1.
-        confidence: Certainty demanded, like 0.95.
-        holdout: Content hash of the holdout.
-
-    Raises:
-        GateMismatch: the two did not answer the same images.
+        pairing: Both answers to the reserved images, rows of `duels.PAIRING`.
+        truth: The labels.
+        asked: Images that were put to people.
+        reserve: Which images may judge.
+        salt: Names the pair, and the random order in which its images are asked.
+        champion_version: Who serves.
+        rules: What the gate demands.
+        costs: What the challenger's answers cost.
     """
-    images = challenger.answers.height
-    difference = None
-    if images < LEAST_IMAGES:
-        passed = False
-        reason = (
-            f"the holdout has {images} images, at least {LEAST_IMAGES} are needed to judge a model: label more "
-            "random images (selection.initial_budget, selection.control_share) or raise holdout.share"
-        )
-    elif champion is None:
-        accuracy = float(challenger.correct.mean())
-        passed, reason = (
-            True,
-            f"the first model: {accuracy:.1%} right on {images} holdout images, nobody to beat",
-        )
-    else:
-        difference = _difference(challenger, champion, confidence)
-        passed = difference.low >= -tolerance
-        reason = _in_words(passed, difference, champion_version, images, tolerance, confidence)
+    order = asking_order(pairing, truth.holdout, reserve, salt)
+    count = tally(pairing, order, truth.labels, asked=asked)
+    found = compare(pairing, count, confidence=rules.confidence)
+    outcome, why = _outcome(found, rules)
+    if over := _over_budget(rules, costs):
+        outcome, why = "worse", over
+    elif fallen := _fallen_class(pairing, order, truth, asked, rules):
+        outcome, why = "worse", fallen
     return GateVerdict(
-        passed=passed,
-        reason=reason,
+        passed=outcome == "better",
+        outcome=outcome,
+        reason=f"{outcome}: {_in_words(found, champion_version)}; {why}",
         champion_version=champion_version,
-        difference=difference,
-        tolerance=tolerance,
-        images=images,
-        holdout=holdout,
+        difference=found.difference,
+        tolerance=rules.tolerance,
+        images=len(truth.holdout),
+        holdout=truth.version,
+        compared=found.compared,
+        disagreement=found.disagreement,
+        won=count.won,
+        lost=count.lost,
+        tied=count.tied,
+        agreed=count.agreed,
     )
 
 
-def verify(
-    verdict: GateVerdict, challenger: Evaluation | None, champion: Evaluation | None, *, confidence: float
-) -> GateVerdict:
-    """The verdict, computed again from the stored answers.
+def _outcome(found: Comparison, rules: Rules) -> tuple[str, str]:
+    if found.compared == 0:
+        return "open", "no reserved image was answered by both: send traffic, or raise holdout.reserve"
+    if found.difference.high < 0:
+        return "worse", f"at {rules.confidence:.0%} it is below by {-100 * found.difference.high:.1f} points or more"
+    bound = (
+        f"at {rules.confidence:.0%} not below {100 * found.difference.low:+.1f}, "
+        f"the limit is {-100 * rules.tolerance:+.1f} (gate.tolerance)"
+    )
+    return ("better" if found.difference.low >= -rules.tolerance else "open"), bound
 
-    Raises:
-        GateMismatch: answers are missing, or the stored verdict claims something else than they say.
+
+def _over_budget(rules: Rules, costs: Costs) -> str | None:
+    for name, unit, limit, measured in (
+        ("latency", "ms", rules.latency_ms, costs.latency_ms),
+        ("size", "MB", rules.size_mb, costs.size_mb),
+    ):
+        if limit is not None and measured is not None and measured > limit:
+            return f"its {name} of {measured:.1f} {unit} is over the budget of {limit:g} (gate.{name}_{unit.lower()})"
+    return None
+
+
+def _fallen_class(
+    pairing: pl.DataFrame,
+    order: Sequence[str],
+    truth: Truth,
+    asked: Collection[str],
+    rules: Rules,
+) -> str | None:
+    """The class whose recall has surely fallen by more than the tolerance for classes; tried for all, so each less.
+
+    Of all images, the class is as frequent as in the holdout.
     """
-    if challenger is None or (champion is None) != (verdict.champion_version is None):
-        raise GateMismatch("the answers the verdict rests on are not stored beside the model; train it again")
-    again = decide(
-        challenger,
-        champion,
-        champion_version=verdict.champion_version,
-        tolerance=verdict.tolerance,
-        confidence=confidence,
-        holdout=verdict.holdout,
+    classes = sorted({truth.labels[one] for one in truth.holdout if one in truth.labels})
+    error = (1 - rules.confidence) / max(1, len(classes))
+    for name in classes:
+        share = sum(truth.labels.get(one) == name for one in truth.holdout) / len(truth.holdout)
+        of_class = tally(pairing, order, truth.labels, asked=asked, label=name)
+        if evidence(of_class.reversed(), rules.class_tolerance * share)[0] >= 1 / error:
+            return (
+                f"class {name} lost {of_class.lost} of these images and won {of_class.won}: its recall fell by more "
+                f"than gate.class_tolerance = {rules.class_tolerance:g}"
+            )
+    return None
+
+
+def _in_words(found: Comparison, champion: int) -> str:
+    won = f"won {found.tally.won}, lost {found.tally.lost} of {found.tally.labels} labeled images"
+    return (
+        f"{100 * found.difference.value:+.1f} points against v{champion}; they disagree on "
+        f"{found.disagreement:.1%} of {found.compared} reserved images, {won} of these"
     )
-    if verdict.passed and not again.passed:
-        raise GateMismatch(f"the stored verdict says passed, but its answers say: {again.reason}")
-    return again
-
-
-def _difference(challenger: Evaluation, champion: Evaluation, confidence: float) -> Interval:
-    if not challenger.answers["image_id"].equals(champion.answers["image_id"]):
-        ours, theirs = set(challenger.answers["image_id"]), set(champion.answers["image_id"])
-        raise GateMismatch(
-            f"challenger and champion answered different images: {len(ours - theirs)} only the one, "
-            f"{len(theirs - ours)} only the other; evaluate both on the same holdout"
-        )
-    return paired_bootstrap(challenger.correct, champion.correct, confidence=confidence)
-
-
-def _in_words(
-    passed: bool, difference: Interval, champion: int | None, images: int, tolerance: float, confidence: float
-) -> str:
-    change = f"{100 * difference.value:+.1f} points against v{champion} on {images} holdout images"
-    bound = f"at {confidence:.0%} not below {100 * difference.low:+.1f}"
-    limit = f"{-100 * tolerance:+.1f}" if tolerance else "0"
-    return f"{'passed' if passed else 'refused'}: {change}, {bound} (limit {limit})"

@@ -3,6 +3,9 @@
 A share of all images is *reserved* for judging. No strategy is offered a reserved image, so what is drawn from them
 uniformly (the control slice, the judging part of the seed round) stays an unbiased sample of all images, in a finite
 pool, too: a slice of what a strategy left over flatters the model.
+
+For the same reason a quarter of the reserve *measures* accuracies and only the rest is for *duels*: images on which two
+models disagree are the hard ones, and what they leave over would flatter, too.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -19,8 +23,11 @@ from al_core.errors import InvalidInput
 from al_core.records import image_keys
 
 MODULUS = 2**31 - 1  # a prime; products of two residues fit into 63 bits, in every engine
-UNIFORM_REASONS = ("seed", "control")  # drawn uniformly from the reserved images: unbiased truth
-DUEL = "duel"  # drawn uniformly from those on which two models disagree: they judge these two, never an accuracy
+UNIFORM_REASONS = ("seed", "control")  # drawn uniformly from the measuring part: unbiased truth
+MEASURING = 1 / 4  # of the reserve; the rest is for duels
+DUEL = "duel"  # drawn from the duelling part, where two models disagree: these judge the two, never an accuracy
+
+Role = Literal["teach", "judge", "measure", "duel"]  # judge: measure and duel together
 
 
 @dataclass(frozen=True)
@@ -52,23 +59,18 @@ class Reserve:
         """From 0 to `MODULUS` - 1."""
         return self._word(1) % MODULUS
 
-    @property
-    def limit(self) -> int:
-        """A key is reserved where it is mapped below this."""
-        return round(self.share * MODULUS)
+    def part(self, role: Role) -> Part:
+        """The images of a role."""
+        return Part(self, role)
 
-    def holds(self, image_id: str) -> bool:
-        """Whether the image may judge."""
-        return bool(self.mask(image_keys([image_id]))[0])
+    def holds(self, image_id: str, role: Role = "judge") -> bool:
+        """Whether the image has that role."""
+        return bool(self.part(role).mask(image_keys([image_id]))[0])
 
-    def among(self, image_ids: Sequence[str]) -> list[str]:
-        """Those that may judge, in their order."""
-        reserved = self.mask(image_keys(image_ids))
-        return [image_id for image_id, one in zip(image_ids, reserved, strict=True) if one]
-
-    def mask(self, keys: np.ndarray) -> np.ndarray:
-        """Shape (N,), bool, for image keys (N,)."""
-        return (keys % MODULUS * self.multiplier + self.offset) % MODULUS < self.limit
+    def among(self, image_ids: Sequence[str], role: Role = "judge") -> list[str]:
+        """Those of that role, in their order."""
+        chosen = self.part(role).mask(image_keys(image_ids))
+        return [image_id for image_id, one in zip(image_ids, chosen, strict=True) if one]
 
     def _word(self, number: int) -> int:
         digest = hashlib.blake2b(self.salt.encode(), digest_size=16).digest()
@@ -77,18 +79,32 @@ class Reserve:
 
 @dataclass(frozen=True)
 class Part:
-    """The images that may judge, or the others, which may teach: what a query of the prediction log is about."""
+    """The images of one role: those whose key is mapped into a range. What a query of the prediction log is about."""
 
     reserve: Reserve
-    judging: bool
+    role: Role
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """From (inclusive) and to (exclusive): measures first, then duels, then those that teach."""
+        quarter, limit = round(MEASURING * self.reserve.share * MODULUS), round(self.reserve.share * MODULUS)
+        ranges = {"measure": (0, quarter), "duel": (quarter, limit), "judge": (0, limit), "teach": (limit, MODULUS)}
+        return ranges[self.role]
 
     @property
     def share(self) -> float:
         """Of all images."""
-        return self.reserve.share if self.judging else 1 - self.reserve.share
+        low, high = self.bounds
+        return (high - low) / MODULUS
+
+    def mask(self, keys: np.ndarray) -> np.ndarray:
+        """Shape (N,), bool, for image keys (N,)."""
+        low, high = self.bounds
+        mapped = (keys % MODULUS * self.reserve.multiplier + self.reserve.offset) % MODULUS
+        return (mapped >= low) & (mapped < high)
 
     def filter(self, key: pl.Expr) -> pl.Expr:
         """The same decision in Polars, for a column of keys."""
-        reserve = self.reserve
-        below = (key % MODULUS * reserve.multiplier + reserve.offset) % MODULUS < reserve.limit
-        return below if self.judging else ~below
+        low, high = self.bounds
+        mapped = (key % MODULUS * self.reserve.multiplier + self.reserve.offset) % MODULUS
+        return (mapped >= low) & (mapped < high)

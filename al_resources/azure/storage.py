@@ -18,6 +18,7 @@ from al_resources.settings.azure_data import is_loopback
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
     from azure.storage.queue import QueueClient
+    from requests import Session
 
     from al_resources.settings.azure_data import AzureDataSettings
 
@@ -32,6 +33,7 @@ SAS_VARIABLE = "AZURE_STORAGE_SAS_TOKEN"
 # Put Blob's limit. Larger ones would travel in blocks, and the SDK names these by their place: of two that write
 # the same blob at the same time, one would commit the other's blocks.
 ONE_REQUEST = 5_000 * 1024 * 1024
+CONNECTIONS = 64  # kept open to a container; the collector writes 32 images at once
 # about a minute of throttling, overload, lost connections
 PATIENCE: dict[str, Any] = {"initial_backoff": 1, "increment_base": 2, "retry_total": 5, "random_jitter_range": 1}
 
@@ -53,9 +55,26 @@ def container_client(settings: AzureDataSettings, *, hurried: bool = False) -> C
         address,
         credential=storage_credential(settings, address),
         max_single_put_size=ONE_REQUEST,
+        session=_session(),
         **_patience(ExponentialRetry, hurried),
     )
     return service.get_container_client(settings.container)
+
+
+def _session() -> Session:
+    """As the SDK's own (it does the retries), but it keeps as many connections as images are written at once.
+
+    The usual ten would have two of three writers connect anew, TLS included, for every image.
+    """
+    from requests import Session
+    from requests.adapters import HTTPAdapter
+    from urllib3 import Retry
+
+    session = Session()
+    no_retries = Retry(total=False, redirect=False, raise_on_status=False)
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, HTTPAdapter(max_retries=no_retries, pool_maxsize=CONNECTIONS))
+    return session
 
 
 def queue_client(settings: AzureDataSettings, address: str, *, hurried: bool = False) -> QueueClient:

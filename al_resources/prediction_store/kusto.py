@@ -251,9 +251,9 @@ def _of_model(
         text += "\n| where model_version == _version"
         parameters["_version"] = ("long", model_version)
     if part is not None:
-        reserve = part.reserve
+        reserve, (low, high) = part.reserve, part.bounds
         mapped = f"(image_key % {MODULUS} * {reserve.multiplier} + {reserve.offset}) % {MODULUS}"
-        text += f"\n| where {mapped} {'<' if part.judging else '>='} {reserve.limit}"
+        text += f"\n| extend role = {mapped}\n| where role >= {low} and role < {high}"
     return text, parameters
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from al_core.judging.gate import Rules
 from al_core.judging.truth import Part, Reserve
 
 SHORTEST_TOKEN = 16
@@ -107,21 +108,30 @@ class HoldoutSettings(_Section):
         return Reserve(self.reserve)
 
     @property
-    def judging(self) -> Part:
-        """The reserved images, as a part of the prediction log."""
-        return Part(self.judges, judging=True)
-
-    @property
     def teaching(self) -> Part:
         """All others: what a strategy may choose from."""
-        return Part(self.judges, judging=False)
+        return self.judges.part("teach")
 
 
 class GateSettings(_Section):
-    """When a challenger may take the champion's place."""
+    """When a challenger may take the champion's place, and what is asked of people to find out."""
 
-    tolerance: float = Field(0.0, ge=0, lt=1, description="accuracy it may lose, at most, to pass")
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="certainty demanded")
+    tolerance: float = Field(0.01, ge=0, lt=1, description="accuracy it may lose, at most, to pass")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="certainty demanded, of all looks together")
+    duel_labels: int = Field(
+        20, ge=0, description="images of a batch, at most, on which the challenger and the champion disagree"
+    )
+    duel_images: int = Field(5_000, ge=0, description="reserved images, at most, that both answer to be compared")
+    class_tolerance: float = Field(
+        0.1, gt=0, le=1, description="recall that a single class may lose; what surely lost more is refused"
+    )
+    latency_ms: float | None = Field(None, gt=0, description="longest time of one answer; none: not looked at")
+    size_mb: float | None = Field(None, gt=0, description="largest size of the weights; none: not looked at")
+
+    @property
+    def rules(self) -> Rules:
+        """What the gate demands."""
+        return Rules(self.tolerance, self.confidence, self.class_tolerance, self.latency_ms, self.size_mb)
 
 
 class DeploymentSettings(_Section):
@@ -155,6 +165,9 @@ class ServingSettings(_Section):
     flush_rows: int = Field(500, ge=1, description="the collector writes after so many predictions ...")
     flush_seconds: float = Field(2.0, gt=0, description="... or after so long, whichever is first")
     queue_rows: int = Field(20_000, ge=1, description="predictions waiting in memory; more go to the spool on disk")
+    spool_bytes: int = Field(
+        10_000_000_000, ge=1, description="answers and images waiting on the disk; beyond it requests get 503"
+    )
 
     token: SecretStr = Field(
         SecretStr(""), description="clients send it as bearer; in AL_SERVING__TOKEN rather than in a file"

@@ -44,7 +44,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory, instance: dg.DagsterInstanc
             home=home,
             labeling=LabelingSettings(project="oracle", oracle_labels=str(truth_file), classes=tuple("0123456789")),
             selection=SelectionSettings(initial_budget=120, budget=BUDGET),
-            holdout=HoldoutSettings(share=0.5, validation_share=0.1),
+            holdout=HoldoutSettings(reserve=0.4, share=0.3, validation_share=0.1),
             training=TrainingSettings(architecture="small_cnn", image_size=16, channels=1, epochs=5),
             serving=ServingSettings(log_embeddings=True),
         )
@@ -124,7 +124,7 @@ def test_embeddings_of_labeled_images_and_their_distances_are_kept_for_the_next_
         assert not images
         return [], np.empty((0, 10), np.float32), np.empty((0, 64), np.float32)
 
-    monkeypatch.setattr("al_loop.strategy_inputs._answers", nothing_left_to_compute)
+    monkeypatch.setattr("al_loop.strategy_inputs.answers_of", nothing_left_to_compute)
     second, _ = preview(platform, Wishes(strategy="k_center_greedy"))
     assert second["image_id"].to_list() == first["image_id"].to_list()
     strategy = configured_strategy(platform, Wishes()).given(strategy_context(platform, 1))

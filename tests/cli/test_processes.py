@@ -107,6 +107,22 @@ def test_a_child_that_dies_later_is_started_again_and_that_is_told(
         assert children.check() == []
 
 
+def test_a_log_is_bounded_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("al_cli.processes.LONGEST_LOG", 10_000)
+    (tmp_path / "talks.py").write_text("import time\nfor n in range(10**9): print(n, flush=True), time.sleep(1e-4)")
+    environment = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', Path.cwd())}"}
+    log = tmp_path / "log"
+    with Children() as children:
+        children.start(Child("a talker", ["talks"], log, environment))
+        until("a full log", lambda: log.stat().st_size > 10_000)
+        children.check()
+        until("more", lambda: log.stat().st_size > 0)
+        assert log.stat().st_size < 10_000
+    lines = log.read_text().splitlines()
+    assert int(lines[-1]) > int(lines[0]), "it is written on at its new end, without a hole"
+    assert (tmp_path / "log.1").stat().st_size == 5_000
+
+
 def test_a_home_is_used_by_one_command_at_a_time_and_the_other_is_told_by_whom(tmp_path: Path) -> None:
     with (
         sole_use(tmp_path, "al ui"),

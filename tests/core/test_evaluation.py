@@ -7,16 +7,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 from trained import Files, fit
 from trained import settings as training_settings
 
 from al_core.judging import evaluation
-from al_core.judging.evaluation import COLUMNS, Evaluation, answers_of, evaluate, paired_bootstrap, wilson
+from al_core.judging.evaluation import COLUMNS, Evaluation, answers_of, evaluate, wilson
 from al_core.learning.contract import LabeledImage
 from al_core.learning.inference import Predictor
 
@@ -132,53 +128,6 @@ def test_an_evaluation_survives_its_file():
     read = Evaluation.from_bytes(answers.to_bytes())
     assert read.answers.equals(answers.answers)
     assert read.metrics() == answers.metrics()
-
-
-@given(hnp.arrays(bool, 40), hnp.arrays(bool, 40))
-@settings(max_examples=50, deadline=None)
-def test_the_paired_difference_lies_in_its_interval_and_turns_its_sign_with_the_roles(one, other):
-    interval = paired_bootstrap(one, other, replicates=500)
-    assert interval.low <= interval.value <= interval.high
-    assert interval.value == pytest.approx(one.mean() - other.mean())
-    assert paired_bootstrap(other, one, replicates=500).value == -interval.value
-
-
-def test_pairing_makes_the_comparison_sharper_than_two_separate_ones():
-    rng = np.random.default_rng(0)
-    champion = rng.random(400) < 0.8
-    challenger = champion | (rng.random(400) < 0.1)
-    paired = paired_bootstrap(challenger, champion)
-    shuffled = paired_bootstrap(challenger, rng.permutation(champion))
-    assert paired.high - paired.low < (shuffled.high - shuffled.low) / 2
-
-
-@given(st.integers(0, 25), st.integers(0, 25))
-@settings(max_examples=30, deadline=None)
-def test_the_lower_bound_is_above_zero_exactly_where_the_sign_test_says_so(won, lost):
-    p_value = binomtest(won, won + lost, alternative="greater").pvalue if won + lost else 1.0
-    assume(abs(p_value - 0.05) > 0.003)
-    assert (paired_bootstrap(*models(won, lost, of=200)).low > 0) == (p_value < 0.05)
-
-
-@pytest.mark.parametrize("lost", [0, 1, 5])
-def test_without_an_image_won_the_lower_bound_is_that_of_clopper_and_pearson(lost):
-    exact = binomtest(lost, 300).proportion_ci(confidence_level=0.90, method="exact").high
-    assert paired_bootstrap(*models(0, lost, of=300)).low == pytest.approx(-exact, rel=0.02)
-
-
-def test_where_many_images_tell_the_models_apart_the_bounds_are_those_of_resampled_images():
-    champion, challenger = models(300, 200, of=2000)
-    drawn = paired_bootstrap(champion, challenger)
-    images = np.random.default_rng(1).integers(0, 2000, (4000, 2000))
-    resampled = (champion.astype(int) - challenger.astype(int))[images].mean(axis=1)
-    assert drawn.low == pytest.approx(np.quantile(resampled, 0.05), abs=0.002)
-    assert drawn.high == pytest.approx(np.quantile(resampled, 0.95), abs=0.002)
-
-
-def models(won: int, lost: int, of: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of so many images a challenger and a champion have right."""
-    order = np.arange(of)
-    return order >= lost, (order < lost) | (order >= lost + won)
 
 
 def test_a_model_is_evaluated_on_files_and_the_broken_ones_are_named(tmp_path: Path):

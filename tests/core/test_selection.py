@@ -435,11 +435,12 @@ def seed_with_judges(count: int, budget: int, seed: int = 0) -> Selection:
 
 
 def test_a_share_of_the_seed_round_is_drawn_uniformly_from_the_reserve_and_the_rest_from_the_others() -> None:
-    judges = dict.fromkeys(RESERVE.among(image_ids(60)), 0)
+    judges = dict.fromkeys(RESERVE.among(image_ids(120), "measure"), 0)
     for seed in range(400):
-        batch = chosen(seed_with_judges(60, budget=20, seed=seed))
+        batch = chosen(seed_with_judges(120, budget=20, seed=seed))
         drawn = RESERVE.among(batch)
         assert (len(batch), len(drawn)) == (20, 5)
+        assert drawn == RESERVE.among(batch, "measure")
         for image_id in drawn:
             judges[image_id] += 1
     expected = 400 * 5 / len(judges)
@@ -447,9 +448,6 @@ def test_a_share_of_the_seed_round_is_drawn_uniformly_from_the_reserve_and_the_r
 
 
 def test_where_either_part_of_a_small_folder_is_used_up_the_other_fills_the_seed_round() -> None:
-    everything = seed_with_judges(20, budget=20)
-    assert everything.size == 20
-    assert len(set(chosen(everything))) == 20
-    few = len(RESERVE.among(image_ids(6)))
-    assert seed_with_judges(6, budget=6).size == 6
-    assert seed_with_judges(6, budget=6).control == few
+    everything = seed_with_judges(60, budget=60)
+    assert sorted(chosen(everything)) == sorted({*image_ids(60)} - {*RESERVE.among(image_ids(60), "duel")})
+    assert everything.control == len(RESERVE.among(image_ids(60), "measure"))

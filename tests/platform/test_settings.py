@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from al_cli.ui import answers_on_this_machine
 from al_resources.platform import Platform
 from al_resources.settings import SettingsError, load_settings, setting_keys, setting_sources
 
@@ -175,7 +176,10 @@ def test_a_workspace_keeps_models_and_endpoint_in_the_azure_profile_only(
     platform = Platform(load_settings())
     assert type(platform.registry).__name__ == "AzureMLModelRegistry"
     assert type(platform.endpoint).__name__ == "AzureMLOnlineEndpoint"
-    assert type(Platform(load_settings(profile="local")).endpoint).__name__ == "LocalEndpoint"
+    assert not answers_on_this_machine(platform), "`al ui` starts no scoring service, which would only refuse"
+    local = Platform(load_settings(profile="local"))
+    assert type(local.endpoint).__name__ == "LocalEndpoint"
+    assert answers_on_this_machine(local)
 
 
 def test_a_step_is_watched_for_minutes_where_failures_are_counted_by_the_minute() -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,15 @@ def test_one_identity_logs_in_to_storage_data_explorer_and_workspace(
             },
         }[credential]  # fmt: skip
         assert chosen == expected
+
+
+def test_many_writers_keep_their_connections(caplog: pytest.LogCaptureFixture) -> None:
+    """Else most of them would connect anew for every image, which takes longer than writing it."""
+    azurite = running_azurite()
+    blobs = AzureBlobStore(AzureDataSettings(blob_account_url=azurite.blob_url, container=azurite.container()))
+    with ThreadPoolExecutor(32) as writers:
+        list(writers.map(lambda number: blobs.write(f"images/{number}", b"1"), range(128)))
+    assert "Connection pool is full" not in caplog.text
 
 
 def test_an_account_is_the_first_label_of_its_address() -> None:

@@ -15,7 +15,7 @@ import pytest
 from azure.kusto.data.exceptions import KustoServiceError
 from resource_adapters import MIDNIGHT, after
 
-from al_core.judging.truth import Part, Reserve
+from al_core.judging.truth import Reserve
 from al_core.records import LEDGERS, PREDICTIONS
 from al_core.strategies.base import Order
 from al_loop.questions import Every, Question, Window, kql
@@ -57,7 +57,7 @@ def ledger_queries() -> Iterator[Query]:
                 yield known_query(name, list(dict.fromkeys([column, schema.names[0]])), column, [value, None])
 
 
-PARTS = (None, *(Part(Reserve(0.2), judging=judging) for judging in (False, True)))
+PARTS = (None, Reserve(0.2).part("teach"), Reserve(0.2).part("duel"))
 
 
 @cache

@@ -18,13 +18,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from resource_adapters import EMBEDDED, LEDGER_STORES, PREDICTION_STORES, after, image, prediction_rows
 
-from al_core.judging.truth import Part, Reserve
+from al_core.judging.truth import Part, Reserve, Role
 from al_core.records import LABELS, PREDICTIONS, SELECTIONS, image_keys, table_of
 from al_core.strategies.base import Order
 from al_resources.prediction_store import PredictionStore, delta, kusto
 
 MARGIN = Order("margin")
-TEACHING, JUDGING = (Part(Reserve(0.4, "any"), judging=judging) for judging in (False, True))
+ROLES: tuple[Role, ...] = ("teach", "judge")
+TEACHING, JUDGING = (Part(Reserve(0.4, "any"), role) for role in ROLES)
 
 
 def ids(table: pa.Table) -> list[str]:
@@ -371,7 +372,7 @@ def test_every_answer_is_that_of_the_naive_twin(
 
 def not_of(part: Part | None) -> list[str]:
     """The images that a part does not hold."""
-    return [] if part is None else [one for one in IMAGES if part.reserve.holds(one) != part.judging]
+    return [] if part is None else [one for one in IMAGES if not part.reserve.holds(one, part.role)]
 
 
 def test_of_any_version_an_image_has_its_newest_prediction(store: PredictionStore) -> None:

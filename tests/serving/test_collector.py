@@ -238,6 +238,51 @@ def test_a_nearly_full_disk_refuses_before_it_promises(stores: Stores) -> None:
     collector.close()
 
 
+def test_a_full_spool_refuses_what_no_log_would_know_until_the_store_is_back(stores: Stores) -> None:
+    stores.broken = True
+    collector = stores.collector(durability="answer", spool_bytes=4_000)
+    offered = 0
+    while not collector.full and offered < 100:
+        collector.offer([prediction(offered)])
+        collector.kept().result(10)
+        offered += 1
+    assert 0 < offered < 100
+    with pytest.raises(CollectorFull, match=r"segments of 0\.0 MB wait in .*serving\.spool_bytes allows 0\.0 MB"):
+        collector.offer([prediction(100)])
+    collector.close(timeout=0.1)
+
+    restarted = stores.collector(spool_bytes=4_000)  # what an earlier process left counts as well
+    assert restarted.full
+    stores.broken = False
+    assert restarted.flush()
+    assert not restarted.full
+    restarted.close()
+    assert stores.logged().num_rows == offered
+
+
+def test_images_are_written_many_at_a_time(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each write takes as long as a container takes: what counts is how many are on their way together."""
+    together, most, lock = 0, 0, threading.Lock()
+    put = stores.images.put
+
+    def slow(data: bytes) -> Any:
+        nonlocal together, most
+        with lock:
+            together += 1
+            most = max(most, together)
+        time.sleep(0.025)
+        with lock:
+            together -= 1
+        return put(data)
+
+    monkeypatch.setattr(stores.images, "put", slow)
+    collector = stores.collector(flush_rows=200, flush_seconds=0.05)
+    collector.offer([prediction(number) for number in range(200)])
+    assert collector.flush()
+    collector.close()
+    assert most == 32
+
+
 def test_segments_written_early_go_to_the_log_together(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     append = stores.append
