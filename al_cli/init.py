@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import click
+from rich.markup import escape
 
 from al_cli.console import console
 from al_cli.dagster_process import write_dagster_home
@@ -51,23 +52,36 @@ log_embeddings = true       # selection and training read them from the log"""
               help="Who turns pictures into embeddings, with its published weights: see `al encoders`.")  # fmt: skip
 def init(folder: Path, classes: tuple[str, ...], encoder: str) -> None:
     """Write al.toml, dagster.yaml and workspace.yaml into FOLDER. Files that are there already are left alone."""
-    import json
+    import tomlkit
+
+    from al_resources.labeling.exports import plain_class
+    from al_resources.labeling.merge import INBOX
 
     pretrained = encoder != SMALL_CNN
     if pretrained:
         _say_what_it_costs(encoder)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "al.toml"
-    if not file.exists():
-        training = PRETRAINED.format(architecture=json.dumps(encoder)) if pretrained else FROM_NOTHING
-        names = ", ".join(json.dumps(name) for name in classes)
+    is_new = not file.exists()
+    if is_new:
+        training = FROM_NOTHING
+        if pretrained:
+            training = PRETRAINED.format(architecture=tomlkit.string(encoder).as_string())
+        names = ", ".join(tomlkit.string(name).as_string() for name in dict.fromkeys(map(plain_class, classes)))
         strategy = '"auto"' if pretrained else '"margin"'  # which needs embeddings that mean something
-        file.write_text(AL_TOML.format(classes=names, training=training, strategy=strategy))
+        file.write_text(AL_TOML.format(classes=names, training=training, strategy=strategy), encoding="utf-8")
     os.environ[CONFIG_VARIABLE] = str(file)
     settings = load_settings()
     write_dagster_home(folder, settings)
     if settings.profile == "local":
         write_version(Platform(settings).blobs)
+        (settings.home / "blobs" / INBOX).mkdir(parents=True, exist_ok=True)  # to be seen before the first export
+    if classes and not is_new and set(map(plain_class, classes)) != set(settings.labeling.classes):
+        console.print(
+            f"[yellow]--class was not used[/]: {escape(str(file))} is there already and left alone, with the classes "
+            f"{escape(', '.join(settings.labeling.classes) or 'that people answer')}; change labeling.classes there",
+            soft_wrap=True,
+        )
     console.print(
         f"{file} is ready. Next:\n"
         f"  al --config {file} ingest YOUR_IMAGES\n"

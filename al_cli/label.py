@@ -10,7 +10,7 @@ from al_cli.console import console
 from al_resources.settings import load_settings
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--for", "names", multiple=True, metavar="NAME", help="Print a link for this person; repeat for each.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Instead of labeling_page.port; 0 takes any free one.")
 @click.option("--overlap", type=click.IntRange(1, 20), help="People who are asked about each picture.")
@@ -21,7 +21,9 @@ from al_resources.settings import load_settings
 )
 @click.option("--auto-release", is_flag=True, help="Release a round by itself when every picture is answered.")
 @click.option("--links-only", is_flag=True, help="Print the links of a page that runs already, and end.")
+@click.pass_context
 def label(
+    context: click.Context,
     names: tuple[str, ...],
     port: int | None,
     overlap: int | None,
@@ -34,6 +36,8 @@ def label(
     One picture, one key a class; a grid of look-alikes; undo, unsure, bad image, notes. Release writes what the
     sensor finds. Whoever has a link labels under its name.
     """
+    if context.invoked_subcommand is not None:
+        return
     from al_labeling.app import run_page
     from al_labeling.guard import Guard, page_secret
     from al_resources.platform import Platform
@@ -61,3 +65,15 @@ def label(
         run_page(Platform(settings), port=port, ready=show_links)
     except OSError as error:
         raise click.ClickException(f"{error}; --port takes another one") from error
+
+
+@label.command()
+@click.argument("images", nargs=-1, required=True)
+@click.option("--annotator", help="Only this one's answers; otherwise everybody's.")
+def remove(images: tuple[str, ...], annotator: str | None) -> None:
+    """Take the answers for IMAGES back, by id or by name; the next datasets are made without them."""
+    from al_cli.console import open_platform
+    from al_loop.importing import take_back
+
+    path = take_back(open_platform(), images, annotator)
+    console.print(f"in the inbox: {path}; the sensor takes it at its next look", soft_wrap=True, markup=False)

@@ -25,6 +25,8 @@ COMMANDS = {
     "init": ("al_cli.init", "Write al.toml, dagster.yaml and workspace.yaml for a project of your own."),
     "ingest": ("al_cli.ingest", "Add a folder of images to the image store."),
     "label": ("al_cli.label", "Open the page on which people label what was selected."),
+    "import": ("al_cli.import_labels", "Bring labels in that exist already, from whatever tool."),
+    "export": ("al_cli.export_labels", "Write all labels to a file that other tools read."),
     "serve": ("al_cli.serve", "Run the scoring service: POST /score."),
     "score": ("al_cli.score", "Score a folder of images in batch, into the same log."),
     "strategies": ("al_cli.strategies", "The query strategies, what they need and what they cost."),
@@ -53,7 +55,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: D102
         if cmd_name not in COMMANDS:
             return None
-        return getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        module = COMMANDS[cmd_name][0]
+        return getattr(importlib.import_module(module), module.rpartition(".")[2])
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102
         with formatter.section("Commands"):

@@ -84,6 +84,9 @@ def print_progress(facts: dict[str, Any]) -> None:
         console.print(f"[red]gone[/] {len(gone)} exports, deleted before they were read: {_some(gone)}", soft_wrap=True)
     for export in facts["quarantined"]:
         console.print(f"[red]quarantined[/] {escape(export['path'])}: {escape(export['reason'])}")
+    for export in facts["set_aside"]:
+        told = escape(f"{export['path']}: {export['reason']}")
+        console.print(f"[yellow]set aside[/] {export['set_aside']} rows of {told}", soft_wrap=True)
     if facts["events"]:
         console.print("{waiting} events wait in the queue".format(**facts["events"]))
         if facts["events"]["poison"]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -87,10 +87,12 @@ def build_dataset(
     validation_share: float,
     near_duplicate_distance: int,
     round_: int,
+    taken_back: Collection[str] = (),
 ) -> Dataset:
     """The next dataset version, or one with the parent's version where nothing changed.
 
-    An image keeps the split it has in the parent for ever; its label may change. A new one
+    An image keeps the split it has in the parent for ever; its label may change. One whose answers were all taken back
+    leaves the dataset. A new one
 
     - judges if it is reserved: in the holdout where it was drawn uniformly, in duels where it was drawn from what
       two models disagree on; unless nearly the same picture was trained on already: then it follows its twin;
@@ -108,6 +110,7 @@ def build_dataset(
         validation_share: Of those that are trained with.
         near_duplicate_distance: Bits in which near-duplicates may differ; -1 for none.
         round_: The round this version is made in.
+        taken_back: Image ids of the parent that have no label any more.
 
     Raises:
         ValueError: it is not known where a labeled image lies.
@@ -117,7 +120,7 @@ def build_dataset(
         kept = parent.rows.join(relabeled, on="image_id", how="left", maintain_order="left").with_columns(
             label=pl.coalesce("now", "label")
         )
-        kept = kept.select(ROWS.names())
+        kept = kept.select(ROWS.names()).filter(~pl.col("image_id").is_in(list(taken_back)))
     else:
         kept = pl.DataFrame(schema=ROWS)
     new = resolved.join(kept, on="image_id", how="anti").sort("image_id")

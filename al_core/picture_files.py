@@ -32,6 +32,7 @@ class PictureFiles:
 
     pictures: list[Path] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)  # called like a picture, or unreadable: path -> reason
+    others: list[Path] = field(default_factory=list)  # no pictures, and nobody said they were
     passed_over: dict[str, int] = field(default_factory=dict)  # of other kinds: ending, "hidden" or "link" -> how many
 
 
@@ -57,6 +58,7 @@ def find_pictures(folder: Path) -> PictureFiles:
                 if path.suffix.lower() in IMAGE_SUFFIXES:
                     found.rejected[str(path)] = error.reason
                 else:
+                    found.others.append(path)
                     pass_over(path.suffix.lower() or "no ending")
             except OSError as error:
                 found.rejected[str(path)] = f"cannot be read: {error.strerror or error}"

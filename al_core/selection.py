@@ -74,7 +74,10 @@ class Selection:
             return None
         parts = [f"{self.eligible} images were eligible"]
         if self.near_duplicates:
-            parts.append(f"{len(self.near_duplicates)} of them are near-duplicates of chosen ones")
+            parts.append(
+                f"{len(self.near_duplicates)} of them are near-duplicates of chosen ones "
+                "(selection.near_duplicate_distance; -1 tells all apart)"
+            )
         if self.unusable:
             parts.append(f"{len(self.unusable)} could not be used")
         return f"{self.size} of {self.budget} images chosen: " + ", ".join(parts)

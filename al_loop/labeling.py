@@ -27,7 +27,7 @@ def merge_exports(platform: Platform, path: str, log: Callable[[str], None]) -> 
         for export in paths
     ]
     for merge in merges:
-        log(f"{merge.path}: {merge.labels} labels, {merge.new_labels} new, {merge.set_aside} set aside")
+        log(f"{merge.path}: {merge.labels} labels, {merge.new_labels} new, {merge.set_aside} set aside; {merge.reason}")
     return merges
 
 
@@ -73,6 +73,7 @@ def build_and_publish(
         validation_share=holdout.validation_share,
         near_duplicate_distance=near_duplicate_distance,
         round_=round_,
+        taken_back=() if parent is None else set(parent.rows["image_id"]) - set(resolved["image_id"]),
     )
     datasets.publish(dataset)
     return dataset

@@ -41,11 +41,15 @@ def choose(
     selection = _selection(platform, round_, version, wishes)
     if selection.table.num_rows == 0:
         raise GiveUp(
-            f"round {round_}: nothing to select. Every image that model v{version} scored is selected or labeled "
-            "already; send it more traffic, or score a folder with `al score FOLDER`"
+            f"round {round_}: nothing to select. Every image {_of(version)} is selected or labeled already; "
+            + ("add more with `al ingest FOLDER`" if version is None else "send it more traffic, or `al score FOLDER`")
         )
     platform.ledgers.insert_new("selections", selection.table, on=["round", "image_id"])
     return platform.ledgers.read("selections", round=round_).sort("rank"), selection.facts
+
+
+def _of(version: int | None) -> str:
+    return "in the image store" if version is None else f"that model v{version} scored"
 
 
 def preview(platform: Platform, wishes: Wishes) -> tuple[pl.DataFrame, dict[str, Any]]:
@@ -135,13 +139,15 @@ def configured_strategy(platform: Platform, wishes: Wishes) -> QueryStrategy:
 
 
 def _seed_batch(platform: Platform, round_: int, wishes: Wishes) -> Selection:
-    """Before there is a model, images are drawn at random from the whole image store."""
+    """Before there is a model, images are drawn at random from all that nobody was asked about."""
+    from al_core.answers import answered
     from al_core.images import decode_stored_image
     from al_core.near_duplicates import near_duplicate_hash
     from al_core.selection import select_seed_batch
 
     defaults = platform.settings.selection
-    uris = dict(platform.images.items())
+    asked = {*platform.ledgers.read("selections")["image_id"], *answered(platform.ledgers.read("labels"))}
+    uris = {image_id: uri for image_id, uri in platform.images.items() if image_id not in asked}
 
     def hash_of(image_id: str) -> str:
         uri = uris[image_id]

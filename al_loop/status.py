@@ -39,13 +39,31 @@ def progress(platform: Platform) -> dict[str, Any]:
         "events": platform.events.counts() if platform.profile.hears_events else None,
         "unmerged_exports": unmerged_exports(platform.blobs, platform.ledgers),
         "gone_exports": exports.filter(pl.col("path").is_unique(), status="gone")["path"].to_list(),
-        "quarantined": exports.filter(status="quarantined").select("path", "reason").to_dicts(),
+        "quarantined": _as_they_lie(platform, exports).filter(status="quarantined").select("path", "reason").to_dicts(),
+        "set_aside": _as_they_lie(platform, exports)
+        .filter(pl.col("set_aside") > 0)
+        .select("path", "set_aside", "reason")
+        .to_dicts(),
         "champion": version,
         "deployments": state.deployments,
         "traffic": state.traffic,
         "labeling": labeling(platform),
         "rounds": rounds(platform),
     }
+
+
+def _as_they_lie(platform: Platform, exports: pl.DataFrame) -> pl.DataFrame:
+    """The newest record of each export that still lies in the inbox as it was read: what was mended is history."""
+    troubled = exports.unique("path", keep="last", maintain_order=True).filter(
+        (pl.col("status") == "quarantined") | (pl.col("set_aside") > 0)
+    )
+    there = []
+    for path, etag in troubled.select("path", "etag").iter_rows():
+        try:
+            there.append(platform.blobs.info(path).etag == etag)
+        except (FileNotFoundError, ValueError):
+            there.append(False)
+    return troubled.filter(pl.Series(there, dtype=pl.Boolean))
 
 
 def labeling(platform: Platform) -> dict[str, Any] | None:

@@ -95,6 +95,12 @@ def trace_image(platform: Platform, reference: str) -> dict[str, Any]:
     }
 
 
+def image_id_of(platform: Platform, reference: str) -> str:
+    """The image that an id, the beginning of one or a name means. Raises `NotFound`."""
+    selections, labels = platform.ledgers.read("selections"), platform.ledgers.read("labels")
+    return _full_id(platform, reference, selections["image_id"].to_list() + labels["image_id"].to_list())
+
+
 def _full_id(platform: Platform, reference: str, known: list[str]) -> str:
     from al_resources.image_names import own_names
     from al_resources.labeling.names import ImageNames

@@ -97,9 +97,23 @@ def _inline_image(name: str, row: Any, column: int) -> SentImage:
     if not isinstance(value, str):
         return SentImage(name, b"", f"holds a {type(value).__name__}, expected an image as base64 text")
     try:
-        return SentImage(name, base64.b64decode(value, validate=True))
+        return SentImage(name, _decoded(value))
     except ValueError as error:
         return SentImage(name, b"", f"is no base64: {error}")
+
+
+def _decoded(text: str) -> bytes:
+    """Base64 as clients write it: with line breaks, as a data URI, in the URL-safe alphabet, without padding.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if text[:5].lower() == "data:":
+        head, _, text = text.partition(",")
+        if not head.lower().endswith(";base64"):
+            raise ValueError("a data URI without ;base64")
+    plain = "".join(text.split()).translate({ord("-"): "+", ord("_"): "/"}).rstrip("=")
+    return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
 
 
 def _stored_image(address: Any, datastores: Mapping[str, BlobStore], largest: int) -> SentImage:

@@ -136,6 +136,9 @@ def what_to_run(
     """
     for merge in found.refused:
         context.log.error(f"{merge.path} was refused and lies in quarantine: {merge.reason}")
+    for plan in found.ready:
+        if plan.set_aside:
+            context.log.warning(f"{plan.export.path}: {plan.remarks}")
     if not found.ready:
         return dg.SensorResult(skip_reason=dg.SkipReason(_nothing_to_do(found, besides)), cursor=cursor)
     rounds = [round_key(plan.round or 0) for plan in found.ready]
@@ -164,7 +167,7 @@ def _run_request(instance: dg.DagsterInstance, plan: "Plan") -> dg.RunRequest:
 def _nothing_to_do(found: "Look", besides: Sequence[str]) -> str:
     """Why no run is requested, in words."""
     parts = [f"{merge.path} was refused: {merge.reason}" for merge in found.refused]
-    parts += [f"{merge.path} brings no new labels" for merge in found.nothing_new]
+    parts += [f"{merge.path} brings no new labels ({merge.reason})" for merge in found.nothing_new]
     parts += [f"{path} is not complete yet" for path in found.waiting]
     parts += [f"{path} is gone" for path in found.gone]
     return "; ".join([*parts, *besides]) or "no new exports"

@@ -7,6 +7,7 @@ from al_resources.platform import Platform
 from al_resources.settings import Settings
 
 SELECTION_JOB = "selection"
+TRAINING_JOB = "training_deployment"
 
 
 def build_selection_schedule(settings: Settings) -> dg.ScheduleDefinition:
@@ -33,8 +34,10 @@ def next_round(context: dg.ScheduleEvaluationContext, platform: Platform) -> dg.
     unfinished = rounds[-1] if rounds and platform.ledgers.read("selections", round=rounds[-1]).is_empty() else None
     if unfinished is not None and (running := _active_run(context.instance, unfinished)):
         return dg.SkipReason(f"round {unfinished} is being selected by run {running}")
-    if reason := _reason_to_wait(platform):
+    if reason := _reason_to_wait(context.instance, platform):
         return dg.SkipReason(reason)
+    if why := why_another_random_round(platform):
+        context.log.info(why)
     if unfinished is not None:  # opened, but its run failed or was never submitted: ask again, under a new key
         number, attempt = unfinished, f"-{context.scheduled_execution_time:%Y%m%dT%H%M%S}"
     else:
@@ -47,20 +50,30 @@ def next_round(context: dg.ScheduleEvaluationContext, platform: Platform) -> dg.
     )
 
 
-def _reason_to_wait(platform: Platform) -> str | None:
+def why_another_random_round(platform: Platform) -> str | None:
+    """Why a round of random images is drawn although some are labeled already; None where it is not."""
+    if platform.endpoint.state().serving_version is not None or platform.ledgers.read("labels").is_empty():
+        return None
+    failed = platform.ledgers.read("failures").filter(job=TRAINING_JOB)
+    told = f": {failed['reason'][-1]}" if failed.height else ""
+    return f"the labels so far made no model that serves{told}; another random round brings more of them"
+
+
+def _reason_to_wait(instance: dg.DagsterInstance, platform: Platform) -> str | None:
     limits = platform.settings.selection
     waiting = platform.unlabeled_candidates()
     if waiting > limits.max_unlabeled:
-        return f"{waiting} candidates wait for a label, more than selection.max_unlabeled = {limits.max_unlabeled}"
+        return (
+            f"{waiting} candidates wait for a label, more than selection.max_unlabeled = {limits.max_unlabeled}; label "
+            "some, or raise it"
+        )
     version = platform.endpoint.state().serving_version
     if version is None:
         if waiting:
-            return f"no model yet: the seed round's {waiting} images wait for their labels"
-        if not platform.ledgers.read("labels").is_empty():
-            return "no model yet: the seed labels are there, the first model is still to be trained"
+            return f"no model yet: the seed round's {waiting} images wait for their labels; label and export them"
         if platform.images.is_empty():
             return "there are no images yet; add some with `al ingest FOLDER`"
-        return None
+        return _reason_to_wait_for_the_first_model(instance, platform)
     eligible = platform.predictions.count_eligible(platform.settings.model.name, version)
     if eligible < limits.min_new_predictions:
         return (
@@ -68,6 +81,33 @@ def _reason_to_wait(platform: Platform) -> str | None:
             f"a round starts at selection.min_new_predictions = {limits.min_new_predictions}"
         )
     return _advice_to_stop(platform) if limits.stop_when_advised else None
+
+
+def _reason_to_wait_for_the_first_model(instance: dg.DagsterInstance, platform: Platform) -> str | None:
+    """Everything that was asked for is answered. Where no training is on its way, more images have to be drawn."""
+    from al_core.answers import answered
+
+    labels = platform.ledgers.read("labels")
+    if labels.is_empty():
+        return None
+    if running := _training_on_its_way(instance):
+        return f"no model yet: run {running} trains the first one; a round follows when it has ended"
+    asked = set(platform.ledgers.read("selections")["image_id"]) | set(answered(labels))
+    if all(image_id in asked for image_id in platform.images.ids()):
+        return (
+            "no model yet, and every image is labeled; what is missing says the newest run of training_deployment. "
+            "Add images with `al ingest FOLDER`"
+        )
+    return None
+
+
+def _training_on_its_way(instance: dg.DagsterInstance) -> str | None:
+    """The id of a run that trains or is about to, a retry that is due included."""
+    for run in instance.get_runs(dg.RunsFilter(job_name=TRAINING_JOB), limit=20):
+        retried = run.tags.get("dagster/will_retry") == "true" and "dagster/auto_retry_run_id" not in run.tags
+        if retried or not run.is_finished:
+            return run.run_id[:8]
+    return None
 
 
 def _advice_to_stop(platform: Platform) -> str | None:

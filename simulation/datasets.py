@@ -9,19 +9,23 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from al_core.errors import ActiveLearningError
-from al_core.images import IMAGE_SUFFIXES, content_id
+from al_core.images import BadImage, content_id, image_suffix
 from al_core.learning.contract import LabeledImage
+from al_core.picture_files import find_pictures, is_left_behind
+from simulation.class_folders import UnclearFolders, place
 
 SOURCES = "digits, cifar10:FOLDER-or-TAR, imagefolder:PATH, torchvision:NAME"
-TEST_FOLDERS = ("test", "val", "valid", "validation")
 LEAST_PER_CLASS = 2
 _CIFAR_CLASSES = (
     "airplane",
@@ -116,6 +120,7 @@ class _Collected:
     test: set[str] = field(default_factory=set)
     repeated: int = 0
     disputed: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)  # what was left out before
 
     def add(self, data: bytes, label: str, uri: str, *, test: bool) -> str:
         image_id = content_id(data)
@@ -145,7 +150,7 @@ class _Collected:
         rare = sorted(label for label, count in counts.items() if count < LEAST_PER_CLASS)
         if rare:
             raise BadData(f"class {rare[0]!r} of {name} has a single image; add some or remove the class")
-        notes = []
+        notes = list(self.notes)
         if self.repeated:
             notes.append(f"{self.repeated} files repeat the content of another and count once")
         if self.disputed:
@@ -202,35 +207,62 @@ def _from_arrays(name: str, arrays: Iterable[tuple[np.ndarray, str, bool]], *, h
 def _from_folder(name: str, root: Path) -> LabeledData:
     if binaries := sorted(root.glob("*_batch*.bin")):
         return _from_arrays(name, _cifar_rows((file.name, file.read_bytes()) for file in binaries), has_test=True)
-    files = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
-    collected = _Collected()
-    has_test = _has_test(PurePosixPath(path.relative_to(root).as_posix()) for path in files)
-    for path in files:
-        relative = PurePosixPath(path.relative_to(root).as_posix())
-        collected.add(path.read_bytes(), relative.parent.name, str(path), test=has_test and _is_test(relative))
-    return collected.finish(name, lambda uri: Path(uri).read_bytes(), has_test=has_test)
+    found = find_pictures(root)
+    files = {PurePosixPath(path.relative_to(root).as_posix()): path for path in found.pictures}
+    notes = [f"{count} files passed over: {kind}" for kind, count in sorted(found.passed_over.items())]
+    if found.rejected:
+        notes.append(f"{len(found.rejected)} files are no readable pictures, like {next(iter(found.rejected))}")
+    return _placed(name, files, lambda uri: Path(uri).read_bytes(), notes)
 
 
 def _from_archive(name: str, path: Path) -> LabeledData:
+    files = _members(path)
+    if any(file.endswith(".bin") for file in files):
+        rows = _cifar_rows((PurePosixPath(file).name, data) for file, data in sorted(files.items()))
+        return _from_arrays(name, rows, has_test=True)
+    pictures = {file: data for file, data in files.items() if not is_left_behind(file) and _is_picture(data)}
+    notes = [f"{left} files of the archive are no pictures"] if (left := len(files) - len(pictures)) else []
+    return _placed(name, {PurePosixPath(file): file for file in pictures}, pictures.__getitem__, notes)
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    """The files of a tar or zip archive, in memory. Raises `BadData`."""
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as zipped:
+                return {entry.filename: zipped.read(entry) for entry in zipped.infolist() if not entry.is_dir()}
         with tarfile.open(path) as archive:
-            files = {
+            return {
                 member.name: stream.read()
                 for member in archive
                 if member.isfile() and (stream := archive.extractfile(member)) is not None
             }
-    except tarfile.TarError as error:
-        raise BadData(f"{path} is neither a folder nor a tar archive ({error})") from error
-    if any(file.endswith(".bin") for file in files):
-        rows = _cifar_rows((PurePosixPath(file).name, data) for file, data in sorted(files.items()))
-        return _from_arrays(name, rows, has_test=True)
-    pictures = {file: data for file, data in sorted(files.items()) if _suffix(file) in IMAGE_SUFFIXES}
-    has_test = _has_test(map(PurePosixPath, pictures))
-    collected = _Collected()
-    for file, data in pictures.items():
-        relative = PurePosixPath(file)
-        collected.add(data, relative.parent.name, file, test=has_test and _is_test(relative))
-    return collected.finish(name, pictures.__getitem__, has_test=has_test)
+    except (tarfile.TarError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zlib.error) as error:
+        raise BadData(f"{path} is neither a folder nor a tar archive nor a zip that can be read ({error})") from error
+
+
+def _is_picture(data: bytes) -> bool:
+    try:
+        image_suffix(data)
+    except BadImage:
+        return False
+    return True
+
+
+def _placed(
+    name: str, files: Mapping[PurePosixPath, Any], read: Callable[[str], bytes], notes: list[str]
+) -> LabeledData:
+    """The pictures by the folders of their classes. `files`: path below the root -> what, as text, `read` knows."""
+    try:
+        placed = place(files)
+    except UnclearFolders as error:
+        raise BadData(str(error)) from error
+    if placed.loose:
+        notes.append(f"{len(placed.loose)} pictures lie in no folder of a class, like {placed.loose[0]}")
+    collected = _Collected(notes=notes)
+    for path, (label, test) in placed.classes.items():
+        collected.add(read(str(files[path])), label, str(files[path]), test=test)
+    return collected.finish(name, read, has_test=placed.has_test)
 
 
 def _from_torchvision(name: str) -> LabeledData:
@@ -266,17 +298,3 @@ def _cifar_rows(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[np.ndarray
         for row in np.frombuffer(data, np.uint8).reshape(-1, _CIFAR_ROW):
             pixels = row[1:].reshape(3, 32, 32).transpose(1, 2, 0)
             yield np.ascontiguousarray(pixels), _CIFAR_CLASSES[row[0]], name.startswith("test")
-
-
-def _suffix(file: str) -> str:
-    return PurePosixPath(file).suffix.lower()
-
-
-def _is_test(path: PurePosixPath) -> bool:
-    return any(part.lower() in TEST_FOLDERS for part in path.parts[:-2])
-
-
-def _has_test(paths: Iterable[PurePosixPath]) -> bool:
-    """Whether the layout is train/<class>/ and test/<class>/ instead of <class>/ alone."""
-    parts = {part.lower() for path in paths for part in path.parts[:-2]}
-    return "train" in parts and bool(parts & set(TEST_FOLDERS))

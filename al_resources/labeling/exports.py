@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, Literal
 
-from al_resources.labeling.formats import read_export
+from al_resources.labeling.formats import Reading, read_export
 from al_resources.labeling.formats.contract import BrokenExport, Outcome, Row, listed
 from al_resources.labeling.names import ImageNames, Match, own_part
 from al_resources.settings import LabelingSettings
@@ -82,6 +82,7 @@ def parse_export(
     settings: LabelingSettings,
     known_images: Callable[[Collection[str]], Collection[str]],
     own_names: Callable[[], Iterable[tuple[str, str]]] = tuple,
+    reading: Reading | None = None,
 ) -> ParsedExport:
     """Read an export, whatever tool wrote it.
 
@@ -91,11 +92,12 @@ def parse_export(
         settings: Which classes there are, what they are also called, and whether new ones are welcome.
         known_images: Of these image ids, those that exist.
         own_names: (name, image id) of every name under which an image came.
+        reading: What it says, where it was read already; then there are no bytes.
 
     Raises:
         BrokenExport: nothing in it can be used, or it is no export at all.
     """
-    reading = read_export(data, path, settings.columns)
+    reading = reading or read_export(data, path, settings.columns)
     rows = [_with_class_name(row, settings) for row in reading.rows]
     if settings.boxes == "largest":
         rows = _with_largest_boxes(rows)
@@ -303,7 +305,7 @@ def _one_answer_each(labels: list[ExportedLabel]) -> tuple[list[ExportedLabel], 
     return good, bad
 
 
-def _remarks(labels: Iterable[ExportedLabel], reading: Any) -> tuple[str, ...]:
+def _remarks(labels: Iterable[ExportedLabel], reading: Reading) -> tuple[str, ...]:
     """What a person should know of an export that can be used."""
     found = []
     spelled: dict[str, set[str]] = defaultdict(set)

@@ -25,6 +25,7 @@ from al_resources.settings import LabelingSettings
 if TYPE_CHECKING:
     from al_resources.blobs import BlobStore
     from al_resources.image_store import ImageStore
+    from al_resources.labeling.formats import Reading
     from al_resources.ledgers import LedgerReader, Ledgers
 
 INBOX = "labeling/exports"
@@ -41,11 +42,30 @@ class Plan:
     parsed: ParsedExport
     rows: pl.DataFrame  # of `LABELS`: what the ledger has from this export and what it still lacks
     round: int | None  # the newest round among them; None where the export brings nothing new
+    differing: tuple[str, ...] = ()  # of an export that was delivered before: which of its labels no longer stand
 
     @property
     def set_aside(self) -> tuple[SetAside, ...]:
         """What cannot be used."""
         return self.parsed.set_aside
+
+    @property
+    def remarks(self) -> str:
+        """What a person should know of an export that was read: its format, what was set aside and why."""
+        parsed = self.parsed
+        words = [parsed.format]
+        if self.differing:
+            words.append(
+                f"delivered before, and {len(self.differing)} of its labels differ from what counts now "
+                f"({'; '.join(self.differing[:3])}); `al import --again FILE` makes them count"
+            )
+        if parsed.set_aside:
+            reasons = Counter(shortened(row.reason, 160) for row in parsed.set_aside).most_common(REASONS_TOLD)
+            told = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+            words.append(f"{len(parsed.set_aside)} rows set aside: {told}")
+        if parsed.unlabeled:
+            words.append(f"{parsed.unlabeled} images without an answer")
+        return "; ".join([*words, *parsed.remarks])
 
 
 @dataclass(frozen=True)
@@ -81,8 +101,12 @@ def plan_merge(
     export: BlobInfo,
     *,
     now: datetime | None = None,
+    data: bytes | None = None,
+    reading: Reading | None = None,
 ) -> Plan:
     """Read an export and compare it with the ledger; nothing is written.
+
+    `data` or `reading`: what it holds, where it does not lie in the inbox yet.
 
     A label is new where the same annotator's latest answer for that image is another one, so a cumulative
     export brings only what changed since the last. An export that was recorded before brings nothing, but for
@@ -99,19 +123,25 @@ def plan_merge(
         return {image_id for image_id in image_ids if image_id in chosen or images.exists(image_id)}
 
     classes = class_list(blobs, settings)
-    data = blobs.read(export.path)
-    parsed = parse_export(data, export.path, classes.widened(settings), known_images, lambda: own_names(ledgers))
+    if data is None and reading is None:
+        data = blobs.read(export.path)
+    parsed = parse_export(
+        data or b"", export.path, classes.widened(settings), known_images, lambda: own_names(ledgers), reading
+    )
     labels = ledgers.read("labels")
     rows = _label_rows(export, parsed, chosen, labels, classes, now or utc_now())
     others = labels.filter(pl.col("export_id") != parsed.export_id)  # not those of an interrupted attempt
+    differing: tuple[str, ...] = ()
     if ledgers.read("exports", export_id=parsed.export_id).is_empty():
         new = rows.join(votes(others), on=SAME, how="anti", nulls_equal=True, maintain_order="left")
     else:
         new = rows.join(labels, on=["image_id", "annotator"], how="anti")
+        differing = _no_longer_standing(rows, votes(labels))
     new = _numbered(new, others)
     newest = new["round"].max()
     fallback = max(chosen.values(), default=0)
-    return Plan(export, parsed, new, None if new.is_empty() else int(fallback if newest is None else newest))  # type: ignore[arg-type]
+    round_ = None if new.is_empty() else int(fallback if newest is None else newest)  # type: ignore[arg-type]
+    return Plan(export, parsed, new, round_, differing)
 
 
 def merge_export(
@@ -147,7 +177,7 @@ def put_on_record(blobs: BlobStore, ledgers: Ledgers, plans: Sequence[Plan]) -> 
             path=plan.export.path,
             export_id=plan.parsed.export_id,
             status="merged" if plan.rows.height else "nothing_new",
-            reason=_remarks(plan),
+            reason=plan.remarks,
             round=plan.round,
             labels=len(plan.parsed.labels),
             new_labels=plan.rows.height,
@@ -157,19 +187,6 @@ def put_on_record(blobs: BlobStore, ledgers: Ledgers, plans: Sequence[Plan]) -> 
     ]
     _record(ledgers, merges, [plan.export.etag for plan in plans])
     return merges
-
-
-def _remarks(plan: Plan) -> str:
-    """What a person should know of an export that was read: its format, what was set aside and the first reasons."""
-    parsed = plan.parsed
-    words = [parsed.format]
-    if parsed.set_aside:
-        reasons = Counter(shortened(row.reason, 160) for row in parsed.set_aside).most_common(REASONS_TOLD)
-        told = "; ".join(f"{count} x {reason}" for reason, count in reasons)
-        words.append(f"{len(parsed.set_aside)} rows set aside: {told}")
-    if parsed.unlabeled:
-        words.append(f"{parsed.unlabeled} images without an answer")
-    return "; ".join([*words, *parsed.remarks])
 
 
 def refuse(
@@ -188,7 +205,7 @@ def refuse(
     for export, why in exports:
         if merges and time.monotonic() > deadline:
             break
-        quarantine_export(blobs, export.path, export.etag, why.reason)
+        quarantine_export(blobs, export.path, export.etag, why.reason, why.tried)
         if why.set_aside:
             quarantine_rows(blobs, export.path, export.etag, why.set_aside)
         merges.append(Merge(path=export.path, export_id=None, status="quarantined", reason=why.reason))
@@ -214,28 +231,31 @@ def _label_rows(
 
     An answer that nobody is named to take back is taken back whoever gave it; where there is none, nothing is.
 
-    No label is younger than its export or than now: a clock that is ahead would make it win over all later
-    corrections. Where the ledger holds such a label already, by whatever clock, the next one is put right after it.
+    No label is younger than now: a clock that is ahead would make it win over all later corrections. An answer without
+    a time of its own comes after all that the ledger holds of its image, whatever the file's time says, and so does any
+    answer where the ledger holds one from the future.
     """
+    others = labels.filter(pl.col("export_id") != parsed.export_id)
+    newest = dict(others.group_by("image_id").agg(pl.col("labeled_at").max()).iter_rows())
+
+    def when(label: ExportedLabel) -> datetime:
+        told = min(label.labeled_at or export.modified_at, now)
+        before = newest.get(label.image_id)
+        in_order = before is None or told > before or (label.labeled_at is not None and before <= now)
+        return told if before is None or in_order else before + timedelta(microseconds=1)
+
     given: dict[str, list[str]] = defaultdict(list)
     if any(label.outcome == "removed" for label in parsed.labels):
-        there = votes(labels.filter(pl.col("export_id") != parsed.export_id))
+        there = votes(others)
         for image_id, annotator, outcome in there.select("image_id", "annotator", "outcome").iter_rows():
             if outcome != "removed":
                 given[image_id].append(annotator)
-    ahead = labels.filter(pl.col("labeled_at") > now)
-    if not ahead.is_empty():
-        newest = ahead.group_by("image_id").agg(pl.col("labeled_at").max())
-        ahead_of = {image_id: at + timedelta(microseconds=1) for image_id, at in newest.iter_rows()}
-    else:
-        ahead_of = {}
-    latest = min(export.modified_at, now)
     rows = [
         {
             "image_id": label.image_id,
             "label": None if label.label is None else classes.current(label.label),
             "annotator": annotator,
-            "labeled_at": ahead_of.get(label.image_id) or min(label.labeled_at or latest, latest),
+            "labeled_at": when(label),
             "export_id": parsed.export_id,
             "round": chosen.get(label.image_id),
             "confidence": label.confidence,
@@ -267,6 +287,20 @@ def _insert_labels(ledgers: Ledgers, plan: Plan) -> pl.DataFrame:
         return plan.rows
     own = ledgers.read("labels", export_id=plan.parsed.export_id)
     return plan.rows.join(own, on=SAME, how="semi", nulls_equal=True, maintain_order="left")
+
+
+def _no_longer_standing(rows: pl.DataFrame, now: pl.DataFrame) -> tuple[str, ...]:
+    """What an export says that its annotators have said otherwise since, in words."""
+    both = rows.join(now, on=["image_id", "annotator"], suffix="_now")
+    changed = both.filter(
+        pl.col("label").ne_missing(pl.col("label_now")) | pl.col("outcome").ne_missing(pl.col("outcome_now"))
+    )
+    return tuple(
+        f"{image_id}: {label or outcome} then, {label_now or outcome_now} now"
+        for image_id, label, outcome, label_now, outcome_now in changed.select(
+            "image_id", "label", "outcome", "label_now", "outcome_now"
+        ).iter_rows()
+    )
 
 
 def _whose(label: ExportedLabel, given: dict[str, list[str]]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -23,11 +23,15 @@ def quarantine_folder(path: str, etag: str) -> str:
     return f"{QUARANTINE}/{PurePosixPath(path).name}-{digest}"
 
 
-def quarantine_export(blobs: BlobStore, path: str, etag: str, reason: str) -> str:
-    """Copy a refused export to quarantine with its reason; returns the folder."""
+def quarantine_export(
+    blobs: BlobStore, path: str, etag: str, reason: str, tried: Mapping[str, str] | None = None
+) -> str:
+    """Copy a refused export to quarantine with its reason and what each format that was tried needs; returns the
+    folder.
+    """
     folder = quarantine_folder(path, etag)
     blobs.copy(path, f"{folder}/{PurePosixPath(path).name}")
-    blobs.write(f"{folder}/reason.json", _json({"export": path, "etag": etag, "reason": reason}))
+    blobs.write(f"{folder}/reason.json", _json({"export": path, "etag": etag, "reason": reason, "tried": tried or {}}))
     return folder
 
 

@@ -10,6 +10,7 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from al_core.records import SELECTIONS, table_of, utc_now
+from al_loop.status import progress
 from al_resources.labeling.merge import merge_export
 from al_resources.platform import Platform
 from sensors.labeling_exports import look_for_exports
@@ -123,6 +124,38 @@ def test_the_same_labels_under_another_name_bring_nothing_new(platform: Platform
     export(platform, "b.json", content)
     assert "b.json brings no new labels" in reason(tick(platform, instance))
     assert platform.ledgers.read("labels").height == 1
+
+
+def test_an_export_whose_labels_no_longer_stand_is_told_and_not_dropped(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    for name, label in (("a.json", "cat"), ("b.json", "dog")):
+        path = export(platform, name, coco({IMAGES[0]: label}))
+        merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    export(platform, "c.json", coco({IMAGES[0]: "cat"}))
+    said = reason(tick(platform, instance))
+    assert "c.json brings no new labels" in said
+    assert f"1 of its labels differ from what counts now ({IMAGES[0]}: cat then, dog now)" in said
+    assert "al import --again" in said
+
+
+def test_rows_set_aside_and_files_refused_stay_in_status_until_they_are_mended(platform: Platform) -> None:
+    def merge(name: str, content: bytes) -> None:
+        path = export(platform, name, content)
+        merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+
+    change(platform, "labeling", classes=("cat",))
+    merge("a.json", coco({IMAGES[0]: "cat", IMAGES[1]: "cta"}))
+    merge("b.txt", b"hello")
+    told = progress(platform)
+    (aside,), (refused,) = told["set_aside"], told["quarantined"]
+    assert (aside["path"], aside["set_aside"]) == ("labeling/exports/a.json", 1)
+    assert "1 rows set aside: 1 x class 'cta' is not in labeling.classes; did they mean 'cat'?" in aside["reason"]
+    assert refused["path"] == "labeling/exports/b.txt"
+    merge("a.json", coco({IMAGES[0]: "cat", IMAGES[1]: "cat"}))
+    platform.blobs.delete("labeling/exports/b.txt")
+    told = progress(platform)
+    assert (told["set_aside"], told["quarantined"]) == ([], [])
 
 
 def test_a_cumulative_export_is_a_run_for_what_it_adds(platform: Platform, instance: dg.DagsterInstance) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from datetime import datetime, timezone
 
 import dagster as dg
 import numpy as np
 import pytest
+from PIL import Image
 
+from al_core.errors import GiveUp
 from al_core.judging.stopping import RoundEvidence, advise
 from al_core.records import LABELS, SELECTIONS, prediction_table, table_of, utc_now
+from al_loop.selecting import Wishes, choose
 from al_resources.endpoint import EndpointState
 from al_resources.platform import Platform
 from sensors.selection_schedule import next_round
@@ -63,11 +67,60 @@ def test_it_waits_for_the_labels_of_the_seed_round(
     assert "1 images wait for their labels" in reason(platform, instance)
 
 
-def test_it_waits_for_the_first_model(platform: Platform, instance: dg.DagsterInstance, png: bytes) -> None:
-    image_id = platform.images.put(png).image_id
-    select(platform, 0, [image_id])
-    label(platform, [image_id])
-    assert "first model is still to be trained" in reason(platform, instance)
+def pictures(platform: Platform, count: int) -> list[str]:
+    noise = np.random.default_rng(0).integers(0, 256, (count, 16, 16), np.uint8)
+    buffers = [io.BytesIO() for _ in range(count)]
+    for pixels, buffer in zip(noise, buffers, strict=True):
+        Image.fromarray(pixels).save(buffer, "PNG")
+    return [platform.images.put(buffer.getvalue()).image_id for buffer in buffers]
+
+
+def train(instance: dg.DagsterInstance, status: dg.DagsterRunStatus, tags: dict[str, str] | None = None) -> None:
+    instance.add_run(dg.DagsterRun("training_deployment", status=status, tags=tags))
+
+
+@pytest.mark.parametrize(
+    ("status", "tags"),
+    [
+        (dg.DagsterRunStatus.NOT_STARTED, {}),
+        (dg.DagsterRunStatus.STARTED, {}),
+        (dg.DagsterRunStatus.FAILURE, {"dagster/will_retry": "true"}),
+    ],
+)
+def test_it_waits_while_the_first_model_is_being_trained(
+    platform: Platform, instance: dg.DagsterInstance, status: dg.DagsterRunStatus, tags: dict[str, str]
+) -> None:
+    labeled, _ = pictures(platform, 2)
+    select(platform, 0, [labeled])
+    label(platform, [labeled])
+    train(instance, status, tags)
+    assert "trains the first one; a round follows when it has ended" in reason(platform, instance)
+
+
+def test_where_the_labels_made_no_model_another_random_round_is_drawn(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    """A seed round of one class, or labels that were there before any round: nobody has anything to label."""
+    labeled, fresh = pictures(platform, 2)
+    instance.add_dynamic_partitions("round", ["0000"])
+    select(platform, 0, [labeled])
+    label(platform, [labeled])
+    train(instance, dg.DagsterRunStatus.FAILURE)
+    request = tick(platform, instance)
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == "0001"
+    chosen, _ = choose(platform, 1, Wishes(), print)
+    assert chosen["image_id"].to_list() == [fresh]
+
+
+def test_where_every_image_is_labeled_and_no_model_came_of_it_it_says_so(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    labeled = pictures(platform, 2)
+    label(platform, labeled)
+    assert "no model yet, and every image is labeled" in reason(platform, instance)
+    with pytest.raises(GiveUp, match="Every image in the image store is selected or labeled already"):
+        choose(platform, 0, Wishes(), print)
 
 
 def test_too_few_new_predictions_are_a_reason_to_wait(platform: Platform, instance: dg.DagsterInstance) -> None:

@@ -58,6 +58,18 @@ def test_a_row_that_is_no_base64_does_not_spoil_the_others() -> None:
     assert good == SentImage("2", b"x")
 
 
+@given(st.binary(max_size=200), st.sampled_from([base64.encodebytes, base64.b64encode, base64.urlsafe_b64encode]))
+def test_base64_is_read_as_clients_write_it(data: bytes, encode: Any) -> None:
+    text = encode(data).decode()
+    for written in (text, text.rstrip("=\n"), f"data:image/png;base64,{text}", f" {text}\r\n"):
+        assert parsed({"input_data": {"columns": ["image"], "data": [written]}})[0].data == data
+
+
+@pytest.mark.parametrize("written", ["data:image/png,abc", "a", "ab?=", "é"])
+def test_what_is_no_base64_in_any_spelling_is_said(written: str) -> None:
+    assert "is no base64" in parsed({"input_data": {"columns": ["image"], "data": [written]}})[0].problem
+
+
 @pytest.mark.parametrize("store", [{"datastore": "workspaceblobstore"}, {}])
 def test_an_image_in_the_blob_store_is_named_by_its_path(store: dict[str, str]) -> None:
     assert parsed({"data": {**store, "img_path": "images/ab/abcd.png"}}) == [SentImage("images/ab/abcd.png", b"stored")]

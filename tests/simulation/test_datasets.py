@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from small_study import write_images
 
 from al_core.images import decode_image
@@ -151,8 +153,74 @@ def test_a_class_with_a_single_image_is_an_error(tmp_path: Path):
 
 def test_a_file_that_is_no_archive_is_an_error(tmp_path: Path):
     (tmp_path / "data.tar").write_bytes(b"no tar")
-    with pytest.raises(BadData, match="neither a folder nor a tar archive"):
+    with pytest.raises(BadData, match="neither a folder nor a tar archive nor a zip"):
         load_data(f"cifar10:{tmp_path / 'data.tar'}")
+
+
+@pytest.mark.parametrize(
+    ("layout", "test"),
+    [
+        ("{label}/{n}.png", None),
+        ("wrapper/set/{label}/{n}.png", None),
+        ("{label}/{n}.png {label}/more/still/{n}b.png", None),
+        ("train/{label}/{n}.png val/{label}/{n}b.png", 12),
+        ("set/Train/{label}/{n}.png set/TEST/{label}/{n}b.png", 12),
+        ("train/{label}/deep/{n}.png train/{label}/{n}b.png", None),
+    ],
+)
+@pytest.mark.parametrize("pack", [None, "zip", "tar"])
+def test_folders_of_classes_are_understood_however_they_lie(tmp_path: Path, layout: str, test: int | None, pack: str):
+    for seed, place in enumerate(layout.split()):
+        for label in ("across", "down"):
+            for number in range(6):
+                file = tmp_path / "data" / place.format(label=label, n=number)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                noise = np.random.default_rng([seed, number, len(label)]).integers(0, 256, (8, 8), np.uint8)
+                Image.fromarray(noise).save(file)
+    source = tmp_path / "data"
+    if pack is not None:
+        source = Path(shutil.make_archive(str(tmp_path / "packed"), pack, source))
+    data = load_data(f"imagefolder:{source}")
+    assert data.classes == ("across", "down")
+    assert len(data.images) == 12 * len(layout.split())
+    assert (None if data.test_ids is None else len(data.test_ids)) == test
+
+
+@pytest.mark.parametrize("layout", ["animals/{label}/{n}.png plants/oak/{n}.png", "{label}/a/{n}.png x/b/{n}.png"])
+def test_folders_that_could_be_read_in_two_ways_are_refused_with_an_example(tmp_path: Path, layout: str):
+    for place in layout.split():
+        for label in ("across", "down"):
+            write_images(tmp_path / "spare", 2, (label,))
+            file = tmp_path / "data" / place.format(label=label, n=1)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(next((tmp_path / "spare" / label).iterdir()), file)
+    with pytest.raises(
+        BadData, match=r"is the class '\w+' or '\w+'\? Pictures have to lie in the folder of their class"
+    ):
+        load_data(f"imagefolder:{tmp_path / 'data'}")
+
+
+def test_what_systems_leave_behind_is_no_class_and_no_picture_and_what_is_left_out_is_told(tmp_path: Path):
+    write_images(tmp_path, 4)
+    picture = next((tmp_path / "across").iterdir())
+    for name in (
+        "across/.ipynb_checkpoints/a.png",
+        "down/._1.png",
+        "@eaDir/x.png",
+        "__MACOSX/down/1.png",
+        "_unlabeled/1.png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, tmp_path / name)
+    (tmp_path / "down" / "0.jpg").write_bytes(b"no picture")
+    (tmp_path / "down" / "notes.txt").write_text("x")
+    (tmp_path / "down" / "link.png").symlink_to(picture)
+    shutil.copy(picture, tmp_path / "loose.png")
+    data = load_data(f"imagefolder:{tmp_path}")
+    assert (len(data.images), len(data.classes)) == (12, 3)
+    assert any("2 pictures lie in no folder of a class" in note for note in data.notes)
+    assert {"4 files passed over: hidden", "1 files passed over: link", "1 files passed over: .txt"} <= set(data.notes)
+    assert any("1 files are no readable pictures, like" in note for note in data.notes)
 
 
 def test_a_test_set_as_large_as_the_data_leaves_no_pool(tmp_path: Path):

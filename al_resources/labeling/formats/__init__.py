@@ -93,28 +93,41 @@ def _read_document(document: Document) -> Reading:
 
 
 def _read_archive(archive: Document) -> Reading:
-    """Every file of labels in an archive; where there is none, its folders are the classes."""
+    return read_files(*members(archive), archive.columns, "zip")
+
+
+def read_files(pictures: dict[str, str], documents: list[tuple[str, bytes]], columns: Mapping, where: str) -> Reading:
+    """Every file of labels in a zip or folder; where there is none, its folders are the classes.
+
+    Args:
+        pictures: Path -> content id.
+        documents: Path and bytes of what is no picture.
+        columns: See `read_export`.
+        where: What holds them, for messages.
+
+    Raises:
+        BrokenExport: there are no labels in it.
+    """
     readings: list[Reading] = []
     tried: dict[str, str] = {}
-    pictures, documents = members(archive)
     for name, data in documents:
         try:
-            reading = _read_document(Document(data, name, archive.columns))
+            reading = _read_document(Document(data, name, columns))
         except BrokenExport as error:
             tried[name] = shortened(error.reason, 200)
         else:
             readings.append(reading)
     rows = with_pictures([row for reading in readings for row in reading.rows], pictures)
     if not rows and (rows := rows_of_class_folders(pictures)):
-        return Reading("class folders in a zip", rows, skipped_files=tried)
+        return Reading(f"class folders in a {where}", rows, skipped_files=tried)
     if rows:
         formats = " and ".join(dict.fromkeys(reading.format for reading in readings))
-        return Reading(f"{formats} in a zip", rows, sum(one.unlabeled for one in readings), tried)
+        return Reading(f"{formats} in a {where}", rows, sum(one.unlabeled for one in readings), tried)
     if readings:
-        return Reading(f"{readings[0].format} in a zip", [], sum(one.unlabeled for one in readings), tried)
+        return Reading(f"{readings[0].format} in a {where}", [], sum(one.unlabeled for one in readings), tried)
     inside = "; ".join(f"{name}: {reason}" for name, reason in list(tried.items())[:3])
     raise BrokenExport(
-        f"a zip of {len(pictures)} pictures and {len(documents)} other files holds no labels: "
+        f"a {where} of {len(pictures)} pictures and {len(documents)} other files holds no labels: "
         f"{inside or 'expected a file of labels, or one folder of pictures a class'}",
         tried=tried,
     )

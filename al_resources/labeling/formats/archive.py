@@ -42,7 +42,7 @@ def members(archive: Document) -> tuple[dict[str, str], list[tuple[str, bytes]]]
                 name = entry.filename.replace("\\", "/")
                 if suffix in IMAGE_SUFFIXES:
                     pictures[name] = content_id(opened.read(entry))
-                elif suffix not in NO_LABELS:
+                elif suffix not in NO_LABELS and PurePosixPath(name).name != "MLTable":
                     documents.append((name, opened.read(entry)))
     except zipfile.BadZipFile as error:
         raise BrokenExport(f"a zip that cannot be read: {error}", incomplete=True) from error

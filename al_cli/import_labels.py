@@ -1,0 +1,77 @@
+"""`al import`: labels that exist already, from whatever tool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.markup import escape
+
+from al_cli.console import console, json_option, open_platform, print_json
+
+
+@click.command("import")
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--dry-run", is_flag=True, help="Say what would come of it, and write nothing.")
+@click.option("--complete", is_flag=True, help="Take back what its annotators answered before and is not in it.")
+@click.option("--again", is_flag=True, help="Let its labels count as if they were given now, although it came before.")
+@click.option("--ingest", "with_pictures", is_flag=True, help="Store a folder's pictures first.")
+@json_option
+def import_labels(
+    sources: tuple[str, ...], dry_run: bool, complete: bool, again: bool, with_pictures: bool, as_json: bool
+) -> None:
+    """Bring labels in from files, folders or addresses, in any format that a labeling tool writes.
+
+    A folder of pictures, one folder a class, is read as labels, too. What is said goes into the inbox: the sensor
+    merges it, trains and deploys. A project may begin like this, before any round.
+    """
+    from al_cli.ingest import ingest_files
+    from al_core.picture_files import find_pictures
+    from al_loop.importing import deliver, plan_import
+
+    platform = open_platform()
+    told = []
+    for source in sources:
+        folder = Path(source).expanduser()
+        if with_pictures and folder.is_dir() and not dry_run:
+            found = find_pictures(folder)
+            ingest_files(platform, found.pictures, quiet=as_json, beside=found)
+        planned = plan_import(platform, source, complete=complete, again=again, coming=with_pictures)
+        brings = planned.facts["new"] + planned.facts["changed"] + planned.facts["taken_back"]
+        path = deliver(platform, planned) if brings and not dry_run else None
+        told.append(planned.facts | {"delivered": path})
+    if as_json:
+        print_json(told)
+        return
+    for facts in told:
+        _print(facts, dry_run)
+
+
+def _print(facts: dict[str, Any], dry_run: bool) -> None:
+    console.print(
+        f"[bold]{escape(facts['source'])}[/] {escape(facts['format'])}: {facts['matched']} answers matched, "
+        f"{facts['new']} new, {facts['changed']} changed, {facts['taken_back']} taken back, "
+        f"{facts['unchanged']} as they are, {facts['set_aside']} set aside",
+        soft_wrap=True,
+    )
+    classes = ", ".join(f"{name} {count}" for name, count in facts["classes"].items())
+    console.print(f"classes: {escape(classes) or 'none'}", soft_wrap=True)
+    for reason, count in facts["reasons"].items():
+        console.print(f"[yellow]set aside[/] {count} x {escape(reason)}", soft_wrap=True)
+    for text in [*facts["remarks"], *facts["differing"][:5]]:
+        console.print(f"[yellow]note[/] {escape(text)}", soft_wrap=True)
+    if facts["unlabeled"]:
+        console.print(f"{facts['unlabeled']} images without an answer")
+    if facts["matched"] > facts["of_chosen_images"] and facts["new"]:
+        console.print(
+            "labels of images that no round drew are no random sample: models learn from them, and random rounds "
+            "bring what judges them",
+            soft_wrap=True,
+        )
+    if facts["delivered"]:
+        console.print(
+            f"in the inbox: {escape(facts['delivered'])}; the sensor takes it at its next look", soft_wrap=True
+        )
+    else:
+        console.print("nothing was written" if dry_run else "nothing to deliver: all of it counts already")

@@ -1,0 +1,199 @@
+"""Labels that exist already, and answers taken back: read, shown, and put into the inbox, where the sensor looks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from al_core.errors import GiveUp
+from al_resources.image_store import ImageStore
+
+if TYPE_CHECKING:
+    from al_resources.blobs import BlobStore
+    from al_resources.labeling.exports import ExportedLabel
+    from al_resources.labeling.formats import Reading
+    from al_resources.labeling.merge import Plan
+    from al_resources.platform import Platform
+
+IMPORTS = "labeling/exports/imports"
+REASONS_TOLD = 10
+
+
+@dataclass(frozen=True)
+class Import:
+    """What a file of labels would bring, and the bytes that bring it."""
+
+    source: str
+    data: bytes
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def read_source(source: str, platform: Platform) -> tuple[bytes | None, Reading | None]:
+    """A file's bytes, whether it lies here or at an address; or the reading of a folder, of which one a class is.
+
+    Raises:
+        GiveUp: there is no such thing, or it cannot be fetched.
+        BrokenExport: the folder holds no labels.
+    """
+    if "://" in source:
+        return _fetch(source), None
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return None, _read_folder(path, platform)
+    try:
+        return path.read_bytes(), None
+    except OSError as error:
+        raise GiveUp(f"{source}: {error.strerror or error}; expected a file, a folder or an address") from error
+
+
+def plan_import(
+    platform: Platform, source: str, *, complete: bool = False, again: bool = False, coming: bool = False
+) -> Import:
+    """What importing would do; nothing is written.
+
+    Args:
+        platform: Where the labels are to go.
+        source: A file, folder or address.
+        complete: It is all that its annotators have answered: what they answered before and is not in it is taken back.
+        again: It was delivered before, and its labels are to count as if they were given now.
+        coming: Its pictures will be in the image store by then.
+
+    Raises:
+        GiveUp: the source cannot be read.
+        BrokenExport: nothing in it can be used; the message says why.
+    """
+    from al_core.answers import votes
+    from al_core.records import utc_now
+    from al_resources.blobs import BlobInfo
+    from al_resources.labeling.merge import plan_merge
+
+    data, reading = read_source(source, platform)
+    export = BlobInfo(f"{IMPORTS}/{file_name(source)}", "", len(data or b""), utc_now())
+    images = platform.images
+    if coming and reading is not None:
+        images = _AsItWillBe(platform.blobs, {row.content for row in reading.rows if row.content})
+    stores = (platform.blobs, platform.ledgers, images, platform.settings.labeling)
+    plan = plan_merge(*stores, export, data=data, reading=reading)
+    standing = votes(platform.ledgers.read("labels"))
+    rewritten: Sequence[ExportedLabel] = plan.parsed.labels
+    if again:
+        rewritten = [replace(label, labeled_at=export.modified_at) for label in rewritten]
+    removed = _missing(plan, standing) if complete else []
+    if again or removed or data is None:
+        from al_resources.labeling.writers import to_jsonl
+
+        data = to_jsonl([*rewritten, *removed])
+    brings = plan_merge(*stores, export, data=data)
+    return Import(source, data, _facts(source, plan, brings, standing, len(removed)))
+
+
+class _AsItWillBe(ImageStore):
+    """The image store once some more pictures are in it."""
+
+    def __init__(self, blobs: BlobStore, coming: set[str]) -> None:
+        super().__init__(blobs)
+        self._coming = coming
+
+    def exists(self, image_id: str) -> bool:
+        """Whether the image is there, or about to be."""
+        return image_id in self._coming or super().exists(image_id)
+
+
+def deliver(platform: Platform, found: Import) -> str:
+    """Put it into the inbox; returns the path there. The same content is the same file."""
+    from al_core.images import content_id
+
+    path = f"{IMPORTS}/{content_id(found.data)[:12]}-{file_name(found.source)}"
+    platform.blobs.write(path, found.data)
+    return path
+
+
+def take_back(platform: Platform, references: Sequence[str], annotator: str | None = None) -> str:
+    """Put into the inbox that the answers for some images no longer stand; returns the path.
+
+    `references`: image ids or names; `annotator`: only this one's answers.
+
+    Raises:
+        NotFound: no image goes by that name.
+    """
+    from al_core.records import utc_now
+    from al_loop.trace import image_id_of
+    from al_resources.labeling.exports import ExportedLabel
+    from al_resources.labeling.writers import to_jsonl
+
+    now = utc_now()
+    ids = dict.fromkeys(image_id_of(platform, reference) for reference in references)
+    removals = [ExportedLabel(image_id, None, annotator, now, outcome="removed") for image_id in ids]
+    return deliver(platform, Import("taken-back.jsonl", to_jsonl(removals)))
+
+
+def file_name(source: str) -> str:
+    """What a source is called in the inbox: its last part, without what no path may hold."""
+    name = PurePosixPath(source.split("?", 1)[0].rstrip("/\\").replace("\\", "/")).name
+    return "".join(one if one.isalnum() or one in "-_." else "_" for one in name).lstrip(".")[-80:] or "labels"
+
+
+def _missing(plan: Plan, standing: Any) -> list[ExportedLabel]:
+    """What the annotators of a full export answered before and no longer do, taken back."""
+    from al_resources.labeling.exports import ExportedLabel
+    from al_resources.labeling.merge import UNKNOWN_ANNOTATOR
+
+    there = {(label.image_id, label.annotator or UNKNOWN_ANNOTATOR) for label in plan.parsed.labels}
+    people = {annotator for _, annotator in there}
+    return [
+        ExportedLabel(image_id, None, annotator, plan.export.modified_at, outcome="removed")
+        for image_id, annotator, outcome in standing.select("image_id", "annotator", "outcome").iter_rows()
+        if annotator in people and (image_id, annotator) not in there and outcome != "removed"
+    ]
+
+
+def _facts(source: str, plan: Plan, brings: Plan, standing: Any, removed: int) -> dict[str, Any]:
+    """What a person wants to know before the labels count: what the source says, and what of it is news."""
+    known = set(standing.select("image_id", "annotator").iter_rows())
+    written = brings.rows.select("image_id", "annotator", "outcome").rows()
+    changed = sum((image_id, who) in known for image_id, who, outcome in written if outcome != "removed")
+    reasons = Counter(row.reason for row in plan.set_aside)
+    chosen = brings.rows["round"].is_not_null().sum()
+    return {
+        "source": source,
+        "format": plan.parsed.format,
+        "matched": len(plan.parsed.labels),
+        "new": len(written) - changed - removed,
+        "changed": changed,
+        "taken_back": removed,
+        "unchanged": max(0, len(plan.parsed.labels) - len(written) + removed),
+        "set_aside": len(plan.set_aside),
+        "reasons": dict(reasons.most_common(REASONS_TOLD)),
+        "unlabeled": plan.parsed.unlabeled,
+        "classes": dict(Counter(label.label for label in plan.parsed.labels if label.label).most_common()),
+        "differing": list(plan.differing),
+        "of_chosen_images": int(chosen),
+        "remarks": list(plan.parsed.remarks),
+    }
+
+
+def _read_folder(folder: Path, platform: Platform) -> Reading:
+    """A folder as a zip of it would be read; its pictures are known by their content."""
+    from al_core.images import content_id
+    from al_core.picture_files import find_pictures
+    from al_resources.labeling.formats import read_files
+    from al_resources.labeling.formats.archive import NO_LABELS
+
+    found = find_pictures(folder)
+    pictures = {path.relative_to(folder).as_posix(): content_id(path.read_bytes()) for path in found.pictures}
+    others = [path for path in found.others if path.suffix.lower() not in NO_LABELS]
+    documents = [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in others]
+    return read_files(pictures, documents, platform.settings.labeling.columns, "folder")
+
+
+def _fetch(address: str) -> bytes:
+    import fsspec
+
+    try:
+        with fsspec.open(address, "rb") as file:
+            return bytes(file.read())
+    except (OSError, ValueError, ImportError) as error:
+        raise GiveUp(f"{address.partition('?')[0]} cannot be fetched: {type(error).__name__} {error}") from error
