@@ -38,6 +38,8 @@ def prediction_log(
 
     With a folder or a prefix in the run's config, its images are scored first.
     """
+    from al_serving.handed_over import deliver
+
     with told_once():
         batch = score(
             platform,
@@ -46,6 +48,9 @@ def prediction_log(
             key=context.run.root_run_id or context.run_id,
             log=context.log.info,
         )
+    handed_over = deliver(platform)
+    if handed_over.segments:
+        context.log.info(f"segments that scoring services left in the blob store: {handed_over}")
     name = platform.settings.model.name
     version = platform.endpoint.state().serving_version
     merged = platform.predictions.compact()
@@ -66,6 +71,7 @@ def prediction_log(
             "serving version": views.optional_int(version),
             "images in the store": platform.images.count(),
             "rejected images": platform.ledgers.read("rejected_images").height,
+            **({"segments from the blob store": handed_over.segments} if handed_over.segments else {}),
             "compaction": dg.MetadataValue.json(merged),
             **({} if batch is None else batch_metadata(batch)),
             **serving,

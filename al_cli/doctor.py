@@ -20,14 +20,17 @@ PACKAGES = ("dagster", "dagster-webserver", "torch", "torchvision", "polars", "d
 
 
 @click.command()
+@click.option("--check", "claims", is_flag=True, help="Check what the loop claims against all ledgers and stores, too.")
 @json_option
-def doctor(as_json: bool) -> None:
+def doctor(claims: bool, as_json: bool) -> None:
     """Check the installation and print every setting with its source.
 
-    Exit code 1 where something that the profile needs is missing.
+    Exit code 1 where something that the profile needs is missing, or a claim does not hold.
     """
     settings = load_settings()
     checks = run_checks(settings)
+    if claims:
+        checks += check_records(settings)
     rows = setting_sources(settings)
     if as_json:
         print_json(
@@ -54,6 +57,17 @@ def run_checks(settings: Settings) -> list[dict[str, Any]]:
         _dagster_home(),
         _oracle(settings),
         *_services(settings, profile),
+    ]
+
+
+def check_records(settings: Settings) -> list[dict[str, Any]]:
+    """Each claim of the loop as {name, ok, detail}."""
+    from al_loop.claims import check_claims
+    from al_resources.platform import Platform
+
+    return [
+        _check(claim.claim, claim.holds, "; ".join(claim.contradictions) or "it holds")
+        for claim in check_claims(Platform(settings))
     ]
 
 

@@ -28,12 +28,15 @@ def status(as_json: bool) -> None:
     Exit code 1 where a service in Azure cannot be asked: then only what lies on this machine is told.
     """
     from al_loop.status import progress
+    from al_serving import handed_over
     from al_serving.spool import waiting
 
     platform = open_platform()
     in_spool, set_aside = waiting(platform.settings.home / "spool")
-    spool = {"spooled_segments": in_spool, "segments_set_aside": set_aside}
+    spool: dict[str, int | None] = {"spooled_segments": in_spool, "segments_set_aside": set_aside}
     troubles = [found for found in azure_findings(platform) if found.outcome != "ok"]
+    reachable = not any(found.name == "azure.blob_account_url" for found in troubles)
+    spool["segments_in_blob_store"] = handed_over.waiting(platform.blobs) if reachable else None
     stopped = any(found.outcome == "out of reach" or found.name in NEEDED for found in troubles)
     facts = spool | {"unavailable": [asdict(found) for found in troubles]} | ({} if stopped else progress(platform))
     if as_json:
@@ -57,6 +60,11 @@ def _print(facts: dict[str, Any], spool: Path) -> None:
             f"[yellow]spool[/] {facts['spooled_segments']} segments of predictions wait for the log, "
             f"{facts['segments_set_aside']} for a person, in {spool}"
         )
+    if facts["segments_in_blob_store"]:
+        console.print(
+            f"[yellow]spool[/] {facts['segments_in_blob_store']} segments of predictions wait in the blob store; "
+            "prediction_log delivers them"
+        )
     if "rounds" in facts:
         print_progress(facts)
 
@@ -69,8 +77,8 @@ def print_progress(facts: dict[str, Any]) -> None:
         f"{facts['images']} images, {facts['predictions']} predictions, {facts['eligible_images']} eligible, "
         f"{facts['labels']} labeled, {facts['waiting_for_labels']} waiting for a label"
     )
-    if labeling := facts["labeling"]:
-        console.print(_labeling(labeling))
+    for line in _about_labeling(facts):
+        console.print(line, soft_wrap=True)
     if facts["rejected_images"]:
         console.print(f"{facts['rejected_images']} files were rejected: they are no readable images")
     for failure in facts["failed_ingestions"]:
@@ -113,6 +121,27 @@ def _labeling(found: dict[str, Any]) -> str:
     return (
         f"[bold]labeling[/] {found['labeled']} of {found['total']} images{of} are labeled, {found['skipped']} skipped"
     )
+
+
+def _about_labeling(facts: dict[str, Any]) -> list[str]:
+    """How far the tool has come, and what is known of the people."""
+    return [*([_labeling(facts["labeling"])] if facts["labeling"] else []), *_people(facts["people"])]
+
+
+def _people(found: dict[str, Any]) -> list[str]:
+    """What a label takes, and who agrees with the others; nothing where no tool tells."""
+    timed = [row for row in [*found["modes"], *found["annotators"]] if row["seconds"] is not None]
+    costs = [f"{row.get('mode') or row['annotator']} {row['seconds']:.1f} s" for row in timed]
+    agreed = [
+        f"{row['annotator']} {row['agreed']} of {row['compared']}" for row in found["annotators"] if row["compared"]
+    ]
+    parts = []
+    if costs:
+        parts.append(f"[bold]a label takes[/] {escape(', '.join(costs))} (medians)")
+    if agreed:
+        alpha = f", alpha {found['alpha']:.2f}" if found["alpha"] is not None else ""
+        parts.append(f"[bold]agreeing with the others[/] {escape(', '.join(agreed))}{alpha}")
+    return parts
 
 
 def rounds_table(rows: list[dict[str, Any]]) -> Table:

@@ -39,11 +39,13 @@ from al_core.records import (
     table_of,
     utc_now,
 )
+from al_serving.handed_over import hand_over
 from al_serving.spool import Spool, kind_of, read_segment
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from al_resources.blobs import BlobStore
     from al_resources.image_store import ImageStore
     from al_resources.ledgers import Ledgers
     from al_resources.platform import Platform
@@ -117,6 +119,7 @@ class Collector:
         queue_rows: int = 20_000,
         queue_bytes: int = 512_000_000,
         spool_bytes: int = 10_000_000_000,
+        lasting: BlobStore | None = None,
         durability: Literal["answer", "interval"] = "interval",
         least_free_bytes: int = LEAST_FREE_BYTES,
     ) -> None:
@@ -129,6 +132,7 @@ class Collector:
         self._queue_rows = queue_rows
         self._queue_bytes = queue_bytes
         self._spool_bytes = spool_bytes
+        self._lasting = lasting  # takes segments that the log does not take, where this disk goes with the container
         self._durability = durability
         self._least_free_bytes = least_free_bytes
         self._trouble: str | None = None  # why the spool could not be written at the last attempt
@@ -168,6 +172,7 @@ class Collector:
             flush_seconds=settings.flush_seconds,
             queue_rows=settings.queue_rows,
             spool_bytes=settings.spool_bytes,
+            lasting=None if platform.profile.disk_lasts else platform.blobs,
             durability=settings.durability,
         )
 
@@ -256,6 +261,8 @@ class Collector:
         with self._changed:
             self._changed.notify_all()  # the deliverer waits for the spooler's end
         self._deliverer.join(timeout)
+        if left := sorted(self._segments):  # a deliverer that hangs in a store may still send them: known by their ids
+            self._hand_over(left, forget=not self._deliverer.is_alive())
         self._writers.shutdown(wait=False, cancel_futures=True)
         if not self._deliverer.is_alive():  # else a store hangs: the lock is held until the process ends
             self._spool.close()
@@ -384,6 +391,8 @@ class Collector:
             except Exception:  # whatever an adapter raises, the rows are kept and sent again
                 LOGGER.exception("%d segments could not be delivered; again in %.1f s", len(segments), pause)
                 self._tried.update(segments)
+                if self._hand_over(segments):
+                    continue
                 with self._changed:
                     self._failures += 1
                     self._changed.wait_for(lambda: self._closing, pause)
@@ -447,6 +456,23 @@ class Collector:
 
     def _store_images(self, files: list[tuple[str, bytes]]) -> list[tuple[str, str]]:
         return [(image_id, self._images.put(data).uri) for image_id, data in files]
+
+    def _hand_over(self, segments: list[Path], *, forget: bool = True) -> bool:
+        """Into the blob store, from where `prediction_log` delivers them; false where that is away as well."""
+        if self._lasting is None:
+            return False
+        try:
+            for segment in segments:
+                hand_over(self._lasting, segment)
+        except Exception:  # whatever an adapter raises, the segments are here and sent again
+            LOGGER.exception("%d segments could not be handed over to the blob store", len(segments))
+            return False
+        LOGGER.warning("%d segments were handed over to the blob store, for prediction_log to deliver", len(segments))
+        with self._changed:
+            self._failures += 1
+        if forget:
+            self._forget(segments, arrived=False)
+        return True
 
     def _set_segment_aside(self, segment: Path, error: Exception) -> None:
         LOGGER.error("%s", f"No store takes {self._spool.set_aside(segment)}: {error}")

@@ -58,6 +58,7 @@ class AzureProfile:
         "azure-ai-ml", "azure-identity", "azure-kusto-data", "azure-kusto-ingest", "azure-storage-blob",
         "azure-storage-queue", "dagster-azure",
     )  # fmt: skip
+    disk_lasts = False  # scoring services are containers
     state_poll_seconds = 1.0  # of a state in a container: every look is paid for
 
     def __init__(self, settings: Settings) -> None:

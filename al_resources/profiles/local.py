@@ -30,6 +30,7 @@ class LocalProfile:
     packages: tuple[str, ...] = ()
     state_poll_seconds = 0.1  # a rollout waits for it at each step
     watch_seconds = 2.0
+    disk_lasts = True
     machines_cost = False
     hears_events = False
 

@@ -234,7 +234,7 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path):
 
 def test_a_run_that_cannot_go_on_is_named_and_the_others_are_kept(images, tmp_path):
     wild = TrainingSettings(image_size=8, channels=1, epochs=2, device="cpu", learning_rate=1e30)
-    with pytest.raises(RunsFailed, match=r"2 of 2 runs stopped:\n  random-warm-000: ValueError: training diverged"):
+    with pytest.raises(RunsFailed, match=r"2 of 2 runs stopped:\n  random-warm-000: InvalidInput: training diverged"):
         run_study(small_study(images, seeds=1, training=wild), tmp_path, workers=1)
 
 
