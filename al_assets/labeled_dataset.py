@@ -47,6 +47,7 @@ def labeled_dataset(
             **{f"{split} images": count for split, count in manifest.counts.items()},
             "what the labels are for": dg.MetadataValue.json(uses(dataset.rows)),
             "class balance": views.class_balance(dataset.rows),
+            **views.seconds_per_label(platform),
             **views.labeling_progress(platform),
             "stored at": dg.MetadataValue.url(platform.blobs.url(f"datasets/{manifest.version}")),
         },

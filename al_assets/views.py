@@ -83,6 +83,20 @@ def suspicious_sheet(platform: Platform, worst: pl.DataFrame) -> dg.MetadataValu
     return picture(draw(items), f"the {len(items)} most suspicious labels")
 
 
+def seconds_per_label(platform: Platform) -> dict[str, dg.MetadataValue]:
+    """What a label takes, by class, annotator and mode, as medians; nothing where no tool tells."""
+    import polars as pl
+
+    from al_loop.annotators import labeling_report
+
+    report = labeling_report(platform)
+    found = {}
+    for name, rows in (("class", report["classes"]), ("annotator", report["annotators"]), ("mode", report["modes"])):
+        if any(row["seconds"] is not None for row in rows):
+            found[f"seconds per label by {name}"] = table(pl.DataFrame(rows))
+    return found
+
+
 def labeling_page(platform: Platform, round_: int) -> dict[str, dg.MetadataValue]:
     """Where people label the round; nothing where known labels answer in their place."""
     if platform.settings.labeling.project == "oracle":

@@ -101,7 +101,7 @@ def _watch(children: Children, server: uvicorn.Server, problems: list[str]) -> N
             for line in [] if server.should_exit else children.check():
                 print(line, file=sys.stderr, flush=True)
         except ChildEnded as error:
-            print(error, file=sys.stderr, flush=True)
+            print(str(error).splitlines()[0], file=sys.stderr, flush=True)  # its last lines stand above: it is one log
             problems.append(str(error))
             server.should_exit = True
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
+from click import unstyle
+
 from al_core.errors import ActiveLearningError
 
 if TYPE_CHECKING:
@@ -141,7 +143,7 @@ class Child:
         """How it ended, with the last lines of its log."""
         with suppress(OSError):
             lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-            last = "".join(f"\n  {line[:300]}" for line in lines[-TOLD_LINES:])
+            last = "".join(f"\n  {unstyle(line)[:300]}" for line in lines[-TOLD_LINES:])
             return f"{self.name} ended with exit code {self.process.returncode}; {self.log} says last:{last}"
         return f"{self.name} ended with exit code {self.process.returncode}"
 

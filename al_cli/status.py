@@ -77,8 +77,8 @@ def print_progress(facts: dict[str, Any]) -> None:
         f"{facts['images']} images, {facts['predictions']} predictions, {facts['eligible_images']} eligible, "
         f"{facts['labels']} labeled, {facts['waiting_for_labels']} waiting for a label"
     )
-    if labeling := facts["labeling"]:
-        console.print(_labeling(labeling))
+    for line in _about_labeling(facts):
+        console.print(line, soft_wrap=True)
     if facts["rejected_images"]:
         console.print(f"{facts['rejected_images']} files were rejected: they are no readable images")
     for failure in facts["failed_ingestions"]:
@@ -121,6 +121,27 @@ def _labeling(found: dict[str, Any]) -> str:
     return (
         f"[bold]labeling[/] {found['labeled']} of {found['total']} images{of} are labeled, {found['skipped']} skipped"
     )
+
+
+def _about_labeling(facts: dict[str, Any]) -> list[str]:
+    """How far the tool has come, and what is known of the people."""
+    return [*([_labeling(facts["labeling"])] if facts["labeling"] else []), *_people(facts["people"])]
+
+
+def _people(found: dict[str, Any]) -> list[str]:
+    """What a label takes, and who agrees with the others; nothing where no tool tells."""
+    timed = [row for row in [*found["modes"], *found["annotators"]] if row["seconds"] is not None]
+    costs = [f"{row.get('mode') or row['annotator']} {row['seconds']:.1f} s" for row in timed]
+    agreed = [
+        f"{row['annotator']} {row['agreed']} of {row['compared']}" for row in found["annotators"] if row["compared"]
+    ]
+    parts = []
+    if costs:
+        parts.append(f"[bold]a label takes[/] {escape(', '.join(costs))} (medians)")
+    if agreed:
+        alpha = f", alpha {found['alpha']:.2f}" if found["alpha"] is not None else ""
+        parts.append(f"[bold]agreeing with the others[/] {escape(', '.join(agreed))}{alpha}")
+    return parts
 
 
 def rounds_table(rows: list[dict[str, Any]]) -> Table:

@@ -75,6 +75,7 @@ LABELS = pa.schema(
         ("annotation_seconds", pa.float64()),  # what the label cost, where the tool reports it
         ("answer", pa.int64()),  # how many answers of this annotator for this image other exports brought before
         ("outcome", pa.string()),  # null: a class; skip | bad | removed (taken back), the label then null
+        ("mode", pa.string()),  # how it was given on the labeling page: single | grid; null for other tools
     ]
 )
 

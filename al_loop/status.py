@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from al_core.answers import answered, standing
+
 if TYPE_CHECKING:
     from al_core.records import ModelManifest
     from al_resources.platform import Platform
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 def progress(platform: Platform) -> dict[str, Any]:
     """Everything `al status` shows, as plain JSON values."""
+    from al_loop.annotators import labeling_report
     from al_resources.labeling.merge import unmerged_exports
 
     state = platform.endpoint.state()
@@ -33,7 +36,7 @@ def progress(platform: Platform) -> dict[str, Any]:
         else platform.predictions.count_eligible(
             platform.settings.model.name, version, platform.settings.holdout.teaching
         ),
-        "labels": platform.ledgers.read("labels")["image_id"].n_unique(),
+        "labels": standing(platform.ledgers.read("labels"))["image_id"].n_unique(),
         "waiting_for_labels": platform.unlabeled_candidates(),
         "exports": dict(exports["status"].value_counts().sort("status").iter_rows()),
         "events": platform.events.counts() if platform.profile.hears_events else None,
@@ -48,6 +51,7 @@ def progress(platform: Platform) -> dict[str, Any]:
         "deployments": state.deployments,
         "traffic": state.traffic,
         "labeling": labeling(platform),
+        "people": labeling_report(platform),
         "rounds": rounds(platform),
     }
 
@@ -84,7 +88,7 @@ def rounds(platform: Platform) -> list[dict[str, Any]]:
     """One row per round: what was selected and labeled, which model came of it, how good, promoted or refused."""
     selections = platform.ledgers.read("selections")
     labels = platform.ledgers.read("labels")
-    labeled = labels.select("image_id").unique()
+    labeled = pl.DataFrame({"image_id": answered(labels)}, schema={"image_id": pl.String})
     paid = selections.join(labeled, on="image_id", how="semi")
     done = paid.group_by("round").len("labeled")
     chosen = pl.col("reason").is_in(["strategy", "seed"])

@@ -18,7 +18,7 @@ import pytest
 from filelock import FileLock
 
 from al_resources.platform import Platform
-from al_resources.settings import Settings
+from al_resources.settings import LabelingSettings, Settings
 from emulators.node_packages import NotInstalled
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -101,6 +101,17 @@ def chromium(request: pytest.FixtureRequest) -> str:
 def platform(tmp_path: Path) -> Platform:
     """An empty platform of the local profile with default settings."""
     return Platform(Settings(home=tmp_path / "home"))
+
+
+@pytest.fixture
+def make_platform(tmp_path: Path) -> Callable[..., Platform]:
+    """A platform whose people label on the page; arguments are the page's settings."""
+
+    def make(classes: tuple[str, ...] = ("cat", "dog", "fox"), **page: Any) -> Platform:
+        labeling = LabelingSettings(project="page", classes=classes)
+        return Platform(Settings(home=tmp_path / "home", labeling=labeling, labeling_page=page))
+
+    return make
 
 
 @pytest.fixture

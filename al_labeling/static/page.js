@@ -88,18 +88,31 @@ function matches() {
 }
 
 const many = () => page.classes.length > KEYS.length;
-const keyOf = (place) => (many() ? KEYS[place < 10 ? place : Infinity] : KEYS[place]);
+
+// A class that is called like a key has that key, the others have the keys that are left, in their order.
+function keysOf(names) {
+  const keys = many() ? KEYS.slice(0, 10) : [...KEYS];
+  const own = new Map();
+  for (const name of many() ? [] : names) {
+    const key = name.toLowerCase();
+    if (keys.includes(key) && ![...own.values()].includes(key)) own.set(name, key);
+  }
+  const left = keys.filter((key) => ![...own.values()].includes(key));
+  return names.map((name) => own.get(name) ?? left.shift());
+}
 
 function showClasses() {
   element("search-line").hidden = !many();
-  element("classes").replaceChildren(...matches().map((name, place) => {
+  const names = matches();
+  const keys = keysOf(names);
+  element("classes").replaceChildren(...names.map((name, place) => {
     const button = document.createElement("button");
     button.append(name);
-    if (keyOf(place)) {
+    if (keys[place]) {
       const key = document.createElement("kbd");
-      key.textContent = keyOf(place);
-      button.append(" ", key);
-      button.setAttribute("aria-keyshortcuts", keyOf(place));
+      key.textContent = keys[place];
+      if (keys[place] !== name) button.append(" ", key);
+      button.setAttribute("aria-keyshortcuts", keys[place]);
     }
     button.addEventListener("click", (event) => choose(name, event));
     return button;
@@ -450,7 +463,7 @@ document.addEventListener("keydown", (event) => {
   if (!element("keys-on").checked && event.key !== "?") return;
   if (target instanceof HTMLButtonElement && [" ", "Enter"].includes(event.key)) return; // the button's own keys
   if (event.repeat) return; // a key held down is one answer
-  const place = matches().findIndex((_, place) => keyOf(place) === event.key);
+  const place = keysOf(matches()).indexOf(event.key);
   if (place >= 0) choose(matches()[place], event);
   else if (COMMANDS[event.key]) COMMANDS[event.key](event);
   else if (many() && event.key.length === 1) { element("search").focus(); return; } // the letter lands in the field

@@ -37,6 +37,7 @@ class ExportedLabel:
     confidence: float | None = None
     annotation_seconds: float | None = None
     outcome: Outcome = "label"
+    mode: str | None = None
 
 
 @dataclass(frozen=True)
@@ -266,6 +267,7 @@ def _label(row: Row, match: Match) -> ExportedLabel:
         confidence=None if row.confidence in (None, "") else float(row.confidence),
         annotation_seconds=None if row.annotation_seconds in (None, "") else float(row.annotation_seconds),
         outcome=row.outcome,
+        mode=row.mode,
     )
 
 

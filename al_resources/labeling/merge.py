@@ -261,6 +261,7 @@ def _label_rows(
             "confidence": label.confidence,
             "annotation_seconds": label.annotation_seconds,
             "outcome": None if label.outcome == "label" else label.outcome,
+            "mode": label.mode,
         }
         for label in parsed.labels
         for annotator in _whose(label, given)

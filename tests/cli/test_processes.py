@@ -91,6 +91,15 @@ def test_a_child_that_dies_young_ends_the_command_with_the_reason(tmp_path: Path
             until("the end", lambda: bool(children.check()))
 
 
+def test_the_end_of_a_child_is_told_without_the_colours_of_its_log(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.DEVNULL)
+    ended.wait()
+    (tmp_path / "log").write_text("\x1b[32mone\x1b[0m\ntwo\n")
+    child = Child("the Dagster daemon", ["x"], tmp_path / "log")
+    child.process = ended
+    assert child.told_end().endswith("says last:\n  one\n  two")
+
+
 def test_a_child_that_dies_later_is_started_again_and_that_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

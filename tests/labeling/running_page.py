@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from al_core.records import SELECTIONS, prediction_table, table_of
 from al_labeling.app import server_of
-from al_labeling.guard import Guard
+from al_labeling.guard import Guard, page_secret
 from al_resources.labeling.staging import stage_round
 from al_resources.platform import Platform
 
@@ -56,7 +56,13 @@ def stage(platform: Platform, round_: int, files: list[bytes], reasons: list[str
     return [one.image_id for one in stored]
 
 
-def log_predictions(platform: Platform, image_ids: list[str], probs: np.ndarray, embeddings: np.ndarray) -> None:
+def log_predictions(
+    platform: Platform,
+    image_ids: list[str],
+    probs: np.ndarray,
+    embeddings: np.ndarray,
+    classes: tuple[str, ...] = CLASSES,
+) -> None:
     """The answers of a model to these images, in the log."""
     platform.predictions.append(
         prediction_table(
@@ -65,7 +71,7 @@ def log_predictions(platform: Platform, image_ids: list[str], probs: np.ndarray,
             image_hashes=[None] * len(image_ids),
             model_name=platform.settings.model.name,
             model_version=1,
-            classes=CLASSES,
+            classes=classes,
             probs=probs,
             source="batch",
             embeddings=embeddings,
@@ -79,6 +85,7 @@ class Page:
 
     address: str
     guard: Guard
+    secret: bytes
 
     def link(self, name: str = "ada") -> str:
         return self.guard.link(self.address, name)
@@ -122,7 +129,8 @@ def page_of(platform: Platform) -> Iterator[Page]:
             while not server.started:
                 assert thread.is_alive(), "the page did not start"
                 time.sleep(0.01)
-            yield Page(f"http://127.0.0.1:{listener.getsockname()[1]}", guard)
+            secret = page_secret(platform.settings.labeling_page, platform.settings.home)
+            yield Page(f"http://127.0.0.1:{listener.getsockname()[1]}", guard, secret)
         finally:
             server.should_exit = True
             thread.join(30)

@@ -294,6 +294,7 @@ def test_a_page_that_died_before_its_release_is_made_up_for_by_the_sensor(make_p
 
 # ---------------------------------------------------------------- killed
 @pytest.mark.live
+@pytest.mark.slow
 def test_a_page_killed_twenty_times_loses_no_answer_and_keeps_none_twice(make_platform: MakePlatform, tmp_path: Path):
     platform = make_platform()
     pictures = 40

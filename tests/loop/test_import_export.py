@@ -24,6 +24,7 @@ from al_core.errors import GiveUp
 from al_loop.exporting import export, labels_of
 from al_loop.importing import deliver, plan_import, take_back
 from al_loop.labeling import merge_exports
+from al_loop.status import progress
 from al_resources.labeling.exports import ExportedLabel, parse_export
 from al_resources.labeling.writers import FILES, FORMATS
 from al_resources.platform import Platform
@@ -194,6 +195,7 @@ def test_skips_and_bad_images_go_out_and_come_in(platform: Platform, pictures: d
     rows = [{"image_url": f"{n}.png", "label": None, "outcome": outcome} for n, outcome in enumerate(["skip", "bad"])]
     (tmp_path / "1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     bring(platform, tmp_path / "1.jsonl")
+    assert progress(platform)["labels"] == 0, "answered, and no label"
     before = labels_of(platform, one_an_image=False)
     parsed = parse_export(export(platform, "jsonl")[0], "x", LabelingSettings(), set)
     assert {(one.image_id, one.outcome) for one in parsed.labels} == {(one.image_id, one.outcome) for one in before}

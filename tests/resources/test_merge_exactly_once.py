@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import export_files
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -242,6 +243,22 @@ def test_a_merge_that_dies_is_repeated_with_the_same_result(tmp_path: Path, inse
     merge = desk.merge(path)
     assert (merge.status, merge.round, merge.new_labels) == ("merged", 1, 2)
     assert len(desk.labels()) == 2
+
+
+def test_files_of_four_tools_in_one_inbox_are_each_asked_for_and_merged(desk: Desk) -> None:
+    answers = [{f"{image(n)}.png": "cat", f"{image(n + 1)}.png": "dog"} for n in (0, 2, 4, 6)]
+    files = {
+        "project-1.json": export_files.label_studio(answers[0]),
+        "annotations.xml": export_files.cvat(answers[1]),
+        "labels.csv": export_files.table(answers[2]).to_csv(index=False).encode(),
+        "dataset.zip": export_files.FILES["a zip"](answers[3]),
+    }
+    for name, data in files.items():
+        desk.release(name, data)
+    ready = [plan.export.path for plan in desk.look().ready]
+    assert {Path(path).name for path in ready} == files.keys()
+    assert [desk.merge(path).new_labels for path in ready] == [2] * 4
+    assert desk.resolved() == {image(n): "dog" if n % 2 else "cat" for n in range(8)}
 
 
 # ---------------------------------------------------------------------- answers that are no labels

@@ -33,6 +33,7 @@ def rows(document: Document) -> Iterator[Row]:
             confidence=_single(row.get("label_confidence")),
             annotation_seconds=row.get("annotation_seconds"),
             outcome=OUTCOMES.get(str(outcome), "label"),
+            mode=str(row["mode"]) if row.get("mode") else None,
         )
 
 

@@ -32,6 +32,7 @@ class Row:
     confidence: Any = None
     annotation_seconds: Any = None
     outcome: Outcome = "label"
+    mode: str | None = None  # single | grid, where the labeling page wrote it
     content: str | None = None  # content id of the image's bytes, where the file brings them along
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from al_core.answers import answered, standing
 from al_resources.labeling import LabelingStatus
 from al_resources.labeling.staging import staged_images
 
@@ -23,10 +24,12 @@ class ManualLabeling:
         """Nothing to do: the staged folder is there."""
 
     def status(self, round_: int) -> LabelingStatus:
-        """Labeled is what came back."""
+        """Labeled is what came back with a class, skipped what came back without."""
         staged = {image.image_id for image in staged_images(self.blobs, round_)}
-        labeled = set(self.ledgers.read("labels")["image_id"])
-        return LabelingStatus(total=len(staged), labeled=len(staged & labeled))
+        labels = self.ledgers.read("labels")
+        labeled = staged & set(standing(labels)["image_id"])
+        skipped = staged & set(answered(labels)) - labeled
+        return LabelingStatus(total=len(staged), labeled=len(labeled), skipped=len(skipped))
 
     def collect(self) -> list[str]:
         """Nothing to do: people put exports into the inbox themselves."""
