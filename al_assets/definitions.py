@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from al_assets.checks import CHECKS
+from al_assets.decision_jobs import DECISION_JOBS
 from al_assets.deployment import deployment
 from al_assets.jobs import retirement_job, selection_job, training_deployment_job
 from al_assets.labeled_dataset import labeled_dataset
@@ -35,6 +36,7 @@ def build_definitions(platform: Platform | None = None) -> dg.Definitions:
             selection_job,
             training_deployment_job,
             simulation_job,
+            *DECISION_JOBS,
             *([retirement_job] if profile.machines_cost else []),
         ],
         schedules=[build_selection_schedule(settings)],

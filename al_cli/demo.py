@@ -44,6 +44,8 @@ from al_resources.endpoint.asking import caller_of
 from al_resources.platform import Platform
 from al_resources.settings import CONFIG_VARIABLE, load_settings
 
+LONGEST_WAIT_SECONDS = 300.0
+LONGEST_EMULATED_WAIT_SECONDS = 1800.0  # every job and deployment is a process of its own: minutes on a busy machine
 MARKER = ".al-demo"  # in folders that a demo made, and only those does the next demo replace
 MODEL = "digits"
 DEMO_TOML = """\
@@ -293,8 +295,9 @@ class Demo:
             raise DagsterError(f"round {round_} failed: {dagster.url}/runs/{run['runId']}; see {self.home}/log")
         return run
 
-    def _wait(self, what: str, ready: Callable[[], Any], timeout: float = 300.0) -> Any:
+    def _wait(self, what: str, ready: Callable[[], Any]) -> Any:
         """What `ready` returns as soon as it is true, while everything beside the demo lives."""
+        timeout = LONGEST_WAIT_SECONDS if self.azure is None else LONGEST_EMULATED_WAIT_SECONDS
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if answer := ready():
@@ -302,7 +305,9 @@ class Demo:
             for line in self.children.check():
                 console.print(line, style="yellow", markup=False)
             time.sleep(0.2)
-        raise DagsterError(f"{what} took longer than {timeout:.0f} s")
+        raise DagsterError(
+            f"{what} took longer than {timeout:.0f} s; what everything printed is in {self.home / 'log'}"
+        )
 
     def _outcome(self) -> str:
         """What became of the newest version, and how good it is."""

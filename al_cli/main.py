@@ -40,6 +40,10 @@ COMMANDS = {
         "al_cli.trace",
         "Where an image, a model version or a deployment comes from and what became of it.",
     ),
+    "hold": ("al_cli.deciding", "Deploy nothing until `al release`; the loop selects and trains on."),
+    "release": ("al_cli.deciding", "Let the loop deploy again."),
+    "rollback": ("al_cli.deciding", "Go back to a version that served before, and say why."),
+    "promote": ("al_cli.deciding", "Let a version serve whatever the gate says, and say why."),
     "azure": ("al_cli.azure", "Set up container, queues, tables and policies in a subscription."),
     "upgrade": ("al_cli.upgrade", "Bring a home that an earlier version wrote up to date."),
     "doctor": ("al_cli.doctor", "Check the installation and print every setting with its source."),
@@ -56,7 +60,9 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = COMMANDS[cmd_name][0]
-        return getattr(importlib.import_module(module), module.rpartition(".")[2])
+        # a module that holds one command bears its name; one that holds several has each by its own
+        loaded = importlib.import_module(module)
+        return getattr(loaded, cmd_name, None) or getattr(loaded, module.rpartition(".")[2])
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102
         with formatter.section("Commands"):

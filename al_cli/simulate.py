@@ -14,6 +14,7 @@ from simulation.presets import PRESETS, Encoder, default_start, training_default
 
 if TYPE_CHECKING:
     from simulation.annotators import OracleSettings
+    from simulation.study import BrakeSettings
 
 
 @click.command()
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 @click.option("--frozen", is_flag=True, help="Embed once and train the head only: seconds instead of minutes.")
 @click.option("--pretrain", type=click.IntRange(1), metavar="EPOCHS", help="Learn the encoder from the pool first.")
 @click.option("--train", "training", multiple=True, metavar="KEY=VALUE", help="A training setting, like epochs=20.")
+@click.option("--deploy", is_flag=True, help="Play the whole loop with its reserve, duels and gate: how good the "
+              "deployed model is, against all labels paid.")  # fmt: skip
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Folder of the study.")
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one per core]")
 @click.option("--threads", type=click.IntRange(1), help="Of each process.  [default: 1]")
@@ -119,11 +122,22 @@ def _study(options: dict[str, Any]) -> Any:
             | wanted
         )
         facts |= {"training": training, "oracle": _annotators(oracle, options)}
+        if options["deploy"]:
+            facts["deploy"] = _brakes(facts.get("initial", 200))
         if options["pretrain"]:
             facts["pretrain"] = PretrainSettings(epochs=options["pretrain"])
         return Study(**facts)
     except ValidationError as error:
         raise click.ClickException("; ".join(map(_explain, error.errors()))) from error
+
+
+def _brakes(initial: int) -> BrakeSettings:
+    """Production's defaults; of few first labels more than usual measure, so that the first model can be judged."""
+    from al_core.judging.gate import LEAST_IMAGES
+    from simulation.study import BrakeSettings
+
+    usual = BrakeSettings()
+    return usual.model_copy(update={"share": min(0.5, max(usual.share, LEAST_IMAGES / initial))})
 
 
 def _encoder(options: dict[str, Any], training: dict[str, Any]) -> Encoder:

@@ -73,7 +73,9 @@ def _why_nobody(
     return f"{stays}: v{newest.version} is older"
 
 
-def deploy(platform: Platform, manifest: ModelManifest, *, run_id: str, log: Callable[[str], None]) -> RolloutResult:
+def deploy(
+    platform: Platform, manifest: ModelManifest, *, run_id: str | None, log: Callable[[str], None]
+) -> RolloutResult:
     """Roll the version out and write down what came of it; one that serves already is left alone."""
     from al_core.records import DEPLOYMENTS, new_ids, table_of, utc_now
     from al_resources.endpoint.rollout import roll_out

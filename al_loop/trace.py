@@ -62,8 +62,19 @@ def trace_model(platform: Platform, version: int) -> dict[str, Any]:
         "rounds": sorted(rows["round"].unique().to_list()),
         "images_by_round": by_round.to_dicts(),
         "deployments": [_plain(row) for row in deployed.to_dicts()],
+        "decisions": _decisions(platform, version),
         "example": trace_image(platform, example["image_id"][0]) if example.height else None,
     }
+
+
+def _decisions(platform: Platform, version: int) -> list[dict[str, Any]]:
+    """What the loop and people decided about this version: to let it serve, to keep it back, to go back from it."""
+    import polars as pl
+
+    rows = platform.ledgers.read("decisions")
+    about = rows.filter((pl.col("model_version") == version) | (pl.col("against_version") == version))
+    shown = ["action", "model_version", "against_version", "round", "person", "reason", "decided_at"]
+    return [_plain(row) for row in about.select(shown).to_dicts()]
 
 
 def trace_image(platform: Platform, reference: str) -> dict[str, Any]:

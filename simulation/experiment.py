@@ -21,8 +21,9 @@ import polars as pl
 import pyarrow as pa
 import torch
 
-from al_core.dataset import Dataset, build_dataset, resolve_labels
+from al_core.dataset import JUDGES, Dataset, build_dataset, resolve_labels
 from al_core.judging.evaluation import Evaluation, answers_of
+from al_core.judging.truth import Part
 from al_core.learning.checkpoint import MANIFEST_FILE, code_version, sha256_of, training_key
 from al_core.learning.contract import LabeledImage, TrainingRequest
 from al_core.learning.inference import Predictor
@@ -36,6 +37,7 @@ from al_core.strategies.base import KEY_SPACE, Order
 from al_core.strategies.context import StrategyContext
 from al_core.strategies.registry import get_strategy
 from simulation.annotators import Oracle
+from simulation.brakes import Brakes
 from simulation.datasets import BadData, LabeledData
 from simulation.study import STARTS, Run, Study
 
@@ -59,8 +61,9 @@ class Prepared:
 class ScoredImages:
     """One round's predictions, as selection sees a prediction store (`CandidateSource`)."""
 
-    def __init__(self, predictions: pa.Table) -> None:
-        self._predictions = pl.DataFrame(predictions)
+    def __init__(self, predictions: pa.Table, part: Part | None = None) -> None:
+        rows = pl.DataFrame(predictions)
+        self._predictions = rows if part is None else rows.filter(part.filter(pl.col("image_key")))
 
     def eligible(self, order: Order, limit: int, columns: Sequence[str], exclude: Collection[str] = ()) -> pa.Table:
         """The first `limit` images in `order`, see `PredictionStore.eligible`."""
@@ -103,6 +106,11 @@ class Experiment:
         self.spent = 0.0  # seconds of people
         self.dataset: Dataset | None = None
         self._predictors: dict[int, Predictor] = {}
+        self.reasons: dict[str, str] = {}
+        self.accuracies: list[float] = []
+        self.brakes: Brakes | None = None
+        if study.deploy is not None:
+            self.brakes = Brakes(study.deploy, run.seed, self._classes_of, prepared.hashes, list(self.pool))
 
     def resume(self) -> Iterator[dict[str, Any]]:
         """Do what is left; yields the line of each round when it is safely on disk."""
@@ -110,13 +118,15 @@ class Experiment:
         done = read_rounds(self.folder / ROUNDS_FILE)
         _write_lines(self.folder / ROUNDS_FILE, done)  # without the half of a line that a crash may have left
         for line in done:
-            self._replay(line["round"], line["selected"])
+            self._replay(line)
         for round_ in range(len(done), self.study.rounds + 1):
             line = self._play(round_)
             with (self.folder / ROUNDS_FILE).open("a") as file:
                 file.write(json.dumps(line) + "\n")
+            kept = None if self.brakes is None else self.brakes.serving
             for old in range(round_ - COMMITTEE + 1):
-                shutil.rmtree(self._checkpoint(old), ignore_errors=True)
+                if old != kept:
+                    shutil.rmtree(self._checkpoint(old), ignore_errors=True)
             yield line
 
     # ------------------------------------------------------------------ one round
@@ -126,12 +136,13 @@ class Experiment:
             batch = self._select(round_, took)
         took["select"] -= took.get("score", 0)
         selected = batch.column("image_id").to_pylist()
-        self._answer(round_, selected)
+        self._answer(round_, selected, batch.column("reason").to_pylist())
         with _timed(took, "train"):
             manifest = self._train(round_)
         with _timed(took, "evaluate"):
             evaluation = self._evaluate(round_)
         labels = self._labeled()
+        self.accuracies.append(evaluation.point_metrics()["accuracy"])
         return {
             "strategy": self.run.strategy,
             "start": self.run.start,
@@ -149,18 +160,43 @@ class Experiment:
             "temperature": manifest.temperature,
             "epochs": manifest.training_log["epochs"],
             "classes_seen": len(manifest.classes),
+            **self._deployed(round_),
             **{f"{part}_seconds": took.get(part, 0.0) for part in ("score", "select", "train", "evaluate")},
             "study": self.study.key,
             "data_version": self.prepared.data.version,
             "code_version": code_version(),
         }
 
-    def _replay(self, round_: int, selected: Sequence[str]) -> None:
+    def _replay(self, line: dict[str, Any]) -> None:
         """Bring the state to the end of a finished round, without its model."""
-        if round_ and not self.study.return_unselected:
+        round_ = line["round"]
+        if round_ and (self.brakes or not self.study.return_unselected):
             self._sample(round_)
-        self._answer(round_, selected)
+        self._answer(round_, line["selected"], line["reasons"])
         self._build(round_)
+        self.accuracies.append(line["accuracy"])
+        if self.brakes:
+            self.brakes.serving = line["deployed_round"]
+
+    def _deployed(self, round_: int) -> dict[str, Any]:
+        """Who serves after this round and how good it is; nobody is right in no case."""
+        if self.brakes is None:
+            return {}
+        assert self.dataset is not None
+        self.brakes.decide(round_, self.dataset, self.selected)
+        serving = self.brakes.serving
+        return {
+            "deployed_round": serving,
+            "deployed_accuracy": 0.0 if serving is None else self.accuracies[serving],
+            "duels": sum(reason == "duel" for reason in self.reasons.values()),
+            "judges": sum(self.dataset.manifest.counts.get(split, 0) for split in JUDGES),
+        }
+
+    def _classes_of(self, round_: int, ids: Sequence[str]) -> list[str]:
+        """What the model of a round predicts."""
+        predictor = self._predictor(round_)
+        probs, _ = self._predict(predictor, ids)
+        return [predictor.classes[place] for place in probs.argmax(axis=1)]
 
     def _select(self, round_: int, took: dict[str, float]) -> pa.Table:
         study = self.study
@@ -172,21 +208,33 @@ class Experiment:
                 near_duplicate_distance=study.near_duplicate_distance,
                 seed=self._seed(0),
                 round_=0,
+                reserve=self.brakes.reserve if self.brakes else NOBODY,
+                judging_share=self.brakes.settings.share if self.brakes else 0,
             ).table
         predictor = self._predictor(round_ - 1)
+        duels = self._duels(round_)
         with _timed(took, "score"):
             predictions = self._score(predictor, round_)
+        brakes = self.brakes
         return select_batch(
-            ScoredImages(predictions),
+            ScoredImages(predictions, brakes.reserve.part("teach") if brakes else None),
+            judges=ScoredImages(predictions, brakes.reserve.part("measure")) if brakes else None,
+            duels=duels,
             strategy=self.strategy,
             budget=study.budget,
-            control_share=study.control_share,
+            control_share=brakes.settings.control_share if brakes else study.control_share,
             near_duplicate_distance=study.near_duplicate_distance,
             seed=self._seed(round_),
             round_=round_,
             model_version=predictor.version,
             context=self._context(predictor, round_),
         ).table
+
+    def _duels(self, round_: int) -> list[dict[str, Any]]:
+        if self.brakes is None:
+            return []
+        assert self.dataset is not None
+        return self.brakes.duels(round_ - 1, self.dataset, self.selected, self.study.budget)
 
     def _score(self, predictor: Predictor, round_: int) -> pa.Table:
         ids = self._sample(round_)
@@ -212,10 +260,15 @@ class Experiment:
         waiting = (ids[row] for row in order if ids[row] not in gone)
         sample = [image_id for image_id, _ in zip(waiting, range(self.study.score_sample), strict=False)]
         self.scored.update(sample)
+        if self.brakes:
+            self.brakes.saw(round_, sample)
         return sample
 
-    def _answer(self, round_: int, selected: Sequence[str]) -> None:
+    def _answer(self, round_: int, selected: Sequence[str], reasons: Sequence[str]) -> None:
         self.selected.update(selected)
+        self.reasons |= dict(zip(selected, reasons, strict=True))
+        if self.brakes:
+            self.brakes.saw(round_, selected)
         rows, seconds = self.oracle.label([self.pool[image_id] for image_id in selected], round_)
         self.labels.append(rows)
         self.spent += seconds
@@ -224,11 +277,12 @@ class Experiment:
         rule: Literal["majority", "latest"] = "majority" if self.study.oracle.annotators > 1 else "latest"
         self.dataset = build_dataset(
             resolve_labels(pl.DataFrame(pa.concat_tables(self.labels)), rule),
-            reasons={},
+            reasons=self.reasons if self.brakes else {},
             urls={image_id: self.pool[image_id].uri for image_id in self.selected},
             hashes=self.prepared.hashes,
             parent=self.dataset,
-            reserve=NOBODY,  # the test set takes the holdout's place, and lies outside the pool
+            # without brakes the test set takes the holdout's place, and lies outside the pool
+            reserve=self.brakes.reserve if self.brakes else NOBODY,
             validation_share=self.study.validation_share,
             near_duplicate_distance=self.study.near_duplicate_distance,
             round_=round_,

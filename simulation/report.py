@@ -74,6 +74,8 @@ def write_report(folder: Path, table: pl.DataFrame, *, pictures: bool = True) ->
     blocks = [_conclusions(curves), _protocol(study, table)]
     for start, found in curves.items():
         name = f" ({start} start)" if len(curves) > 1 else ""
+        if study.deploy is not None:
+            blocks.append(_deployed_table(table, start, name))
         blocks += [_savings_table(found, name), _rounds_table(found, name)]
         blocks += [_leads_table(found, name)] if BASELINE in found.strategies and len(found.strategies) > 1 else []
         blocks += [_wins_table(found, name)]
@@ -84,9 +86,11 @@ def write_report(folder: Path, table: pl.DataFrame, *, pictures: bool = True) ->
     sheets = _contact_sheets(folder, study, study.starts[0]) if pictures else []
     (folder / "report.html").write_text(_page(study, blocks, sheets, _chart_data(folder, table, starts)))
     draw_curves(curves[starts[0]], folder / "curves.png", study.data.partition(":")[0])
+    deployed = {start: _deployed(table, start) for start in starts} if study.deploy is not None else {}
     return {
         "conclusions": {start: conclusion(found) for start, found in curves.items()},
         "strategies": summary,
+        **({"deployed": deployed} if deployed else {}),
     }
 
 
@@ -221,6 +225,48 @@ def _savings_table(curves: Curves, name: str) -> Block:
         "label savings",
     ]
     return Block(f"Strategies{name}", [note] if BASELINE in curves.strategies else [], head, rows)
+
+
+def _deployed(table: pl.DataFrame, start: str) -> dict[str, dict[str, Any]]:
+    """Per strategy: how good the deployed model is at the end, what was paid, and what the labels until then save."""
+    curves = curves_of(table, "deployed_accuracy", start=start)
+    last = table.filter(start=start, round=len(curves.labels) - 1)
+    found = {}
+    for strategy in curves.strategies:
+        mean, low, high = mean_interval(curves.of(strategy)[:, -1])
+        rows = last.filter(strategy=strategy)
+        found[strategy] = {
+            "deployed accuracy": [float(mean), float(low), float(high)],
+            "labels paid": int(curves.labels[-1]),
+            "of these duels": float(rows["duels"].mean() or 0),  # type: ignore[arg-type]
+            "of these judge": float(rows["judges"].mean() or 0),  # type: ignore[arg-type]
+        }
+        if strategy != BASELINE and BASELINE in curves.strategies:
+            found[strategy]["savings"] = str(label_savings(curves, strategy))
+    return found
+
+
+def _deployed_table(table: pl.DataFrame, start: str, name: str) -> Block:
+    rows = []
+    for strategy, one in _deployed(table, start).items():
+        mean, low, high = one["deployed accuracy"]
+        rows.append(
+            [
+                strategy,
+                f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
+                str(one["labels paid"]),
+                f"{one['of these judge']:.0f}",
+                f"{one['of these duels']:.0f}",
+                one.get("savings", ""),
+            ]
+        )
+    text = (
+        "Accuracy of the model that serves after the last round, on the test set; every label that people gave is "
+        "paid, those that judge too, and random sampling has the same brakes. Savings: labels until random's final "
+        "deployed accuracy."
+    )
+    head = ["strategy", "deployed accuracy, %", "labels paid", "judge", "duels", "savings"]
+    return Block(f"What a label buys{name}", [text], head, rows)
 
 
 def _shown_rounds(curves: Curves) -> list[int]:

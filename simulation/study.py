@@ -34,6 +34,20 @@ class PretrainSettings(BaseModel):
     seed: int = Field(0, ge=0)
 
 
+class BrakeSettings(BaseModel):
+    """What judging costs: the same settings as production's, with the same meaning."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reserve: float = Field(0.2, gt=0, lt=1, description="of all images may judge, and no strategy is offered them")
+    share: float = Field(0.25, gt=0, lt=1, description="of the first labels measures")
+    control_share: float = Field(0.1, ge=0, le=1, description="random part of each batch, which measures")
+    duel_labels: int = Field(20, ge=0, description="images of a batch on which two models disagree")
+    tolerance: float = Field(0.01, ge=0, lt=1)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    class_tolerance: float = Field(0.1, gt=0, le=1)
+
+
 class Study(BaseModel):
     """Everything that decides the numbers of a study. One run is one strategy, start and seed."""
 
@@ -57,6 +71,7 @@ class Study(BaseModel):
     training: TrainingSettings = TrainingSettings()
     oracle: OracleSettings = OracleSettings()
     pretrain: PretrainSettings | None = None
+    deploy: BrakeSettings | None = Field(None, description="play the whole loop, with what judging costs")
 
     @field_validator("strategies")
     @classmethod
@@ -81,7 +96,8 @@ class Study(BaseModel):
     @property
     def key(self) -> str:
         """Names what decides a single run's numbers: studies may grow by strategies, starts and seeds."""
-        facts = self.model_dump(mode="json", exclude={"strategies", "starts", "seeds"})
+        without = {"strategies", "starts", "seeds"} | ({"deploy"} if self.deploy is None else set())
+        facts = self.model_dump(mode="json", exclude=without)
         return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=6).hexdigest()
 
     def runs(self) -> list[Run]:

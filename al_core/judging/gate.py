@@ -17,7 +17,7 @@ from al_core.judging.duels import Comparison, asking_order, compare, evidence, t
 from al_core.judging.truth import Reserve
 from al_core.records import GateVerdict
 
-LEAST_IMAGES = 20  # of the first model's holdout; fewer tell nothing of a model
+LEAST_IMAGES = 10  # of the first model's holdout; fewer tell nothing of a model
 
 
 @dataclass(frozen=True)

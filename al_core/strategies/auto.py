@@ -1,4 +1,4 @@
-"""Auto: typical images while labels are few, uncertain ones in clusters once the model knows something."""
+"""Auto: what covers the doubts while labels are few, uncertain images in clusters once the model knows something."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from al_core.strategies._arrays import float32, like, namespace, to_numpy, unit_length
 from al_core.strategies.base import Labeled, Need, Picks, Pool, QueryStrategy
 from al_core.strategies.cluster_margin import ClusterMargin
-from al_core.strategies.typiclust import TypiClust
+from al_core.strategies.uherding import UHerding
 
 if TYPE_CHECKING:
     from al_core.strategies.context import StrategyContext
@@ -18,11 +18,11 @@ _MOST_COMPARED = 5000
 
 
 class Auto(QueryStrategy):
-    """TypiClust until the labels describe the data, Cluster-Margin from then on.
+    """UHerding until the labels describe the data, Cluster-Margin from then on.
 
     The measure is `neighbour_agreement`: how often the labeled image most similar to a labeled image has its
-    label. Where that never came to `switch_at`, the model's doubts are noise and typical images teach more. On
-    handwritten digits the two strategies meet at about 0.85, with 5 labels per class. `enough` labels per
+    label. Where that never came to `switch_at`, the model's doubts are noise and typical images teach more.
+    `enough` labels per
     class switch in any case: on hard data the agreement may never come that far.
 
     Labels are looked at as they accumulated, oldest first, and one beginning of the sequence that agrees is
@@ -32,7 +32,8 @@ class Auto(QueryStrategy):
     name = "auto"
     needs: frozenset[Need] = frozenset({"probs", "embedding", "labels"})
     reference = (
-        "Hacohen, Dekel & Weinshall (2022), Active learning on a budget; Doucet et al. (2024), Bridging "
+        "Bae, Oliveira & Sutherland (2025), Uncertainty herding; Hacohen, Dekel & Weinshall (2022), Active learning "
+        "on a budget; Doucet et al. (2024), Bridging "
         "diversity and uncertainty in active learning with self-supervised pre-training"
     )
     cost = "time O(L^2 d) for at most 5 000 labels and that of the strategy it decides for, memory O(N d)"
@@ -51,7 +52,7 @@ class Auto(QueryStrategy):
         if len(labeled.targets) >= self.enough * max(2, classes):
             return ClusterMargin()
         agreement = best_agreement(labeled.embeddings, labeled.targets)
-        return ClusterMargin() if agreement >= self.switch_at else TypiClust()
+        return ClusterMargin() if agreement >= self.switch_at else UHerding()
 
     def query(self, pool: Pool, budget: int, seed: int) -> Picks:
         """The picks of the strategy it decides for."""

@@ -38,25 +38,51 @@ class MaxHerding(QueryStrategy):
         if not count:
             return Picks(np.empty(0, np.int64), np.empty(0))
         rows, labeled = unit_length(float32(pool.embeddings)), unit_length(float32(pool.labeled_embeddings))
-        sample = np.arange(len(rows))
-        if len(sample) > self.references:
-            sample = np.sort(np.random.default_rng(seed).choice(sample, self.references, replace=False))
-        kernel = _Kernel(rows[like(rows, sample, "int64")], self.bandwidth)
-        covered = kernel.best(labeled)
-        gains = kernel.gains(rows, covered)
-        picks, scores = np.empty(count, np.int64), np.empty(count)
-        for number in range(count):
-            picks[number], scores[number] = _best(rows, kernel, covered, gains)
-            covered = namespace(rows).maximum(covered, kernel(rows[picks[number]][None])[0])
-            gains[picks[number]] = -np.inf
-        return Picks(picks, scores)
+        return herd(rows, labeled, count, seed, bandwidth=self.bandwidth, references=self.references)
+
+
+def herd(
+    rows: Array,
+    labeled: Array,
+    count: int,
+    seed: int,
+    *,
+    bandwidth: float,
+    references: int,
+    weights: Array | None = None,
+) -> Picks:
+    """`count` rows, each raising most how similar the references are to what is labeled or chosen.
+
+    Args:
+        rows: (N, d) of unit length.
+        labeled: (L, d) of unit length.
+        count: How many, at least one.
+        seed: Draws the references where there are more rows.
+        bandwidth: Of the Gaussian kernel.
+        references: At most so many rows are to be covered.
+        weights: (N,), what covering each row is worth, not negative; 1 by default.
+    """
+    sample = np.arange(len(rows))
+    if len(sample) > references:
+        sample = np.sort(np.random.default_rng(seed).choice(sample, references, replace=False))
+    place = like(rows, sample, "int64")
+    kernel = _Kernel(rows[place], bandwidth, None if weights is None else weights[place])
+    covered = kernel.best(labeled)
+    gains = kernel.gains(rows, covered)
+    picks, scores = np.empty(count, np.int64), np.empty(count)
+    for number in range(count):
+        picks[number], scores[number] = _best(rows, kernel, covered, gains)
+        covered = namespace(rows).maximum(covered, kernel(rows[picks[number]][None])[0])
+        gains[picks[number]] = -np.inf
+    return Picks(picks, scores)
 
 
 class _Kernel:
-    """Similarity of points of unit length to the references, shape (M, d)."""
+    """Similarity of points of unit length to the references, shape (M, d), each worth its weight, shape (M,)."""
 
-    def __init__(self, references: Array, bandwidth: float) -> None:
+    def __init__(self, references: Array, bandwidth: float, weights: Array | None = None) -> None:
         self.references = references
+        self.weights = weights
         self.sharpness = 1 / bandwidth**2
 
     def __call__(self, rows: Array) -> Array:
@@ -79,7 +105,8 @@ class _Kernel:
         for part in _chunks(len(rows), len(self.references)):
             rise = self(rows[part])
             rise -= covered
-            gains[part] = to_numpy(rise.clip(0).mean(1))
+            rise = rise.clip(0)
+            gains[part] = to_numpy(rise.mean(1) if self.weights is None else rise @ self.weights / len(self.references))
         return gains
 
 

@@ -29,6 +29,7 @@ from al_core.strategies.power import PowerBald, PowerEntropy, PowerLeastConfiden
 from al_core.strategies.probcover import ProbCover
 from al_core.strategies.random_sampling import RandomSampling
 from al_core.strategies.typiclust import TypiClust
+from al_core.strategies.uherding import UHerding
 
 STRATEGIES: dict[str, type[QueryStrategy]] = {
     "random": RandomSampling,
@@ -52,6 +53,7 @@ STRATEGIES: dict[str, type[QueryStrategy]] = {
     "badge": Badge,
     "cluster_margin": ClusterMargin,
     "entropy_density": EntropyDensity,
+    "uherding": UHerding,
     # imbalance and cost
     "balanced_boundary": BalancedBoundary,
     "class_balanced": ClassBalanced,

@@ -132,6 +132,25 @@ def test_strategies_are_listed_with_their_needs(al: Callable[..., Any]) -> None:
     assert all(row["cost"] for row in found.values())
 
 
+def test_init_takes_a_pretrained_encoder_and_says_what_it_costs(tmp_path: Path, al: Callable[..., Any]) -> None:
+    pytest.importorskip("timm")
+    home = tmp_path / "new"
+    done = al("init", str(home), "--encoder", "timm:test_vit.r160_in1k")
+    assert done.returncode == 0, done.stderr
+    assert "pictures of 160 pixels, embeddings of 64 values" in " ".join(done.stdout.split())
+    written = {
+        row["key"]: row["value"]
+        for row in json.loads(al("doctor", "--json", config=home / "al.toml").stdout)["settings"]
+    }
+    assert written["training.architecture"] == "timm:test_vit.r160_in1k"
+    assert written["training.frozen"] is written["serving.log_embeddings"] is True
+    assert written["selection.strategy"] == "auto"
+    refused = al("init", str(tmp_path / "other"), "--encoder", "timm:test_vti")
+    assert refused.returncode != 0
+    assert "did you mean" in refused.stderr
+    assert not (tmp_path / "other").exists()
+
+
 def test_encoders_are_listed_with_their_speed_and_what_is_missing(al: Callable[..., Any]) -> None:
     small, other = json.loads(al("encoders", "small_cnn", "timm:resnet81", "--json").stdout)
     assert (small["pixels"], small["width"], small["problem"]) == (32, 256, None)

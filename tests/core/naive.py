@@ -97,7 +97,9 @@ def cover(rows: np.ndarray, labeled: np.ndarray, radius: float, count: int) -> t
     return picks, gains
 
 
-def herding(rows: np.ndarray, labeled: np.ndarray, bandwidth: float, count: int) -> tuple[list[int], list[float]]:
+def herding(
+    rows: np.ndarray, labeled: np.ndarray, bandwidth: float, count: int, weights: np.ndarray | float = 1.0
+) -> tuple[list[int], list[float]]:
     """Picks and gains, up to where two candidates are as good within rounding."""
 
     def kernel(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -107,7 +109,7 @@ def herding(rows: np.ndarray, labeled: np.ndarray, bandwidth: float, count: int)
     picks: list[int] = []
     gains: list[float] = []
     for _ in range(count):
-        rises = np.maximum(kernel(rows, rows) - covered, 0).mean(axis=1)
+        rises = (np.maximum(kernel(rows, rows) - covered, 0) * weights).mean(axis=1)
         rises[picks] = -1
         if len(rows) > 1 and np.diff(np.sort(rises)[-2:])[0] < 1e-6:
             break

@@ -278,7 +278,7 @@ def test_every_strategy_works_on_the_store_and_leaves_provenance(name: str) -> N
     assert selection.size == 20
     assert chosen(selection) == chosen(again)
     strategies = {row["strategy"] for row in selection.table.to_pylist() if row["reason"] == "strategy"}
-    assert strategies == {"auto:typiclust" if name == "auto" else name}
+    assert strategies == {"auto:uherding" if name == "auto" else name}
 
 
 def test_a_strategy_that_looks_at_labels_says_so_when_there_are_none() -> None:

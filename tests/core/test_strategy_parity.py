@@ -27,6 +27,7 @@ from al_core.strategies.cost_aware import CostAware, seconds_per_class
 from al_core.strategies.probcover import pure_radius
 from al_core.strategies.registry import get_strategy
 from al_core.strategies.typiclust import choose_typical
+from al_core.strategies.uherding import NARROWEST, WIDEST, adapted_bandwidth
 
 SEEDS = st.integers(0, 100_000)
 any_pool = given(size=st.integers(1, 60), budget=st.integers(1, 20), labeled=st.integers(0, 6), seed=SEEDS)
@@ -251,6 +252,38 @@ def test_max_herding_looks_at_references_only_where_the_pool_is_large() -> None:
     few = get_strategy("max_herding", references=50).query(pool, 20, seed=1)
     assert len(set(few.indices.tolist())) == 20
     assert (np.diff(few.scores) <= 1e-6).all(), "rises can only shrink"
+
+
+@any_pool
+@lightly
+def test_uherding(size: int, budget: int, labeled: int, seed: int) -> None:
+    pool = random_pool(size, labeled=labeled, width=3, seed=seed)
+    picks = get_strategy("uherding").query(pool, budget, seed)
+    rows, known = naive.unit(pool.embeddings), naive.unit(pool.labeled_embeddings)
+    apart = naive.distances(known, known)[~np.eye(len(known), dtype=bool)]
+    bandwidth = float(np.clip(apart.min(initial=WIDEST), NARROWEST, WIDEST))
+    probs = np.sort(pool.probs.astype(np.float64), axis=1)
+    doubts = 1 - (probs[:, -1] - probs[:, -2]) if probs.shape[1] > 1 else np.zeros(size)
+    expected, gains = naive.herding(rows, known, bandwidth, min(budget, size), doubts)
+    np.testing.assert_allclose(picks.scores[: len(gains)], gains, atol=1e-5)
+    assert picks.indices[: len(expected)].tolist() == expected
+
+
+def test_uherding_chooses_typical_images_first_and_doubtful_ones_once_labels_are_many() -> None:
+    """One crowd that the model is sure of, one lone image that it doubts."""
+    rng = np.random.default_rng(0)
+    crowd = naive.unit(np.array([1.0, 0, 0, 0]) + 0.2 * rng.normal(size=(30, 4)))
+    rows = np.concatenate([crowd, [[0, 1.0, 0, 0]]]).astype(np.float32)
+    probs = np.array([[0.9, 0.1]] * 30 + [[0.5, 0.5]], np.float32)
+    ids = np.array([f"{n:032x}" for n in range(31)])
+    nothing, targets = np.empty((0, 4), np.float32), np.empty(0, np.int64)
+    known = naive.unit(np.array([0, 0, 1.0, 0]) + 0.01 * rng.normal(size=(4, 4))).astype(np.float32)
+    first = Pool(ids, probs=probs, embeddings=rows, labeled_embeddings=nothing, labeled_targets=targets)
+    later = replace(first, labeled_embeddings=known, labeled_targets=np.zeros(4, np.int64))
+    strategy = get_strategy("uherding")
+    assert strategy.query(first, 1, 0).indices[0] < 30
+    assert adapted_bandwidth(known) == NARROWEST
+    assert strategy.query(later, 1, 0).indices[0] == 30
 
 
 # ---------------------------------------------------------------- uncertainty and diversity
@@ -500,8 +533,8 @@ def test_auto_begins_with_typical_images_and_switches_when_labels_describe_the_d
     rows = (5 * np.eye(4, 8)[classes] + rng.normal(size=(80, 8))).astype(np.float32)
     ids = np.arange(80).astype(str)
     plan = Auto().plan
-    assert plan(Labeled(ids[:0], rows[:0], classes[:0])).name == "typiclust"
-    assert plan(Labeled(ids[:60], rows[:60], rng.permutation(classes[:60]))).name == "typiclust"
+    assert plan(Labeled(ids[:0], rows[:0], classes[:0])).name == "uherding"
+    assert plan(Labeled(ids[:60], rows[:60], rng.permutation(classes[:60]))).name == "uherding"
     assert plan(Labeled(ids[:60], rows[:60], classes[:60])).name == "cluster_margin"
 
 
@@ -522,12 +555,12 @@ def test_auto_switches_on_many_labels_even_where_neighbours_never_agree() -> Non
     rows, classes = rng.normal(size=(80, 8)).astype(np.float32), rng.integers(0, 4, 80)
     ids = np.arange(80).astype(str)
     assert Auto(enough=20).plan(Labeled(ids, rows, classes)).name == "cluster_margin"
-    assert Auto(enough=21).plan(Labeled(ids, rows, classes)).name == "typiclust"
+    assert Auto(enough=21).plan(Labeled(ids, rows, classes)).name == "uherding"
 
 
 def test_auto_chooses_what_the_planned_strategy_chooses() -> None:
     pool = random_pool(60)
-    auto, planned = Auto().query(pool, 6, 1), get_strategy("typiclust").query(pool, 6, 1)
+    auto, planned = Auto().query(pool, 6, 1), get_strategy("uherding").query(pool, 6, 1)
     np.testing.assert_array_equal(auto.indices, planned.indices)
     classes = np.arange(40) % 2
     warm = replace(pool, labeled_embeddings=np.eye(2, 8, dtype=np.float32)[classes], labeled_targets=classes)

@@ -1,0 +1,115 @@
+"""The loop's brakes in a simulation: reserve, control slice, duels and gate, by the code that decides in production.
+
+A model's own curve leaves out what judging costs. With brakes, some of the labels judge and do not teach, and a model
+serves only once it has passed: what a study reports is the deployed model's accuracy against all labels paid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from al_core.judging.duels import PAIRING, asking_order, next_images
+from al_core.judging.gate import Costs, Rules, decide, first_model
+from al_core.judging.truth import Reserve
+from al_loop.decisions import CHALLENGERS
+from al_loop.judging import truth_of
+
+if TYPE_CHECKING:
+    from al_core.dataset import Dataset
+    from al_core.records import GateVerdict
+    from simulation.study import BrakeSettings
+
+_COSTS = Costs()  # no clock and no file size decides in a simulation
+Answer = Callable[[int, Sequence[str]], list[str]]
+
+
+class Brakes:
+    """Who serves in a run. A model goes by the round it was trained in.
+
+    `answer` says what the model of a round predicts for some images; `hashes` are those of near-duplicates.
+    """
+
+    def __init__(
+        self, settings: BrakeSettings, seed: int, answer: Answer, hashes: Mapping[str, str | None], pool: Sequence[str]
+    ) -> None:
+        self.settings = settings
+        self.reserve = Reserve(settings.reserve, f"simulation {seed}")
+        self.serving: int | None = None
+        self._answer, self._hashes = answer, hashes
+        self._reserved = self.reserve.among(sorted(pool))
+        self._seen: dict[str, int] = {}  # reserved image -> the round in which it was scored first
+        self._pairs: dict[tuple[int, int], pl.DataFrame] = {}
+
+    def saw(self, round_: int, scored: Collection[str]) -> None:
+        """These images were scored in this round."""
+        for image_id in self.reserve.among(list(scored)):
+            self._seen.setdefault(image_id, round_)
+
+    def duels(self, newest: int, dataset: Dataset, known: Collection[str], budget: int) -> list[dict[str, Any]]:
+        """Rows of the next batch on which the newest model and the one that serves disagree, while that is open."""
+        count = min(self.settings.duel_labels, budget // 2)
+        if self.serving is None or self.serving == newest or not count:
+            return []
+        if self._verdict(newest, dataset, known).outcome != "open":
+            return []
+        pairing = self._pairing(newest, self.serving)
+        asked = next_images(pairing, self._order(pairing, dataset, newest), known)[:count]
+        rows = {row["image_id"]: row for row in pairing.iter_rows(named=True)}
+        return [
+            {
+                "image_id": image_id,
+                "image_uri": image_id,
+                "image_hash": self._hashes[image_id],
+                "model_version": newest + 1,
+                "against_version": self.serving + 1,
+                "challenger_answer": rows[image_id]["challenger"],
+                "champion_answer": rows[image_id]["champion"],
+            }
+            for image_id in asked
+        ]
+
+    def decide(self, newest: int, dataset: Dataset, known: Collection[str]) -> None:
+        """The newest of the last models that is better serves from now on, as `al_loop.deploying.decide` has it."""
+        earliest = -1 if self.serving is None else self.serving
+        for challenger in range(newest, max(earliest, newest - CHALLENGERS), -1):
+            if self._verdict(challenger, dataset, known).passed:
+                self.serving = challenger
+                return
+
+    def _verdict(self, challenger: int, dataset: Dataset, known: Collection[str]) -> GateVerdict:
+        truth, rules = truth_of(dataset), self._rules
+        if self.serving is None:
+            held_out = sorted(truth.holdout)
+            predicted = self._answer(challenger, held_out) if held_out else []
+            right = sum(answer == truth.labels[one] for one, answer in zip(held_out, predicted, strict=True))
+            return first_model(right, len(held_out), rules, truth, _COSTS)
+        return decide(
+            self._pairing(challenger, self.serving),
+            truth,
+            asked=known,
+            reserve=self.reserve,
+            salt=f"{challenger}:{self.serving}",
+            champion_version=self.serving,
+            rules=rules,
+            costs=_COSTS,
+        )
+
+    def _pairing(self, challenger: int, champion: int) -> pl.DataFrame:
+        """Both models' answers to the reserved images that were scored by the challenger's round."""
+        if (challenger, champion) not in self._pairs:
+            ids = [image_id for image_id in self._reserved if self._seen.get(image_id, challenger + 1) <= challenger]
+            answers = [self._answer(model, ids) if ids else [] for model in (champion, challenger)]
+            rows = [(one, one, None, *both) for one, *both in zip(ids, *answers, strict=True)]
+            self._pairs[challenger, champion] = pl.DataFrame(rows, schema=PAIRING, orient="row")
+        return self._pairs[challenger, champion]
+
+    def _order(self, pairing: pl.DataFrame, dataset: Dataset, challenger: int) -> list[str]:
+        return asking_order(pairing, truth_of(dataset).holdout, self.reserve, f"{challenger}:{self.serving}")
+
+    @property
+    def _rules(self) -> Rules:
+        one = self.settings
+        return Rules(one.tolerance, one.confidence, one.class_tolerance)
