@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from al_core.records import IMAGE_NAMES, table_of, utc_now
+from al_resources.forgotten import without_forgotten
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,7 +43,8 @@ class NameLog:
 
     def _write(self) -> None:
         if self._rows:
-            self._ledgers.insert_new("image_names", table_of(IMAGE_NAMES, self._rows), on=["name", "image_id"])
+            rows = without_forgotten(table_of(IMAGE_NAMES, self._rows), self._ledgers)
+            self._ledgers.insert_new("image_names", rows, on=["name", "image_id"])
             self._rows = []
 
 

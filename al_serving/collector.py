@@ -39,6 +39,7 @@ from al_core.records import (
     table_of,
     utc_now,
 )
+from al_resources.forgotten import without_forgotten
 from al_serving.handed_over import hand_over
 from al_serving.spool import Spool, kind_of, read_segment
 
@@ -435,6 +436,7 @@ class Collector:
         if kind_of(segments[0]) == "rejections":
             self._ledgers.insert_new("rejected_images", rows, on=["name", "reason", "source"])
             return
+        rows = without_forgotten(rows, self._ledgers)  # answered, but neither its picture nor its prediction is kept
         if not self._tried.isdisjoint(segments):
             rows = self._unknown_to_the_log(rows)
         if rows.num_rows:
