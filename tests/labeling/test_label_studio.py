@@ -370,12 +370,15 @@ def test_a_personal_access_token_is_exchanged(
 ):
     personal = server.ask("POST", "/api/token/")["token"]
     assert personal.count(".") == 2
-    monkeypatch.setenv(TOKEN_VARIABLE, personal)
-    [image] = staged(platform, 0, 0)
-    platform.labeling._client._access = "taken.back.before"  # type: ignore[attr-defined]
-    assert platform.labeling.status(0).total == 1
-    server.annotate(task_of(server, title, image), "cat")
-    assert arrived(platform) == {image: "cat"}
+    try:
+        monkeypatch.setenv(TOKEN_VARIABLE, personal)
+        [image] = staged(platform, 0, 0)
+        platform.labeling._client._access = "taken.back.before"  # type: ignore[attr-defined]
+        assert platform.labeling.status(0).total == 1
+        server.annotate(task_of(server, title, image), "cat")
+        assert arrived(platform) == {image: "cat"}
+    finally:  # a user has one at a time
+        server.ask("POST", "/api/token/blacklist/", json={"refresh": personal})
 
 
 @pytest.mark.slow
