@@ -167,7 +167,6 @@ LEDGERS: dict[str, pa.Schema] = {
 }
 
 Source = Literal["online", "batch", "simulation"]
-Reason = Literal["strategy", "control", "seed", "duel", "review"]
 
 
 def utc_now() -> datetime:
