@@ -58,6 +58,9 @@ class PredictionStore(Protocol):
     def scan(self, columns: Sequence[str], *, since: datetime | None = None) -> Iterator[pa.RecordBatch]:
         """The log in batches of bounded size."""
 
+    def erase(self, image_ids: Collection[str]) -> int:
+        """Erase every prediction of some images, for `al forget` alone; how many rows there were."""
+
     def compact(self) -> dict[str, int]:
         """Merge small files, sorted for selection; says what it did. Readers and writers go on undisturbed."""
 
