@@ -63,7 +63,7 @@ def commands_page() -> str:
     """The help of every command."""
     from al_cli.main import COMMANDS, cli
 
-    context = click.Context(cli, info_name="al")
+    context = cli.make_context("al", [], resilient_parsing=True)  # its settings hold for the commands, too
     lines = ["# Commands", "", "What `al COMMAND --help` says.", ""]
     for name in COMMANDS:
         command = cli.get_command(context, name)

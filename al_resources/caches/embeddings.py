@@ -43,7 +43,7 @@ class EmbeddingCache:
 
     def _load(self) -> tuple[np.ndarray, np.ndarray]:
         try:
-            with np.load(self._file, allow_pickle=False) as stored:
+            with self._file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
                 ids, rows = stored["image_ids"], stored["embeddings"]
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             ids, rows = np.empty(0, "<U32"), np.empty((0, self._dimension), np.float16)
