@@ -63,10 +63,17 @@ def score(
     from al_serving.collector import Collector
     from al_serving.scoring import Scorer
 
-    if platform.batch is not None and folder is not None:
-        return remote_batch.score_folder_remotely(platform.batch, platform.blobs, folder, version, key=key, log=log)
+    below = "" if folder is None else f"{folder.absolute().as_posix()}/"
+
+    def known_as(names: NameLog, name: str, image_id: str) -> None:
+        names.add(below + name, image_id)
+
     if platform.batch is not None:
-        return remote_batch.score_store_remotely(platform.batch, platform.blobs, prefix, version, key=key, log=log)
+        with NameLog(platform.ledgers, "score") as names:
+            endpoint, named = (platform.batch, platform.blobs), partial(known_as, names)
+            if folder is not None:
+                return remote_batch.score_folder_remotely(*endpoint, folder, version, key=key, log=log, named=named)
+            return remote_batch.score_store_remotely(*endpoint, prefix, version, key=key, log=log, named=named)
     files = files_of_folder(folder) if folder is not None else files_of_store(platform.blobs, prefix)
 
     def say(progress: BatchProgress) -> None:
@@ -75,13 +82,12 @@ def score(
     with closing(Collector.of(platform)) as collector, NameLog(platform.ledgers, "score") as names:
         scorer = Scorer.of(platform, platform.registry.fetch(version), collector)
         collector.flush()  # what a killed attempt at this batch left in the spool is in the log before it is asked
-        below = "" if folder is None else f"{folder.absolute().as_posix()}/"
         summary = score_files(
             scorer,
             files,
             collector,
             report or say,
-            lambda name, image_id: names.add(below + name, image_id),
+            partial(known_as, names),
             batch=key,
             is_logged=partial(_logged_predictions, platform),
         )

@@ -239,9 +239,12 @@ def _seed(wishes: Wishes, default: int, round_: int) -> int:
 
 def stage(platform: Platform, round_: int, chosen: pl.DataFrame) -> Staged:
     """Copy the images to where people label, and tell the labeling tool."""
+    from al_resources.image_names import first_names
     from al_resources.labeling.staging import stage_round
 
-    staged = stage_round(platform.blobs, platform.images, round_, chosen)
+    with_own = platform.settings.labeling.staged_names == "own"
+    own = first_names(platform.ledgers, set(chosen["image_id"])) if with_own else {}
+    staged = stage_round(platform.blobs, platform.images, round_, chosen, own)
     platform.labeling.announce(round_)
     return staged
 

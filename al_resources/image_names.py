@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 PAGE = 1_000  # names written at once
 
 
+def record_names(ledgers: Ledgers, names: Iterable[tuple[str, str]], source: str) -> None:
+    """Put (name, image id) pairs on record that are not yet; `source` as in `NameLog`."""
+    now = utc_now()
+    rows = [{"name": name, "image_id": image_id, "source": source, "recorded_at": now} for name, image_id in names]
+    if rows:
+        ledgers.insert_new("image_names", table_of(IMAGE_NAMES, rows), on=["name", "image_id"])
+
+
 class NameLog:
     """Puts names on record, a page at a time; leave the `with` block to write the last page.
 
@@ -24,7 +33,7 @@ class NameLog:
     def __init__(self, ledgers: Ledgers, source: str) -> None:
         self._ledgers = ledgers
         self._source = source
-        self._rows: list[dict[str, object]] = []
+        self._names: list[tuple[str, str]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -36,14 +45,23 @@ class NameLog:
 
     def add(self, name: str, image_id: str) -> None:
         """The image came under this name; the same again is the same."""
-        self._rows.append({"name": name, "image_id": image_id, "source": self._source, "recorded_at": utc_now()})
-        if len(self._rows) >= PAGE:
+        self._names.append((name, image_id))
+        if len(self._names) >= PAGE:
             self._write()
 
     def _write(self) -> None:
-        if self._rows:
-            self._ledgers.insert_new("image_names", table_of(IMAGE_NAMES, self._rows), on=["name", "image_id"])
-            self._rows = []
+        record_names(self._ledgers, self._names, self._source)
+        self._names = []
+
+
+def first_names(ledgers: LedgerReader, image_ids: Collection[str]) -> dict[str, str]:
+    """Of those images that came under a name: image id -> the first one."""
+    names = ledgers.read("image_names").select("image_id", "name", "recorded_at")
+    return {
+        image_id: name
+        for image_id, name, _ in names.sort("recorded_at", "name", descending=True).iter_rows()
+        if image_id in image_ids
+    }
 
 
 def own_names(ledgers: LedgerReader) -> list[tuple[str, str]]:

@@ -39,8 +39,9 @@ from al_core.records import (
     table_of,
     utc_now,
 )
+from al_resources.image_names import record_names
 from al_serving.handed_over import hand_over
-from al_serving.spool import Spool, kind_of, read_segment
+from al_serving.spool import SEGMENT, Spool, kind_of, names_in, read_segment
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from al_resources.prediction_store import PredictionStore
 
 LOGGER = logging.getLogger(__name__)
-SEGMENT = PREDICTIONS.append(pa.field("image", pa.large_binary()))
+SERVICE = "service"  # where the names came from, in their ledger
 IMAGE_WRITERS = 32  # images written at once: a container answers each in tens of milliseconds
 DELIVERED_ROWS, DELIVERED_BYTES = 5_000, 64_000_000  # at once, when so much waits: what was slow catches up
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 30.0
@@ -81,6 +82,7 @@ class Prediction:
     latency_ms: float | None = None
     answered_at: datetime = field(default_factory=utc_now)
     prediction_id: str | None = None  # of a batch that may be done again; None: a new one
+    name: str | None = None  # under which the client knows it
 
 
 @dataclass(frozen=True)
@@ -435,10 +437,12 @@ class Collector:
         if kind_of(segments[0]) == "rejections":
             self._ledgers.insert_new("rejected_images", rows, on=["name", "reason", "source"])
             return
+        names = names_in(rows)  # of all rows: the log may have them from an attempt that ended before their names
         if not self._tried.isdisjoint(segments):
             rows = self._unknown_to_the_log(rows)
         if rows.num_rows:
             self._predictions.append(self._with_stored_images(rows))
+        record_names(self._ledgers, names, SERVICE)
 
     def _unknown_to_the_log(self, rows: pa.Table) -> pa.Table:
         known = self._predictions.rows_of(rows["image_id"].unique().to_pylist(), ["prediction_id"])
@@ -451,7 +455,7 @@ class Collector:
         shares = (files[writer::IMAGE_WRITERS] for writer in range(IMAGE_WRITERS))
         uris = {image_id: uri for stored in self._writers.map(self._store_images, shares) for image_id, uri in stored}
         addresses = pa.array([uris[image_id] for image_id in rows["image_id"].to_pylist()], pa.string())
-        rows = rows.drop_columns("image")
+        rows = rows.drop_columns(["image", "name"])
         return rows.set_column(rows.schema.get_field_index("image_uri"), PREDICTIONS.field("image_uri"), addresses)
 
     def _store_images(self, files: list[tuple[str, bytes]]) -> list[tuple[str, str]]:
@@ -533,9 +537,8 @@ def _segment_table(predictions: Sequence[Prediction]) -> pa.Table:
             table = table.set_column(0, PREDICTIONS.field("prediction_id"), own)
         answered_at = pa.array([row.answered_at for row in rows], UTC_MICROSECONDS)
         table = table.set_column(table.schema.get_field_index("logged_at"), PREDICTIONS.field("logged_at"), answered_at)
-        tables.append(
-            table.append_column(SEGMENT.field("image"), pa.array([row.image for row in rows], pa.large_binary()))
-        )
+        table = table.append_column(SEGMENT.field("image"), pa.array([row.image for row in rows], pa.large_binary()))
+        tables.append(table.append_column(SEGMENT.field("name"), pa.array([row.name for row in rows], pa.string())))
     return pa.concat_tables(tables)
 
 

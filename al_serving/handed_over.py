@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from al_core.records import PREDICTIONS, REJECTED_IMAGES, fitted
+from al_resources.image_names import record_names
+from al_serving.spool import SEGMENT, names_in
 
 if TYPE_CHECKING:
     from al_resources.blobs import BlobStore
@@ -68,10 +70,12 @@ def _deliver(platform: Platform, path: str, data: bytes) -> int:
     if path.endswith("-rejections.arrow"):
         rejected = fitted(read, REJECTED_IMAGES)
         return platform.ledgers.insert_new("rejected_images", rejected, on=["name", "reason", "source"])
+    read = fitted(read, SEGMENT)
     known = platform.predictions.rows_of(read["image_id"].unique().to_pylist(), ["prediction_id"])
     rows = read.filter(pc.invert(pc.is_in(read["prediction_id"], known["prediction_id"].combine_chunks())))
     if rows.num_rows:
         platform.predictions.append(_with_addresses(platform.images, rows))
+    record_names(platform.ledgers, names_in(read), "service")
     return rows.num_rows
 
 
@@ -80,5 +84,5 @@ def _with_addresses(images: ImageStore, rows: pa.Table) -> pa.Table:
     files = dict(zip(rows["image_id"].to_pylist(), rows["image"].to_pylist(), strict=True))
     uris = {image_id: images.put(data).uri for image_id, data in files.items()}
     addresses = pa.array([uris[image_id] for image_id in rows["image_id"].to_pylist()], pa.string())
-    rows = fitted(rows.drop_columns("image"), PREDICTIONS)
+    rows = rows.drop_columns(["image", "name"])
     return rows.set_column(rows.schema.get_field_index("image_uri"), PREDICTIONS.field("image_uri"), addresses)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from al_resources.blobs import BlobStore
     from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
 
+Named = Callable[[str, str], None]
+
 UPLOADERS = 8
 UNANSWERED = "not answered: its mini-batch failed every time; the job's log tells why"
 
@@ -27,10 +29,16 @@ def score_store_remotely(
     *,
     key: str,
     log: Callable[[str], None],
+    named: Named = lambda name, image_id: None,
 ) -> BatchSummary:
-    """Score all image blobs below `prefix`; `key` as in `AzureMLBatchEndpoint.score`, which tells what is raised."""
+    """Score all image blobs below `prefix`; `key` as in `AzureMLBatchEndpoint.score`, which tells what is raised.
+
+    `named` hears of every image whose name is certain: its path, and the image's id.
+    """
     names = [file.name for file in files_of_store(blobs, prefix)]
-    return summary_of(names, endpoint.score(prefix, model_version, key, log), model_version)
+    answers = endpoint.score(prefix, model_version, key, log)
+    _tell_names(names, answers, named)
+    return summary_of(names, answers, model_version)
 
 
 def score_folder_remotely(
@@ -41,8 +49,12 @@ def score_folder_remotely(
     *,
     key: str,
     log: Callable[[str], None],
+    named: Named = lambda name, image_id: None,
 ) -> BatchSummary:
-    """Score the images of a folder here: they travel into the blob store first, and are removed there afterwards."""
+    """Score the images of a folder here: they travel into the blob store first, and are removed there afterwards.
+
+    `named` hears of every image whose name is certain: its path in the folder, and the image's id.
+    """
     files = files_of_folder(folder)
     prefix = f"batch/{key}/images"
 
@@ -58,10 +70,29 @@ def score_folder_remotely(
     left = {name: problem for name, problem in problems.items() if problem is not None}
     log(f"{len(files) - len(left)} of {len(files)} files copied to {prefix}")
     sent = [name for name in problems if name not in left]
-    found = summary_of(sent, endpoint.score(prefix, model_version, key, log), model_version)
+    answers = endpoint.score(prefix, model_version, key, log)
+    _tell_names(sent, answers, named)
+    found = summary_of(sent, answers, model_version)
     for name in sent:
         blobs.delete(f"{prefix}/{name}")
     return BatchSummary(len(files), found.scored, found.duplicates, {**left, **found.refused}, model_version)
+
+
+def _tell_names(names: Sequence[str], answers: Sequence[dict[str, Any]], named: Named) -> None:
+    """Names of images, also of one that was scored under another name; not where several files are called the same."""
+    paths = _by_file_name(names)
+    ids = {answer["filename"]: answer["image_id"] for answer in answers if "image_id" in answer}
+    ids |= {answer["filename"]: ids[answer["same_as"]] for answer in answers if answer.get("same_as") in ids}
+    for name, image_id in ids.items():
+        if len(same := paths.get(name, [])) == 1:
+            named(same[0], image_id)
+
+
+def _by_file_name(names: Sequence[str]) -> dict[str, list[str]]:
+    paths: dict[str, list[str]] = defaultdict(list)
+    for path in names:
+        paths[printable(PurePosixPath(path).name)].append(path)
+    return paths
 
 
 def summary_of(names: Sequence[str], answers: Sequence[dict[str, Any]], model_version: int) -> BatchSummary:
@@ -70,9 +101,7 @@ def summary_of(names: Sequence[str], answers: Sequence[dict[str, Any]], model_ve
     An answer names a file without its folder, as the script sees it; where several are called the same, all of
     them are named.
     """
-    paths: dict[str, list[str]] = defaultdict(list)
-    for path in names:
-        paths[printable(PurePosixPath(path).name)].append(path)
+    paths = _by_file_name(names)
 
     def full(name: str) -> str:
         return " or ".join(paths.get(name, [name]))

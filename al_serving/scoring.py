@@ -71,6 +71,11 @@ def printable(name: str) -> str:
     return name.encode(errors="replace").decode()[:LONGEST_NAME]
 
 
+def _own_name(image: ReadImage) -> str | None:
+    """What the client knows the image by; a row's number in a request is no name."""
+    return None if image.name == image.image_id or image.name.isdigit() else image.name
+
+
 class Misbehaved(Exception):
     """The model answered something that is no probability distribution over its classes."""
 
@@ -229,6 +234,7 @@ class Scorer:
                 embedding=None if embeddings is None else embeddings[row],
                 latency_ms=None if image.received is None else 1000 * (now - image.received),
                 prediction_id=None if batch is None else self.prediction_id(batch, image.image_id),
+                name=_own_name(image) if source == "online" else None,  # whoever scores a batch knows whole paths
             )
             for row, image in enumerate(images)
         ]

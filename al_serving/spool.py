@@ -21,6 +21,8 @@ Kind = Literal["predictions", "rejections"]
 
 LOGGER = logging.getLogger(__name__)
 UNREADABLE = ".unreadable"
+# a prediction on its way: with its file, and what the client calls it
+SEGMENT = PREDICTIONS.append(pa.field("image", pa.large_binary())).append(pa.field("name", pa.string()))
 
 
 class Spool:
@@ -82,7 +84,13 @@ def read_segment(segment: Path) -> pa.Table:
         pyarrow.ArrowInvalid: the file is damaged.
     """
     rows = pa.ipc.open_file(pa.py_buffer(segment.read_bytes())).read_all()
-    return fitted(rows, REJECTED_IMAGES if kind_of(segment) == "rejections" else PREDICTIONS)
+    return fitted(rows, REJECTED_IMAGES if kind_of(segment) == "rejections" else SEGMENT)
+
+
+def names_in(rows: pa.Table) -> list[tuple[str, str]]:
+    """(name, image id) of the rows of a segment whose image has a name, each once."""
+    pairs = zip(rows["name"].to_pylist(), rows["image_id"].to_pylist(), strict=True)
+    return [pair for pair in dict.fromkeys(pairs) if pair[0]]
 
 
 def waiting(folder: Path) -> tuple[int, int]:

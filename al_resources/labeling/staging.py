@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 INPUT = "labeling/input"
 MANIFEST = "_manifest.json"
+LONGEST_STEM = 60  # characters of an own name
 COPIERS = 8  # images copied at once: a container answers each in tens of milliseconds
 
 
@@ -36,23 +38,29 @@ def round_folder(round_: int) -> str:
     return f"{INPUT}/{round_:04d}"
 
 
-def stage_round(blobs: BlobStore, images: ImageStore, round_: int, chosen: pl.DataFrame) -> Staged:
+def stage_round(
+    blobs: BlobStore, images: ImageStore, round_: int, chosen: pl.DataFrame, own: Mapping[str, str] | None = None
+) -> Staged:
     """Copy the chosen images (rows of `SELECTIONS`) and write the manifest; doing it again changes nothing.
 
     An image whose file is gone is named in the result; the others are staged all the same.
+
+    `own`: image id -> the person's own name, which a staged file carries behind the id.
     """
     folder = round_folder(round_)
+    before = _file_names(blobs, round_)
     rows = list(chosen.sort("rank").iter_rows(named=True))
 
     def stage(row: dict[str, Any]) -> StagedImage | None:
-        file_name = row["image_id"] + PurePosixPath(row["image_uri"]).suffix
+        image_id = row["image_id"]
+        file_name = before.get(image_id) or staged_name(image_id, row["image_uri"], (own or {}).get(image_id, ""))
         try:
             data = images.read(row["image_uri"])
         except FileNotFoundError:
             return None
         blobs.write(f"{folder}/{file_name}", data, if_absent=True)
         return StagedImage(
-            image_id=row["image_id"],
+            image_id=image_id,
             file_name=file_name,
             image_uri=row["image_uri"],
             reason=row["reason"],
@@ -66,6 +74,26 @@ def stage_round(blobs: BlobStore, images: ImageStore, round_: int, chosen: pl.Da
     content = {"round": round_, "images": [image.model_dump() for image in staged], "missing": missing}
     blobs.write(f"{folder}/{MANIFEST}", json.dumps(content, indent=1).encode())
     return Staged(folder, len(staged), tuple(missing))
+
+
+def staged_name(image_id: str, uri: str, own: str = "") -> str:
+    """What an image's staged file is called: its id, the own name's stem as far as every tool takes it, its ending.
+
+    An own name that holds what may be another image's id would lead an export astray, and is left out.
+    """
+    from al_resources.labeling.names import ids_in
+
+    stem = "" if ids_in(own) else PurePosixPath(own.replace("\\", "/")).stem
+    plain = re.sub(r"[^\w-]+", "_", stem).strip("_")[:LONGEST_STEM]
+    return image_id + (f"_{plain}" if plain else "") + PurePosixPath(uri).suffix
+
+
+def _file_names(blobs: BlobStore, round_: int) -> dict[str, str]:
+    """Image id -> file name, of a round that is staged already: a name that came since moves no file."""
+    try:
+        return {image.image_id: image.file_name for image in staged_images(blobs, round_)}
+    except FileNotFoundError:
+        return {}
 
 
 def is_staged(blobs: BlobStore, round_: int) -> bool:

@@ -51,6 +51,9 @@ class LabelingSettings(_Section):
     review_floor: float = Field(
         0.3, gt=0, lt=1, description="the review stops when fewer of the last 20 labels were wrong"
     )
+    staged_names: Literal["id", "own"] = Field(
+        "id", description="what staged files are called: the content id, or the id and the image's own name behind it"
+    )
     settle_seconds: float = Field(
         60,
         ge=0,

@@ -15,9 +15,11 @@ from small_models import register_model
 from test_image_store import picture as png
 
 from al_assets.prediction_log import prediction_log
+from al_core.images import content_id
 from al_loop.scoring import score
 from al_resources.azure.workspace import WorkspaceError
 from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint, BatchFailed
+from al_resources.image_names import own_names
 from al_serving.batch import NoImages
 from al_serving.remote_batch import UNANSWERED, score_folder_remotely, score_store_remotely, summary_of
 from emulators.azure_ml import ROOT, Fault
@@ -60,8 +62,13 @@ def test_a_prefix_of_the_container_is_scored_and_every_file_accounted_for(worksp
     platform.blobs.write("incoming/broken.png", b"no image")
     platform.blobs.write("incoming/again.png", png(3))
     platform.blobs.write("incoming/notes.txt", b"passed over")
-    summary = score_store_remotely(batch_of(workspace), platform.blobs, "incoming", 1, key="run", log=quiet)
+    known: dict[str, str] = {}
+    where = (batch_of(workspace), platform.blobs, "incoming", 1)
+    summary = score_store_remotely(*where, key="run", log=quiet, named=known.__setitem__)
     assert (summary.files, summary.scored, summary.model_version) == (72, 70, 1)
+    assert known["incoming/1/4.png"] == content_id(png(4))
+    assert known["incoming/again.png"] == known["incoming/0/3.png"]
+    assert len(known) == 71  # all but the broken one
     assert list(summary.refused) == ["incoming/broken.png"]
     assert platform.predictions.watermark("classifier", 1).rows >= 70
     row = next(iter(platform.predictions.scan(["source", "image_uri", "model_version"]))).to_pylist()[0]
@@ -211,6 +218,7 @@ def test_prediction_log_scores_a_prefix_through_the_endpoint_and_names_what_was_
     (record,) = event.metadata["refused"].records
     assert record.data["file"] == "incoming/b.png"
     assert event.metadata["dagster/row_count"].value == 1
+    assert own_names(platform.ledgers) == [("incoming/a.png", content_id(png(1)))]
 
 
 def test_prediction_log_scores_here_where_there_is_no_endpoint(workspace: Workspace, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -13,13 +14,18 @@ from PIL import Image
 from resource_adapters import image
 
 from al_core.records import SELECTIONS, table_of
+from al_loop.selecting import stage
 from al_resources.blobs import BlobStore
+from al_resources.image_names import NameLog, first_names, own_names
 from al_resources.image_store import ImageStore, StoredImage
+from al_resources.labeling.formats.contract import Row
 from al_resources.labeling.merge import merge_export
+from al_resources.labeling.names import ImageNames
 from al_resources.labeling.projects.manual import ManualLabeling
 from al_resources.labeling.projects.oracle import OracleLabeling
 from al_resources.labeling.staging import is_staged, stage_round, staged_images
 from al_resources.ledgers.delta import DeltaLedgers
+from al_resources.platform import Platform
 from al_resources.settings import LabelingSettings
 
 
@@ -30,6 +36,10 @@ def images(blobs: BlobStore) -> ImageStore:
 
 @pytest.fixture
 def stored(images: ImageStore) -> list[StoredImage]:
+    return pictures(images)
+
+
+def pictures(images: ImageStore) -> list[StoredImage]:
     pictures = []
     for number in range(4):
         buffer = io.BytesIO()
@@ -117,3 +127,47 @@ def test_an_oracle_that_knows_nothing_writes_nothing_that_could_be_refused(
     assert OracleLabeling(blobs, {image(1): "cat"}).answer_all() == []
     assert OracleLabeling.from_file(blobs, tmp_path / "missing.json").answer_all() == []
     assert list(blobs.list("labeling/exports")) == []
+
+
+def test_staged_files_carry_a_persons_own_name_behind_the_id_and_lead_back(platform: Platform) -> None:
+    one, other, odd, nameless = stored = pictures(platform.images)
+    with NameLog(platform.ledgers, "ingest") as names:
+        names.add("/photos/Käse, 3 (copy).PNG", one.image_id)
+        names.add("C:\\pictures\\cow.png", other.image_id)
+        names.add(f"{one.image_id}.png", odd.image_id)  # what would name two images
+    staged = stage_round(
+        platform.blobs, platform.images, 3, chosen(stored), first_names(platform.ledgers, {i.image_id for i in stored})
+    )
+    files = [image.file_name for image in staged_images(platform.blobs, 3)]
+    assert files == [
+        f"{one.image_id}_Käse_3_copy.png",
+        f"{other.image_id}_cow.png",
+        f"{odd.image_id}.png",
+        f"{nameless.image_id}.png",
+    ]
+    assert all(platform.blobs.exists(f"{staged.folder}/{file}") for file in files)
+    found = ImageNames(lambda ids: ids, lambda: own_names(platform.ledgers)).match([Row(f, None, None) for f in files])
+    assert [match.image_id for match in found] == [image.image_id for image in stored]
+
+
+def test_a_name_that_came_after_a_round_was_staged_moves_no_file(platform: Platform) -> None:
+    stored = pictures(platform.images)
+    stage_round(platform.blobs, platform.images, 3, chosen(stored))
+    before = sorted(blob.path for blob in platform.blobs.list("labeling/input"))
+    stage_round(platform.blobs, platform.images, 3, chosen(stored), {stored[0].image_id: "late.png"})
+    assert sorted(blob.path for blob in platform.blobs.list("labeling/input")) == before
+
+
+@pytest.mark.parametrize(("setting", "ending"), [("id", ""), ("own", "_photo")])
+def test_the_setting_decides_what_staged_files_are_called(
+    platform: Platform, setting: Literal["id", "own"], ending: str
+) -> None:
+    labeling = platform.settings.labeling.model_copy(update={"staged_names": setting})
+    platform = Platform(platform.settings.model_copy(update={"labeling": labeling}))
+    stored = pictures(platform.images)
+    with NameLog(platform.ledgers, "ingest") as names:
+        names.add("holiday/photo.png", stored[0].image_id)
+    with NameLog(platform.ledgers, "ingest") as names:
+        names.add("holiday/later.png", stored[0].image_id)
+    stage(platform, 3, chosen(stored[:1]))
+    assert [one.file_name for one in staged_images(platform.blobs, 3)] == [f"{stored[0].image_id}{ending}.png"]

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from serving_stores import Stores, prediction
 
 from al_core.records import utc_now
+from al_serving import collector as collector_module
 from al_serving.collector import CollectorFull, Rejection
 from al_serving.spool import Spool
 
@@ -47,6 +49,41 @@ def test_a_row_says_when_it_was_answered_not_when_it_was_written(stores: Stores)
     collector.offer([row])
     collector.close()
     assert stores.logged()["logged_at"].to_pylist() == [row.answered_at]
+
+
+def test_a_clients_name_leads_to_the_image_though_the_names_came_late(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger of names is away when the rows are in the log already."""
+    row = replace(prediction(1), name="photo.png")
+    failures = iter([ConnectionError("away")])
+    insert = stores.ledgers.insert_new
+
+    def unreliable(table: str, rows: pa.Table, on: Sequence[str]) -> int:
+        if (error := next(failures, None)) is not None:
+            raise error
+        return insert(table, rows, on=on)
+
+    monkeypatch.setattr(stores.ledgers, "insert_new", unreliable)
+    collector = stores.collector(flush_seconds=0.05)
+    collector.offer([row, prediction(2)])
+    collector.flush()
+    collector.close()
+    assert stores.logged().num_rows == 2
+    names = stores.ledgers.read("image_names")
+    assert names.select("name", "image_id", "source").rows() == [("photo.png", row.image_id, "service")]
+
+
+def test_a_segment_of_a_version_without_names_is_delivered(stores: Stores) -> None:
+    spool = Spool(stores.folder / "spool")
+    rows = collector_module._segment_table([prediction(1)])
+    spool.add("predictions", rows.drop_columns("name"))
+    spool.close()
+    collector = stores.collector()
+    collector.offer([replace(prediction(2), name="b.png")])
+    collector.close()
+    assert stores.logged().num_rows == 2
+    assert stores.ledgers.read("image_names")["name"].to_list() == ["b.png"]
 
 
 def test_rows_of_several_models_keep_their_model(stores: Stores) -> None:

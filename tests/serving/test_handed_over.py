@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def platform(stores: Stores) -> Platform:
 def answers(stores: Stores, platform: Platform, count: int = 3) -> None:
     """So many answers of a container whose log is away, and which ends with its disk."""
     collector = stores.collector(lasting=platform.blobs, flush_seconds=0.05)
-    collector.offer([prediction(number) for number in range(count)])
+    collector.offer([replace(prediction(number), name=f"{number}.png") for number in range(count)])
     collector.flush()
     collector.close(timeout=1)
     shutil.rmtree(stores.folder / "spool")
@@ -51,6 +52,8 @@ def test_what_the_log_does_not_take_outlives_the_container_and_is_delivered_once
     logged = stores.logged()
     assert sorted(logged["image_id"].to_pylist()) == sorted(prediction(number).image_id for number in range(3))
     assert all(platform.images.read(uri) for uri in logged["image_uri"].to_pylist())
+    names = platform.ledgers.read("image_names").select("name", "image_id").rows()
+    assert sorted(names) == [(f"{number}.png", prediction(number).image_id) for number in range(3)]
     assert deliver(platform) == Delivered(0, 0, 0)
 
 

@@ -20,6 +20,7 @@ from serving_stores import png
 from small_models import CLASSES, register_model, service_of
 
 from al_core.images import content_id
+from al_loop.trace import trace
 from al_resources.endpoint import DEPLOYMENT_HEADER
 from al_resources.platform import Platform
 from al_serving import collector as collector_module
@@ -52,6 +53,21 @@ def logged(platform: Platform, rows: int) -> list[dict[str, Any]]:
         "latency_ms",
     ]
     return [row for batch in platform.predictions.scan(columns) for row in batch.to_pylist()]
+
+
+def test_an_image_is_traced_by_the_name_of_its_upload_and_not_by_a_rows_number(served: Served) -> None:
+    platform, client = served
+    client.post("/score", files={"file": ("holiday/photo 1.png", png(1), "image/png")})
+    table = {"columns": ["image"], "index": ["shelf.png", 7], "data": [encoded(png(2)), encoded(png(3))]}
+    client.post("/score", json={"input_data": table})
+    logged(platform, 3)
+    deadline = time.monotonic() + 20
+    while platform.ledgers.read("image_names").height < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert trace(platform, "photo 1.png")["image"] == content_id(png(1))
+    names = platform.ledgers.read("image_names")
+    assert set(names["source"]) == {"service"}
+    assert len(names) == 2
 
 
 def test_raw_bytes_are_answered_with_a_distribution_over_the_classes(served: Served) -> None:
