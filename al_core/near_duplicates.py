@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,10 @@ from PIL import Image
 
 HASH_BITS = 128
 
+_EVEN = 12  # grey levels: a picture that differs by no more from an evenly lit surface, an 8th by an 8th, is one
+_COLOUR_STEP = 12  # levels of a channel's mean that make another bit
+_FINE = 32  # an even picture is searched for a mark in so many parts each way
+_MARK = 6, 8  # a mark stands out by so many grey levels, and by so many standard deviations of the noise
 _MIXER = np.uint64(0x9E3779B97F4A7C15)  # any odd number with bits everywhere
 
 
@@ -16,14 +21,49 @@ def near_duplicate_hash(image: Image.Image) -> str:
     """What the picture looks like in 128 bits, as 32 hex digits: close pictures differ in few bits.
 
     Difference hash: is each of 8 x 8 pixels darker than its right neighbour, and than the one below? It
-    survives scaling, recompression and brightness; pictures without any gradient all hash to zero.
-    Source: N. Krawetz (2013), "Kind of Like That", hackerfactor.com.
+    survives scaling, recompression and brightness. Source: N. Krawetz (2013), "Kind of Like That", hackerfactor.com.
+
+    An even surface has no gradients but its lighting, and all of them would be one picture. Their hashes are changed by
+    what tells them apart: a bit every 12 levels of the mean colour, and many bits by where the strongest mark lies. So
+    surfaces that differ by noise alone still are one picture; a scratch that is copied with a shift may be another.
     """
     grey = image if image.mode == "L" else image.convert("L")
     right = np.asarray(grey.resize((9, 8), Image.Resampling.BILINEAR))
     below = np.asarray(grey.resize((8, 9), Image.Resampling.BILINEAR))
     bits = np.concatenate([(right[:, 1:] > right[:, :-1]).ravel(), (below[1:] > below[:-1]).ravel()])
-    return np.packbits(bits).tobytes().hex()
+    code = np.packbits(bits)
+    if np.ptp(_uneven(right)) <= _EVEN:
+        code ^= np.packbits(_colour_bits(image)) ^ _mark_code(grey)
+    return code.tobytes().hex()
+
+
+def _uneven(grey: np.ndarray) -> np.ndarray:
+    """What is left of grey values, shape (H, W), without an evenly lit surface: the plane of least squares."""
+    height, width = grey.shape
+    down, across = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    values = grey - grey.mean()
+    # the three terms of the plane are orthogonal on a regular grid
+    for slope in (down, across):
+        values = values - slope * ((values * slope).sum() / (slope * slope).sum())
+    return values
+
+
+def _colour_bits(image: Image.Image) -> np.ndarray:
+    """A thermometer a channel, `HASH_BITS` bits: close colours differ in few of them."""
+    means = np.asarray(image.convert("RGB").resize((8, 8), Image.Resampling.BILINEAR), float).mean(axis=(0, 1))
+    bits = means[:, None] > np.arange(1, 255 // _COLOUR_STEP + 1) * _COLOUR_STEP
+    return np.pad(bits.ravel(), (0, HASH_BITS - bits.size))
+
+
+def _mark_code(grey: Image.Image) -> np.ndarray:
+    """16 bytes that say where the strongest mark lies, of 16 x 16 places; zero where nothing stands out."""
+    fine = _uneven(np.asarray(grey.resize((_FINE, _FINE), Image.Resampling.BOX), float))
+    noise = 1.4826 * np.median(np.abs(fine))  # the standard deviation, if a mark is small
+    row, column = divmod(int(np.abs(fine).argmax()), _FINE)
+    if abs(fine[row, column]) <= max(_MARK[0], _MARK[1] * noise):
+        return np.zeros(HASH_BITS // 8, np.uint8)
+    place = f"{row // 2} {column // 2} {fine[row, column] > 0}"
+    return np.frombuffer(hashlib.blake2b(place.encode(), digest_size=HASH_BITS // 8).digest(), np.uint8)
 
 
 def hamming_distance(one: str, other: str) -> int:

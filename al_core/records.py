@@ -168,7 +168,6 @@ LEDGERS: dict[str, pa.Schema] = {
 
 Source = Literal["online", "batch", "simulation", "rescore"]
 RESCORE: Source = "rescore"  # a newer model's answer to an image of the log: a batch was chosen on it
-Reason = Literal["strategy", "control", "seed", "duel", "review"]
 
 
 def utc_now() -> datetime:

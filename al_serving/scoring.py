@@ -163,18 +163,21 @@ class Scorer:
         channels = self.manifest.preprocessing.channels
         try:
             most = min(pixels, self._max_pixels)
-            picture = decode_image(image.data, name=image.name, channels=channels, max_pixels=most)
+            picture = decode_image(image.data, name=image.name, max_pixels=most)
         except TooManyPixels as error:
             if error.pixels <= self._max_pixels:
                 return LargeImage(image, error.pixels)
             return refuse(too_many_pixels(error.width, error.height, self._max_pixels), UNREADABLE)
         except BadImage as error:
             return refuse(error.reason, UNREADABLE)
+        image_hash = near_duplicate_hash(picture)  # of the colours, whatever the model sees: others hash them, too
+        if channels == 1:
+            picture = picture.convert("L")
         return ReadImage(
             name or image_id,
             image.data,
             image_id,
-            near_duplicate_hash(picture),
+            image_hash,
             to_pixels([picture], self.manifest.preprocessing),
             received,
             picture.width * picture.height,

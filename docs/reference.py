@@ -1,4 +1,4 @@
-"""The pages that are made from the code: settings, commands, and the table of strategies in docs/strategies.md.
+"""What is made from the code: settings, commands, the table of strategies, and the tables of deploy/azure.
 
 `python docs/reference.py` writes them; a test compares them with the code.
 """
@@ -12,6 +12,7 @@ import click
 from pydantic.fields import FieldInfo
 
 DOCS = Path(__file__).parent
+TABLES = DOCS.parent / "deploy/azure/tables.kql"
 BEGIN, END = "<!-- strategies: made by docs/reference.py -->", "<!-- end of strategies -->"
 WIDTH = 100  # of a command's help
 
@@ -25,7 +26,15 @@ def pages() -> dict[Path, str]:
         DOCS / "settings.md": settings_page(),
         DOCS / "commands.md": commands_page(),
         strategies: f"{before}{BEGIN}\n{strategies_table()}{END}{after}",
+        TABLES: tables_script(),
     }
+
+
+def tables_script() -> str:
+    """The set-up of the database, as `al azure init` does it, for the template that deploys all of Azure."""
+    from al_resources.azure.data_explorer import setup_commands
+
+    return "\n\n".join(["// Made by docs/reference.py from what `al azure init` does.", *setup_commands()]) + "\n"
 
 
 def settings_page() -> str:

@@ -51,6 +51,8 @@ SCALARS: dict[str, dict[str, Any]] = {
     "long": {"type": "integer"},
     "float": {"type": "number"},
     "object": {},
+    "bytearray": {"type": "string"},
+    "unix-time": {"type": "integer"},
     "iso-8601": {"type": "string", "pattern": r"^\d{4}-\d\d-\d\d"},
     "duration": {"type": "string", "pattern": r"^P(?=.)(\d+[YMWD])*(T(?=.)(\d+(\.\d+)?[HMS])+)?$"},
 }
@@ -85,13 +87,13 @@ def problems_of(kind: str, api_version: str, body: Any) -> list[str]:
     validator = _validator(kind, api_version)
     if validator is None:
         return [f"api-version {api_version!r} has no {kind} among the models of {RELEASE}"]
-    found = [("/".join(map(str, error.path)), error.message) for error in validator.iter_errors(_without_nulls(body))]
+    found = [("/".join(map(str, error.path)), error.message) for error in validator.iter_errors(without_nulls(body))]
     return [f"{path or 'body'}: {message}" for path, message in found if (kind, path) not in TAKEN_ALL_THE_SAME]
 
 
 @cache
 def _validator(kind: str, api_version: str) -> jsonschema.protocols.Validator | None:
-    models = _models_of(api_version)
+    models = models_of(api_version)
     names = (TYPES[kind], f"{TYPES[kind]}Data")
     found = next((name for name in names if hasattr(models, name)), None)
     if found is None:
@@ -183,7 +185,7 @@ def _unpack(wheel: Path) -> None:
 
 
 @cache
-def _models_of(api_version: str) -> ModuleType | None:
+def models_of(api_version: str) -> ModuleType | None:
     """The generated models of an api-version, None where there are none."""
     fetch()
     name = "v" + api_version.replace("-", "_")
@@ -194,8 +196,8 @@ def _models_of(api_version: str) -> ModuleType | None:
     return importlib.import_module(f"{PACKAGE}.{name}.models")
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
     """An absent property and a null are the same to Azure."""
     if isinstance(value, dict):
-        return {name: _without_nulls(each) for name, each in value.items() if each is not None}
-    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
+        return {name: without_nulls(each) for name, each in value.items() if each is not None}
+    return [without_nulls(each) for each in value] if isinstance(value, list) else value

@@ -100,11 +100,14 @@ def _is_at_work(run: dg.DagsterRun) -> bool:
 def came_to_nothing(instance: dg.DagsterInstance, requested: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Of what was requested and may not be merged: what no run works at and is to be asked for again, and what,
     in words, was asked for often enough.
+
+    A request of which Dagster knows no run (its record was deleted, or the instance was made anew) is asked for again
+    under the key it had: should there be a run after all, Dagster starts no second one.
     """
     again, words = [], []
     for path, etag in requested.items():
         attempts = attempts_at(instance, path, etag)
-        if attempts.at_work or not attempts.keys:
+        if attempts.at_work:
             continue
         if attempts.keys < ATTEMPTS:
             again.append(path)

@@ -24,11 +24,15 @@ from emulators.node_packages import NotInstalled
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FILES_OF_THE_DEMO = {"tests/loop/test_demo.py", "tests/loop/test_ui.py"}
 EMULATED = ("azure", "duckdb_kql")  # packages without which whole files and adapters are left out
+RAM_DISK, ROOM = Path("/dev/shm"), 6 << 30  # bytes
 LEFT_OUT = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEFT_OUT] = []
+    if RAM_DISK.is_dir() and os.access(RAM_DISK, os.W_OK) and shutil.disk_usage(RAM_DISK).free > ROOM:
+        # everything that is published is synced to the disk: thousands of times, where nobody minds a power cut
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(RAM_DISK))
     for name in [name for name in os.environ if name.startswith("AL_")]:
         del os.environ[name]  # a developer's own settings must not decide a test
     os.environ.pop("DAGSTER_HOME", None)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from pools import random_hashes
 
 from al_core.contact_sheet import SheetItem, contact_sheet
@@ -231,6 +231,78 @@ def test_a_hash_is_thirty_two_hex_digits_and_colour_does_not_change_its_length()
     assert near_duplicate_hash(Image.new("RGB", (3, 3))) == "0" * 32
     assert len(near_duplicate_hash(photo())) == 32
     assert near_duplicate_hash(photo()) == near_duplicate_hash(photo().convert("L"))
+
+
+def surface(seed: int, scratch: tuple[int, int] | None = None) -> Image.Image:
+    """An evenly lit surface as a camera sees it, with noise; 256 x 256 pixels."""
+    noise = np.random.default_rng(seed).normal(0, 2, (256, 256, 3))
+    pixels = 150 + np.linspace(0, 20, 256)[None, :, None] + noise
+    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    if scratch is not None:
+        x, y = scratch
+        ImageDraw.Draw(image).line([x, y, x + 18, y + 12], fill=(60, 60, 60), width=3)
+    return image
+
+
+places = st.tuples(st.integers(20, 226), st.integers(20, 226))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), one=places, other=places)
+def test_a_scratch_tells_even_surfaces_apart_and_noise_does_not(
+    seed: int, one: tuple[int, int], other: tuple[int, int]
+) -> None:
+    clean, scratched = near_duplicate_hash(surface(seed)), near_duplicate_hash(surface(seed, one))
+    assert hamming_distance(clean, near_duplicate_hash(surface(seed + 1))) <= 4
+    assert hamming_distance(clean, scratched) > 4
+    if max(abs(a - b) for a, b in zip(one, other, strict=True)) > 36:
+        assert hamming_distance(scratched, near_duplicate_hash(surface(seed + 1, other))) > 4
+
+
+def test_a_scratched_surface_that_is_compressed_again_is_the_same_picture() -> None:
+    same = 0
+    for seed in range(20):
+        image = surface(seed, (20 + 10 * seed, 30 + 9 * seed))
+        again = decode_image(encoded(image, "JPEG", quality=80))
+        same += hamming_distance(near_duplicate_hash(image), near_duplicate_hash(again)) <= 4
+    assert same >= 18
+
+
+def test_of_surfaces_by_a_fixed_camera_each_kind_is_kept() -> None:
+    rng = np.random.default_rng(0)
+    index = NearDuplicates(4)
+    for number in range(60):
+        mark = (int(rng.integers(20, 226)), int(rng.integers(20, 226))) if number % 4 == 0 else None
+        image_hash = near_duplicate_hash(surface(number, mark))
+        if index.find(image_hash) is None:
+            index.add(str(number), image_hash)
+    assert len(index) >= 14  # of 15 scratches, and what is clean
+
+
+colours = st.tuples(*[st.integers(0, 255)] * 3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(one=colours, other=colours)
+def test_plain_colours_are_told_apart_as_far_as_they_are_apart(
+    one: tuple[int, int, int], other: tuple[int, int, int]
+) -> None:
+    hashes = [near_duplicate_hash(Image.new("RGB", (40, 30), colour)) for colour in (one, other)]
+    apart = sum(abs(a - b) for a, b in zip(one, other, strict=True))
+    assert abs(hamming_distance(*hashes) - apart / 12) <= 3
+
+
+def test_red_is_not_green_and_a_grey_camera_is_no_colour_camera() -> None:
+    red, green, grey = (near_duplicate_hash(Image.new("RGB", (64, 64), one)) for one in ("red", "green", "grey"))
+    assert min(hamming_distance(red, green), hamming_distance(red, grey), hamming_distance(green, grey)) > 4
+    assert near_duplicate_hash(Image.new("L", (64, 64), 128)) == grey
+
+
+def test_pictures_with_gradients_keep_the_hash_that_stores_hold() -> None:
+    assert [near_duplicate_hash(photo(256, 192, seed)) for seed in range(2)] == [
+        "2516dd616f5d646a1a6dff9146e43ea9",
+        "8bab6bcdc5a54c5a5e3df0665906aef8",
+    ]
 
 
 def test_a_hash_of_another_length_is_refused() -> None:

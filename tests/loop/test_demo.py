@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import FinishedDemo
+from dagster_questions import active_runs, sensor_ticks
 
 from al_cli.dagster_process import Dagster, dagster_dev, free_port
 from al_resources.platform import Platform
@@ -160,9 +161,9 @@ def _wait_for_ticks(dagster: Dagster, count: int, timeout: float = 60) -> None:
     begun = time.time()
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        ticks = dagster.sensor_ticks("labeling_export_sensor")
+        ticks = sensor_ticks(dagster, "labeling_export_sensor")
         finished = [tick for tick in ticks if tick["timestamp"] > begun and tick["status"] in ("SKIPPED", "SUCCESS")]
-        if len(finished) >= count and not dagster.active_runs():
+        if len(finished) >= count and not active_runs(dagster):
             return
         time.sleep(0.5)
     pytest.fail(f"the sensor did not tick {count} times within {timeout} s")

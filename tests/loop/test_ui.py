@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import FinishedDemo
+from dagster_questions import automation_status
 from playwright.sync_api import Locator, Page, Response, TimeoutError, expect, sync_playwright
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
@@ -115,7 +116,7 @@ def test_schedule_and_sensor_are_switched_off_and_on(page: Page, dagster: Dagste
 def _wait_for_status(dagster: Dagster, kind: str, name: str, status: str) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        if dagster.automation_status(kind, name) == status:
+        if automation_status(dagster, kind, name) == status:
             return
         time.sleep(0.3)
-    pytest.fail(f"{name} is {dagster.automation_status(kind, name)}, expected {status}")
+    pytest.fail(f"{name} is {automation_status(dagster, kind, name)}, expected {status}")

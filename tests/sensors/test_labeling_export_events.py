@@ -13,6 +13,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from azure.core.exceptions import HttpResponseError
+from dagster_runs import start_runs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,7 +113,9 @@ def hear(platform: Platform, path: str, times: int = 1, **event: str | int) -> N
 
 
 def tick(platform: Platform, instance: dg.DagsterInstance, cursor: str | None = TODAY) -> dg.SensorResult:
-    return listen_for_exports(dg.build_sensor_context(instance=instance, cursor=cursor), platform)
+    result = listen_for_exports(dg.build_sensor_context(instance=instance, cursor=cursor), platform)
+    start_runs(instance, result)
+    return result
 
 
 def keys(result: dg.SensorResult) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 import pytest
-from dagster._core.test_utils import create_run_for_test
+from dagster_runs import record_run, start_runs
 
 from al_core.records import SELECTIONS, table_of, utc_now
 from al_loop.status import progress
@@ -64,9 +64,14 @@ def change(platform: Platform, section: str, **values: object) -> None:
     platform.settings = platform.settings.model_copy(update={section: changed})
 
 
-def tick(platform: Platform, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
+def tick(
+    platform: Platform, instance: dg.DagsterInstance, cursor: str | None = None, *, starts: bool = True
+) -> dg.SensorResult:
+    """One look, whose runs the daemon starts, unless they are lost or a test records its own."""
     result = look_for_exports(dg.build_sensor_context(instance=instance, cursor=cursor), platform)
     assert isinstance(result, dg.SensorResult)
+    if starts:
+        start_runs(instance, result)
     return result
 
 
@@ -214,23 +219,17 @@ def test_a_tick_takes_a_bounded_number_and_the_next_ones_the_rest(
     assert len(keys) == len(set(keys)) == 5
 
 
-def record_run(instance: dg.DagsterInstance, request: dg.RunRequest, status: dg.DagsterRunStatus, **tags: str) -> None:
-    """What Dagster keeps of a run that this request led to."""
-    tags = {**request.tags, "dagster/run_key": str(request.run_key), **tags}
-    create_run_for_test(instance, job_name="training_deployment", tags=tags, status=status)
-
-
 def test_a_run_that_ended_before_the_merge_is_asked_for_again_and_at_last_left_to_a_person(
     platform: Platform, instance: dg.DagsterInstance
 ) -> None:
     path = export(platform, "a.json", coco({IMAGES[0]: "cat"}))
     key = f"{path}@{platform.blobs.info(path).etag}"
-    result = tick(platform, instance)
+    result = tick(platform, instance, starts=False)
     for expected in (key, f"{key}#1", f"{key}#2"):
         (request,) = result.run_requests or []
         assert request.run_key == expected
         record_run(instance, request, dg.DagsterRunStatus.FAILURE)
-        result = tick(platform, instance, result.cursor)
+        result = tick(platform, instance, result.cursor, starts=False)
     assert not result.run_requests
     assert f"{path} is not merged: 3 runs ended before" in reason(result)
     merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
@@ -249,18 +248,34 @@ def test_a_run_that_is_at_work_or_about_to_be_retried_is_waited_for(
     platform: Platform, instance: dg.DagsterInstance, status: dg.DagsterRunStatus, tags: dict[str, str]
 ) -> None:
     export(platform, "a.json", coco({IMAGES[0]: "cat"}))
-    first = tick(platform, instance)
+    first = tick(platform, instance, starts=False)
     record_run(instance, (first.run_requests or [])[0], status, **tags)
     assert not tick(platform, instance, first.cursor).run_requests
     (same,) = tick(platform, instance, None).run_requests or []
     assert same.run_key == (first.run_requests or [])[0].run_key, "Dagster knows it, and starts no second one"
 
 
+def test_a_request_of_which_dagster_knows_no_run_is_made_again_under_its_key(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    """The record of the run was deleted, or the instance is a new one, before the labels were merged."""
+    path = export(platform, "a.json", coco({IMAGES[0]: "cat"}))
+    first = tick(platform, instance)
+    assert not tick(platform, instance, first.cursor).run_requests
+    for run in instance.get_runs():
+        instance.delete_run(run.run_id)
+    second = tick(platform, instance, first.cursor)
+    assert [one.run_key for one in second.run_requests or []] == [one.run_key for one in first.run_requests or []]
+    assert not tick(platform, instance, second.cursor).run_requests
+    merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    assert reason(tick(platform, instance, second.cursor)) == "no new exports"
+
+
 def test_a_failed_run_whose_export_was_merged_is_not_asked_for_again(
     platform: Platform, instance: dg.DagsterInstance
 ) -> None:
     path = export(platform, "a.json", coco({IMAGES[0]: "cat"}))
-    first = tick(platform, instance)
+    first = tick(platform, instance, starts=False)
     record_run(instance, (first.run_requests or [])[0], dg.DagsterRunStatus.FAILURE)
     merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
     assert not tick(platform, instance, first.cursor).run_requests
