@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
@@ -49,6 +50,8 @@ def ingest(folder: Path, as_json: bool) -> None:
     console.print(f"{facts['added']} images added, {facts['known']} were there already, {facts['rejected']} rejected")
     for name, reason in list(facts["reasons"].items())[:SHOWN]:
         console.print(f"[yellow]{escape(name)}[/]: {escape(reason)}", soft_wrap=True)
+    if facts["forgotten"]:
+        console.print(f"{facts['forgotten']} were erased by `al forget` and are not brought in again")
     if facts["rejected"] > SHOWN:
         console.print(f"... and {facts['rejected'] - SHOWN} more; --json names all of them")
     for kind, count in sorted(facts["passed_over"].items()):
@@ -64,17 +67,21 @@ def ingest_files(
     """
     from al_core.picture_files import printable
     from al_core.records import REJECTED_IMAGES, table_of, utc_now
+    from al_resources.forgotten import forgotten_ids
     from al_resources.image_names import NameLog
 
-    added = known = 0
+    added = known = forgotten = 0
     reasons = dict(beside.rejected) if beside is not None else {}
     images, most = platform.images, platform.settings.serving.max_image_pixels
     with ThreadPoolExecutor(WRITERS) as pool, NameLog(platform.ledgers, "ingest") as names:
         pages = (files[start : start + PAGE] for start in range(0, len(files), PAGE))
-        outcomes = chain.from_iterable(pool.map(partial(_store, images, max_pixels=most), page) for page in pages)
+        store = partial(_store, images, max_pixels=most, forgotten=forgotten_ids(platform.ledgers))
+        outcomes = chain.from_iterable(pool.map(store, page) for page in pages)
         shown = track(outcomes, "images", len(files), console=console, disable=quiet, transient=True)
         for file, outcome in zip(files, shown, strict=True):
-            if isinstance(outcome, str):
+            if outcome is None:
+                forgotten += 1
+            elif isinstance(outcome, str):
                 reasons[str(file)] = outcome
             else:
                 names.add(printable(file.absolute().as_posix()), outcome.image_id)
@@ -91,14 +98,17 @@ def ingest_files(
         "added": added,
         "known": known,
         "rejected": len(reasons),
+        "forgotten": forgotten,
         "reasons": reasons,
         "passed_over": passed_over,
     }
 
 
-def _store(images: ImageStore, file: Path, *, max_pixels: int) -> StoredImage | str:
-    """What was stored, or why it is no image."""
-    from al_core.images import BadImage, decode_image
+def _store(
+    images: ImageStore, file: Path, *, max_pixels: int, forgotten: Collection[str] = ()
+) -> StoredImage | str | None:
+    """What was stored, or why it is no image; None for one that was forgotten."""
+    from al_core.images import BadImage, content_id, decode_image
 
     try:
         data = file.read_bytes()
@@ -107,4 +117,4 @@ def _store(images: ImageStore, file: Path, *, max_pixels: int) -> StoredImage | 
         return error.reason
     except OSError as error:  # gone or unreadable since it was listed
         return f"cannot be read: {error.strerror or error}"
-    return images.put(data)
+    return None if content_id(data) in forgotten else images.put(data)

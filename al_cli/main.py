@@ -40,6 +40,7 @@ COMMANDS = {
         "al_cli.trace",
         "Where an image, a model version or a deployment comes from and what became of it.",
     ),
+    "forget": ("al_cli.forget", "Erase an image and all that was said of it, for good."),
     "hold": ("al_cli.deciding", "Deploy nothing until `al release`; the loop selects and trains on."),
     "release": ("al_cli.deciding", "Let the loop deploy again."),
     "rollback": ("al_cli.deciding", "Go back to a version that served before, and say why."),

@@ -14,6 +14,7 @@ def serve(port: int | None) -> None:
 
     \b
     POST /score          raw bytes, multipart, or JSON; answers labels and probabilities
+    POST /log            what a model that is served elsewhere answered, as JSON; goes into the log
     GET  /health/live    the process is there
     GET  /health/ready   a model serves, which, and how it goes
     GET  /metrics        for Prometheus

@@ -155,6 +155,15 @@ DECISIONS = pa.schema(
     ]
 )
 
+FORGOTTEN = pa.schema(
+    [
+        ("image_id", pa.string()),  # all that is kept of an erased image
+        ("export_id", pa.string()),  # an export whose labels of it were erased; null: the image itself
+        ("labels", pa.int64()),  # how many
+        ("forgotten_at", UTC_MICROSECONDS),
+    ]
+)
+
 LEDGERS: dict[str, pa.Schema] = {
     "selections": SELECTIONS,
     "labels": LABELS,
@@ -164,6 +173,7 @@ LEDGERS: dict[str, pa.Schema] = {
     "deployments": DEPLOYMENTS,
     "decisions": DECISIONS,
     "failures": FAILURES,
+    "forgotten": FORGOTTEN,
 }
 
 Source = Literal["online", "batch", "simulation", "rescore"]

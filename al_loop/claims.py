@@ -53,7 +53,15 @@ def exports_merged_once(platform: Platform) -> list[str]:
     again = exports.filter(pl.col("etag").is_not_null()).group_by("path", "etag").len().filter(pl.col("len") > 1)
     found += [f"{path} is on record {count} times in the same content" for path, _, count in again.rows()]
     recorded = exports.filter(status="merged").group_by("export_id").agg(pl.col("new_labels").sum())
-    counted = labels.filter(pl.col("export_id").is_not_null()).group_by("export_id").len("there")
+    forgotten = platform.ledgers.read("forgotten")
+    standing = labels.filter(pl.col("export_id").is_not_null()).join(forgotten, on="image_id", how="anti")
+    erased = forgotten.filter(pl.col("export_id").is_not_null()).group_by("export_id").agg(pl.col("labels").sum())
+    counted = (
+        standing.group_by("export_id")
+        .len("there")
+        .join(erased, on="export_id", how="full", coalesce=True)
+        .select("export_id", there=pl.col("there").fill_null(0) + pl.col("labels").fill_null(0))
+    )
     for export_id, said, there in (
         counted.join(recorded, on="export_id", how="full", coalesce=True)
         .select("export_id", "new_labels", "there")
@@ -139,6 +147,27 @@ def models_are_as_published(platform: Platform) -> list[str]:
     return found
 
 
+def what_is_forgotten_is_nowhere(platform: Platform) -> list[str]:
+    """No store, log, ledger, staged round or later dataset has an image that was forgotten."""
+    from al_loop.forgetting import left_of
+
+    forgotten = platform.ledgers.read("forgotten").group_by("image_id").agg(pl.col("forgotten_at").max())
+    since = dict(forgotten.sort("image_id").iter_rows())
+    found = [
+        f"image {image_id} was forgotten, and is still in {', '.join(left)}; type `al forget {image_id}` again"
+        for image_id in since
+        if (left := left_of(platform, image_id))
+    ]
+    for manifest in platform.datasets.manifests() if since else ():
+        held = set(platform.datasets.of_version(manifest.version).rows["image_id"])
+        found += [
+            f"dataset {manifest.version} was made after image {image_id} was forgotten, and has it"
+            for image_id, when in since.items()
+            if image_id in held and manifest.created_at > when
+        ]
+    return found
+
+
 def nothing_waits_for_a_person(platform: Platform) -> list[str]:
     """No row lies where no store takes it, and no commit had to be set aside after a crash."""
     from al_resources.delta_durability import TORN
@@ -159,6 +188,7 @@ CLAIMS: dict[str, Callable[[Platform], list[str]]] = {
     "no version is deployed twice, and what serves is on record": no_second_deployment,
     "every selected image has its prediction": selected_images_have_their_prediction,
     "every model is as it was published": models_are_as_published,
+    "what is forgotten is nowhere": what_is_forgotten_is_nowhere,
     "nothing waits for a person": nothing_waits_for_a_person,
 }
 

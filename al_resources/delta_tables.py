@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
 
 from al_resources.delta_durability import set_torn_aside, sync_commits
+from al_resources.durable import write_file
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable
+    from deltalake import DeltaTable, WriterProperties
 
 VACUUM_HOURS = 24  # longer than any reader holds on to a version of a table
 GIVE_UP_SECONDS = 120
+LOOK_AGAIN_SECONDS = 0.1
 Answer = TypeVar("Answer")
 
 
@@ -126,6 +131,65 @@ def commit(path: Path, attempt: Callable[[], Answer]) -> Answer:
         ) from error
     sync_commits(path)
     return answer
+
+
+def erase_images(path: Path, image_ids: Collection[str], writer_properties: WriterProperties | None = None) -> int:
+    """Erase the rows of some images, and the files that held them: no version before can be read any more.
+
+    Whoever reads the table at this moment fails and has to read it again. `image_ids` are checked ones.
+
+    Raises:
+        TimeoutError: others merged files or wrote for minutes; some rows may be left, so erase again.
+    """
+    if not image_ids or open_table(path) is None:
+        return 0
+    listed = ", ".join(f"'{one}'" for one in sorted(image_ids))
+
+    def attempt() -> int:
+        from deltalake import CommitProperties
+
+        table = open_table(path)
+        assert table is not None
+        deleted = table.delete(
+            f"image_id in ({listed})",
+            writer_properties=writer_properties,
+            commit_properties=CommitProperties(max_commit_retries=0),
+        )
+        return int(deleted["num_deleted_rows"])
+
+    deadline = time.monotonic() + GIVE_UP_SECONDS
+    while time.monotonic() < deadline:
+        with merging_files(path) as our_turn:
+            if our_turn:
+                erased = commit(path, attempt)
+                table = open_table(path)
+                assert table is not None
+                # also after nothing was erased: an attempt before may have been killed in between
+                table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+                _clear_statistics(path, table)
+                return erased
+        time.sleep(LOOK_AGAIN_SECONDS)
+    raise TimeoutError(f"{path}: another process merged its files for {GIVE_UP_SECONDS} s; erase again")
+
+
+def _clear_statistics(path: Path, table: DeltaTable) -> None:
+    """Out of the table's log, which keeps the smallest and largest values of files that are gone."""
+    table.update_incremental()
+    table.create_checkpoint()
+    sync_commits(path)
+    log, newest = path / "_delta_log", f"{table.version():020d}"
+    for checkpoint in log.glob("*.checkpoint*.parquet"):
+        if checkpoint.name < newest:
+            checkpoint.unlink(missing_ok=True)
+    current = set(table.get_add_actions(flatten=True).column("path").to_pylist())
+    for file in sorted(log.glob("*.json")):
+        entries = [json.loads(line) for line in file.read_text().splitlines() if line]
+        added = [entry["add"] for entry in entries if "add" in entry]
+        gone = [action for action in added if action.get("stats") and unquote(action["path"]) not in current]
+        for action in gone:
+            del action["stats"]
+        if gone:
+            write_file(file, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from al_core.records import IMAGE_NAMES, table_of, utc_now
+from al_resources.forgotten import without_forgotten
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -17,11 +18,13 @@ PAGE = 1_000  # names written at once
 
 
 def record_names(ledgers: Ledgers, names: Iterable[tuple[str, str]], source: str) -> None:
-    """Put (name, image id) pairs on record that are not yet; `source` as in `NameLog`."""
+    """Put (name, image id) pairs on record that are not yet, but for forgotten images; `source` as in `NameLog`."""
     now = utc_now()
     rows = [{"name": name, "image_id": image_id, "source": source, "recorded_at": now} for name, image_id in names]
     if rows:
-        ledgers.insert_new("image_names", table_of(IMAGE_NAMES, rows), on=["name", "image_id"])
+        ledgers.insert_new(
+            "image_names", without_forgotten(table_of(IMAGE_NAMES, rows), ledgers), on=["name", "image_id"]
+        )
 
 
 class NameLog:

@@ -81,6 +81,14 @@ class ImageStore:
             return False
         return True
 
+    def erase(self, image_id: str) -> bool:
+        """Delete an image for good, for `al forget` alone; whether it was there."""
+        try:
+            self._blobs.delete(self.path_of(image_id))
+        except FileNotFoundError:
+            return False
+        return True
+
     def items(self, start_key: int = 0) -> Iterator[tuple[str, str]]:
         """(image id, uri) of every image, in the order of ids, beginning at a key and going round.
 

@@ -1,7 +1,8 @@
 """The scoring service: HTTP in front of the deployments.
 
-`POST /score` answers images, `GET /health/live`, `/health/ready` and `/metrics` say how it goes. The service
-follows the endpoint's state; nothing is changed through HTTP.
+`POST /score` answers images, `POST /log` logs what somebody else's model answered, `GET /health/live`,
+`/health/ready` and `/metrics` say how it goes. The service follows the endpoint's state; nothing is changed
+through HTTP.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from al_serving.load import (
     unless_gone,
 )
 from al_serving.loaded_models import Deployment, Follower, Serving
+from al_serving.logged_elsewhere import Limits, answers_of, taken
 from al_serving.payloads import DATASTORE, MAX_IMAGES, BadRequest, SentImage, images_of_bytes
 from al_serving.scoring import LargeImage, ReadImage, RefusedImage, Scorer, all_refused
 
@@ -60,6 +62,7 @@ GRACE_SECONDS = 10  # for requests in progress when the service is told to end
 BACKLOG = 2048  # connections that wait while the loop is busy
 BODY_IMAGES = 5  # a body may be as large as so many of the largest images
 POLL_SECONDS = 0.1  # a rollout waits for it at each step
+EXPECTED = (Overloaded, BadRequest, CollectorFull, ClientDisconnect, ClientGone, HTTPException)
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -87,6 +90,7 @@ class ScoringService:
         self._follows = follows
         self._max_image = settings.max_image_bytes
         self._max_pixels = max(settings.max_request_pixels, settings.max_image_pixels)
+        self._log_limits = Limits(settings.max_image_bytes, settings.max_image_pixels, self._max_pixels)
         self._requests = Budget(MAX_REQUESTS, "requests")
         self._bytes = Budget(settings.max_waiting_bytes, "bytes of requests")
         self._lanes = Lanes(settings.patience_seconds)
@@ -108,6 +112,7 @@ class ScoringService:
         return Starlette(
             routes=[
                 Route("/score", self.score, methods=["POST"]),
+                Route("/log", self.log, methods=["POST"]),
                 Route("/health/live", self.live),
                 Route("/health/ready", self.ready),
                 Route("/metrics", self.metrics),
@@ -140,19 +145,37 @@ class ScoringService:
                 response = await self._score(request, deployment, started)
             finally:
                 deployment.in_use -= 1
-        except Overloaded as error:
-            response = _problem(error.status, error.reason, {"retry-after": "1"})
-        except BadRequest as error:
-            response = _problem(error.status, error.reason)
-        except CollectorFull as error:
-            response = _problem(503, str(error), {"retry-after": "5"})
-        except (ClientDisconnect, ClientGone):
-            response = _problem(400, "the client went away")
-        except HTTPException as error:  # a form that cannot be parsed
-            response = _problem(error.status_code, error.detail)
+        except EXPECTED as error:
+            response = _refusal(error)
         self._answered.labels(name, response.status_code).inc()
         self._seconds.labels(name).observe(time.perf_counter() - started)
         return response
+
+    async def log(self, request: Request) -> Response:
+        """Log the answers of a model that is served elsewhere; nothing is scored, and no deployment is needed."""
+        try:
+            response = await self._log(request)
+        except EXPECTED as error:
+            response = _refusal(error)
+        self._answered.labels("log", response.status_code).inc()
+        return response
+
+    async def _log(self, request: Request) -> Response:
+        collector = self._collector
+        if collector is None:
+            raise BadRequest(503, "this service keeps no log")
+        with self._requests.holding(1), _Body(request.receive, BODY_IMAGES * self._max_image, self._bytes) as body:
+            sent = await Request(request.scope, body.receive).body()
+            answers = await self._lanes.run(partial(answers_of, sent))
+            rows = await self._lanes.run(partial(taken, answers, self._log_limits), large=True)
+            collector.offer(rows.predictions)
+            for rejection in rows.rejections:
+                collector.reject(rejection)
+            await asyncio.shield(asyncio.wrap_future(collector.kept()))  # the collector's to complete, never cancelled
+        self._images.labels("logged").inc(len(rows.predictions))
+        self._images.labels("refused").inc(len(rows.rejections))
+        refused = [{"filename": each.name, "error": each.reason} for each in rows.rejections]
+        return JSONResponse({"logged": len(rows.predictions), "refused": refused}, 200 if rows.predictions else 422)
 
     def _choose(self, wanted: str | None) -> Deployment:
         """The deployment that is asked for, or one by its share of the traffic."""
@@ -375,6 +398,19 @@ def _why_nothing_serves(serving: Serving) -> str:
     if serving.problems:
         return "; ".join(f"{name}: {problem}" for name, problem in serving.problems.items())
     return "no model is deployed yet: the first rollout brings one"
+
+
+def _refusal(error: Exception) -> Response:
+    """How one of the `EXPECTED` is answered."""
+    if isinstance(error, Overloaded):
+        return _problem(error.status, error.reason, {"retry-after": "1"})
+    if isinstance(error, BadRequest):
+        return _problem(error.status, error.reason)
+    if isinstance(error, CollectorFull):
+        return _problem(503, str(error), {"retry-after": "5"})
+    if isinstance(error, HTTPException):  # a form that cannot be parsed
+        return _problem(error.status_code, error.detail)
+    return _problem(400, "the client went away")
 
 
 def _problem(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:

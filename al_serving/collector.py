@@ -39,6 +39,7 @@ from al_core.records import (
     table_of,
     utc_now,
 )
+from al_resources.forgotten import without_forgotten
 from al_resources.image_names import record_names
 from al_serving.handed_over import hand_over
 from al_serving.spool import SEGMENT, Spool, kind_of, names_in, read_segment
@@ -437,6 +438,7 @@ class Collector:
         if kind_of(segments[0]) == "rejections":
             self._ledgers.insert_new("rejected_images", rows, on=["name", "reason", "source"])
             return
+        rows = without_forgotten(rows, self._ledgers)  # answered, but neither its picture nor its prediction is kept
         names = names_in(rows)  # of all rows: the log may have them from an attempt that ended before their names
         if not self._tried.isdisjoint(segments):
             rows = self._unknown_to_the_log(rows)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from al_core.records import PREDICTIONS, REJECTED_IMAGES, fitted
+from al_resources.forgotten import without_forgotten
 from al_resources.image_names import record_names
 from al_serving.spool import SEGMENT, names_in
 
@@ -70,7 +71,7 @@ def _deliver(platform: Platform, path: str, data: bytes) -> int:
     if path.endswith("-rejections.arrow"):
         rejected = fitted(read, REJECTED_IMAGES)
         return platform.ledgers.insert_new("rejected_images", rejected, on=["name", "reason", "source"])
-    read = fitted(read, SEGMENT)
+    read = without_forgotten(fitted(read, SEGMENT), platform.ledgers)
     known = platform.predictions.rows_of(read["image_id"].unique().to_pylist(), ["prediction_id"])
     rows = read.filter(pc.invert(pc.is_in(read["prediction_id"], known["prediction_id"].combine_chunks())))
     if rows.num_rows:

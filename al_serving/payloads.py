@@ -97,12 +97,12 @@ def _inline_image(name: str, row: Any, column: int) -> SentImage:
     if not isinstance(value, str):
         return SentImage(name, b"", f"holds a {type(value).__name__}, expected an image as base64 text")
     try:
-        return SentImage(name, _decoded(value))
+        return SentImage(name, base64_bytes(value))
     except ValueError as error:
         return SentImage(name, b"", f"is no base64: {error}")
 
 
-def _decoded(text: str) -> bytes:
+def base64_bytes(text: str) -> bytes:
     """Base64 as clients write it: with line breaks, as a data URI, in the URL-safe alphabet, without padding.
 
     Raises:

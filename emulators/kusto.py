@@ -186,6 +186,8 @@ class KustoEmulator:
         if match := re.fullmatch(r"\.alter(?:-merge)? table (\w+) policy (\w+) (.*)", text):
             self._known(match[1]).policies[match[2]] = match[3]
             return [{"PolicyName": match[2], "EntityName": match[1]}]
+        if match := re.fullmatch(r"\.delete table (\w+) records <\| (\1 \| where .+)", text):
+            return self._delete(match[1], match[2])
         if text == ".get ingestion resources" and self.queued:
             return self.queued.resources()
         if text == ".get kusto identity token" and self.queued:
@@ -205,6 +207,20 @@ class KustoEmulator:
                 if table.columns.setdefault(column, kind) != kind:
                     raise Refused(f"column {column} of {name} is {table.columns[column]}, not {kind}")
         return [{"TableName": name}]
+
+    def _delete(self, name: str, predicate: str) -> list[dict[str, str]]:
+        """A soft delete: the rows that the predicate finds are gone; of a row that is there twice, both."""
+        import duckdb_kql
+
+        with self._lock:
+            self._known(name)
+            self._duckdb.execute(f"create temp table doomed as {duckdb_kql.kql(self._duckdb, predicate).sql_query()}")
+            doomed = self._duckdb.execute("select count(*) from doomed").fetchall()[0][0]
+            self._duckdb.execute(f'create temp table kept as select * from "{name}" except all select * from doomed')
+            self._duckdb.execute(f'delete from "{name}"')
+            self._duckdb.execute(f'insert into "{name}" select * from kept')
+            self._duckdb.execute("drop table doomed; drop table kept")
+        return [{"TableName": name, "RecordCount": str(doomed)}]
 
     def _known(self, name: str) -> Table:
         if name not in self.tables:

@@ -10,7 +10,7 @@ import gzip
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, partial
@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from al_core.records import LEDGERS, PREDICTIONS, UTC_MICROSECONDS
 from al_resources.azure.identity import azure_credential
+from al_resources.forgotten import check_ids
 from al_resources.settings.azure_data import RETENTION_DAYS, is_loopback
 
 if TYPE_CHECKING:
@@ -133,6 +134,27 @@ class KustoDatabase:
         """Run a management command; its rows."""
         answer = self._patiently(lambda: self._engine.execute_mgmt(self.settings.kusto_database, text))
         return list(answer.primary_results[0].to_dict()["data"])
+
+    def erase_images(self, table: str, image_ids: Collection[str]) -> int:
+        """Delete the rows of some images from a table softly: no query shows them again, for good.
+
+        The storage behind is cleared by the service in its own time; `docs/azure.md` has the purge that guarantees it.
+        The ids are checked here, because a command takes no parameters.
+
+        Raises:
+            ValueError: what is no image id.
+            KustoError: the service refused it (it asks for the role Database Admin), or was out of reach.
+        """
+        check_ids(image_ids)
+        count = Query(
+            f"{table}\n| where image_id in (_ids)\n| count",
+            pa.schema([("Count", pa.int64())]),
+            {"_ids": ("dynamic", sorted(image_ids))},
+        )
+        rows = int(self.query(count).item()) if image_ids else 0
+        if rows:
+            self.command(erase_command(table, image_ids))
+        return rows
 
     def ingest(self, table: str, rows: pa.Table, how: Ingestion | None = None) -> None:
         """Add rows. Streamed rows can be queried at once, queued ones within minutes.
@@ -319,6 +341,12 @@ def setup_commands(retention_days: int = RETENTION_DAYS) -> list[str]:
         f".alter table predictions policy ingestionbatching '{json.dumps(batching)}'",
         ".alter table predictions policy roworder (model_version desc, margin asc)",
     ]
+
+
+def erase_command(table: str, image_ids: Collection[str]) -> str:
+    """The soft delete of some images' rows. The ids are checked ones."""
+    listed = ", ".join(f"'{one}'" for one in sorted(image_ids))
+    return f".delete table {table} records <| {table} | where image_id in ({listed})"
 
 
 def kql_type(kind: pa.DataType) -> str:

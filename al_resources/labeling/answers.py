@@ -8,7 +8,7 @@ several pages on the same store need no other agreement.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
@@ -57,15 +57,15 @@ class AnswerLog:
 
     def append(self, answer: Answer) -> bool:
         """Keep an answer; it is durable when this returns. False: it was there already."""
-        written = self._blobs.write(self._path(answer.event_id), answer.model_dump_json().encode(), if_absent=True)
+        written = self._blobs.write(self.path_of(answer.event_id), answer.model_dump_json().encode(), if_absent=True)
         if not written and answer.event_id not in self._known:
-            self._read([self._path(answer.event_id)])
+            self._read([self.path_of(answer.event_id)])
         self._known.setdefault(answer.event_id, answer)
         return written
 
     def refresh(self) -> list[Answer]:
         """Read what others wrote since; returns it."""
-        known = {*map(self._path, self._known), *self.unreadable}
+        known = {*map(self.path_of, self._known), *self.unreadable}
         return self._read([blob.path for blob in self._blobs.list(self._folder) if blob.path not in known])
 
     def find(self, event_id: str) -> Answer | None:
@@ -76,7 +76,8 @@ class AnswerLog:
         """Oldest first."""
         return iter(sorted(self._known.values(), key=lambda answer: (answer.at, answer.event_id)))
 
-    def _path(self, event_id: str) -> str:
+    def path_of(self, event_id: str) -> str:
+        """Where an answer lies."""
         return f"{self._folder}/{event_id}.json"
 
     def _read(self, paths: list[str]) -> list[Answer]:
@@ -95,6 +96,18 @@ class AnswerLog:
             return Answer.model_validate_json(self._blobs.read(path))
         except (ValidationError, FileNotFoundError):
             return None
+
+
+def erase_answers(blobs: BlobStore, image_ids: Collection[str]) -> int:
+    """Delete what people said on the page of some images; how many answers there were."""
+    erased = 0
+    for round_ in rounds_with_answers(blobs):
+        log = AnswerLog(blobs, round_)
+        for answer in log.refresh():
+            if answer.image_id in image_ids:
+                blobs.delete(log.path_of(answer.event_id))
+                erased += 1
+    return erased
 
 
 def rounds_with_answers(blobs: BlobStore) -> list[int]:

@@ -15,6 +15,7 @@ from al_core.answers import votes
 from al_core.picture_files import is_left_behind
 from al_core.records import EXPORTS, LABELS, table_of, utc_now
 from al_resources.blobs import BlobInfo
+from al_resources.forgotten import forgotten_ids
 from al_resources.image_names import own_names
 from al_resources.labeling.class_list import ClassList, class_list
 from al_resources.labeling.exports import BrokenExport, ExportedLabel, ParsedExport, SetAside, parse_export
@@ -116,11 +117,14 @@ def plan_merge(
         BrokenExport: see `parse_export`.
         FileNotFoundError: it is gone.
     """
+    forgotten = forgotten_ids(ledgers)
     selections = ledgers.read("selections").select("image_id", "round")
     chosen = dict(selections.iter_rows())
 
     def known_images(image_ids: Collection[str]) -> set[str]:
-        return {image_id for image_id in image_ids if image_id in chosen or images.exists(image_id)}
+        return {
+            image_id for image_id in image_ids if image_id in chosen or image_id in forgotten or images.exists(image_id)
+        }
 
     classes = class_list(blobs, settings)
     if data is None and reading is None:
@@ -128,6 +132,7 @@ def plan_merge(
     parsed = parse_export(
         data or b"", export.path, classes.widened(settings), known_images, lambda: own_names(ledgers), reading
     )
+    parsed = _without_forgotten(parsed, forgotten)
     labels = ledgers.read("labels")
     rows = _label_rows(export, parsed, chosen, labels, classes, now or utc_now())
     others = labels.filter(pl.col("export_id") != parsed.export_id)  # not those of an interrupted attempt
@@ -142,6 +147,15 @@ def plan_merge(
     fallback = max(chosen.values(), default=0)
     round_ = None if new.is_empty() else int(fallback if newest is None else newest)  # type: ignore[arg-type]
     return Plan(export, parsed, new, round_, differing)
+
+
+def _without_forgotten(parsed: ParsedExport, forgotten: Collection[str]) -> ParsedExport:
+    """What is forgotten is counted, and neither merged nor set aside: quarantine would keep its name and label."""
+    labels = tuple(label for label in parsed.labels if label.image_id not in forgotten)
+    if not (left_out := len(parsed.labels) - len(labels)):
+        return parsed
+    told = f"{left_out} labels of images that `al forget` erased are left out"
+    return replace(parsed, labels=labels, remarks=(*parsed.remarks, told))
 
 
 def merge_export(

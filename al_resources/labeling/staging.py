@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -74,6 +74,23 @@ def stage_round(
     content = {"round": round_, "images": [image.model_dump() for image in staged], "missing": missing}
     blobs.write(f"{folder}/{MANIFEST}", json.dumps(content, indent=1).encode())
     return Staged(folder, len(staged), tuple(missing))
+
+
+def unstage(blobs: BlobStore, image_ids: Collection[str]) -> int:
+    """Take images out of every staged round: from its manifest first, then the copies; how many copies there were."""
+    copies: dict[str, list[str]] = {}
+    for blob in blobs.list(INPUT):
+        if PurePosixPath(blob.path).name[:32] in image_ids:  # its own name may follow
+            copies.setdefault(str(PurePosixPath(blob.path).parent), []).append(blob.path)
+    for folder, paths in copies.items():
+        manifest = f"{folder}/{MANIFEST}"
+        if blobs.exists(manifest):
+            content = json.loads(blobs.read(manifest))
+            content["images"] = [image for image in content["images"] if image["image_id"] not in image_ids]
+            blobs.write(manifest, json.dumps(content, indent=1).encode())
+        for path in paths:
+            blobs.delete(path)
+    return sum(map(len, copies.values()))
 
 
 def staged_name(image_id: str, uri: str, own: str = "") -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 import polars as pl
 import pyarrow as pa
 
 from al_core.records import LEDGERS
+from al_resources.forgotten import check_ids
 
 
 class LedgerReader(Protocol):
@@ -25,6 +26,12 @@ class Ledgers(LedgerReader, Protocol):
         """Append the rows whose `on` values are not in the ledger yet, in one transaction; returns how many.
 
         Two processes that insert the same rows at the same time insert them once.
+        """
+
+    def erase(self, name: str, image_ids: Collection[str]) -> int:
+        """Erase the rows of some images, for `al forget` alone; how many there were.
+
+        Raises `ValueError` for what is no image id, and a ledger without images.
         """
 
 
@@ -63,6 +70,14 @@ def check_ledger_columns(name: str, columns: Iterable[str]) -> None:
     schema_of(name)
     if unknown := [column for column in columns if column not in LEDGERS[name].names]:
         raise ValueError(f"ledger {name!r} has no column {unknown}; it has {LEDGERS[name].names}")
+
+
+def check_erasable(name: str, image_ids: Iterable[str]) -> None:
+    """Raises `ValueError` for a ledger that names no images or has to keep them, and for what is no image id."""
+    check_ledger_columns(name, ["image_id"])
+    if name == "forgotten":
+        raise ValueError("what is forgotten stays on record, so that it is not brought in again")
+    check_ids(image_ids)
 
 
 def checked_ledger_rows(name: str, rows: pa.Table, on: Sequence[str]) -> pl.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,8 +10,8 @@ import polars as pl
 import pyarrow as pa
 
 from al_core.records import LEDGERS
-from al_resources.delta_tables import commit, merging_files, open_or_create, open_table, scan, vacuum
-from al_resources.ledgers import check_ledger_columns, checked_ledger_rows, empty_ledger, schema_of
+from al_resources.delta_tables import commit, erase_images, merging_files, open_or_create, open_table, scan, vacuum
+from al_resources.ledgers import check_erasable, check_ledger_columns, checked_ledger_rows, empty_ledger, schema_of
 
 MERGE_FILES_ABOVE = 64  # each insert is one small file, and every file costs each reader an open
 _PLACE = ("_commit", "_row")  # columns of this adapter: where a row stands in the order of insertion
@@ -48,6 +48,11 @@ class DeltaLedgers:
         for column, value in equals.items():
             rows = rows.filter(pl.col(column).is_null() if value is None else pl.col(column) == pl.lit(value))
         return rows.sort(_PLACE).select(schema.names).collect()
+
+    def erase(self, name: str, image_ids: Collection[str]) -> int:
+        """Erase the rows of some images, see `Ledgers.erase` and `erase_images`."""
+        check_erasable(name, image_ids)
+        return erase_images(self.path / name, image_ids)
 
     def _insert(self, name: str, rows: pl.DataFrame, on: list[str]) -> int:
         """One attempt. The commit must follow the version that was looked at, or it fails and is tried again."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import polars as pl
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from al_core.records import LEDGERS, utc_now
 from al_resources.azure.data_explorer import TABLES, KustoDatabase, Query, kql_type
-from al_resources.ledgers import check_ledger_columns, checked_ledger_rows
+from al_resources.ledgers import check_erasable, check_ledger_columns, checked_ledger_rows
 
 PAGE = 2_000  # keys per query
 
@@ -60,6 +60,11 @@ class KustoLedgers:
         """The ledger in the order of insertion, filtered by equality (None finds nulls)."""
         check_ledger_columns(name, equals)
         return self._database.query(read_query(name, equals)).select(LEDGERS[name].names)
+
+    def erase(self, name: str, image_ids: Collection[str]) -> int:
+        """Erase the rows of some images, see `Ledgers.erase` and `KustoDatabase.erase_images`."""
+        check_erasable(name, image_ids)
+        return self._database.erase_images(name, image_ids)
 
 
 # ---------------------------------------------------------------------- the queries

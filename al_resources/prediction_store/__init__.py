@@ -68,6 +68,9 @@ class PredictionStore(Protocol):
     ) -> Iterator[pa.RecordBatch]:
         """The log (of that model and version, where named) in batches of bounded size."""
 
+    def erase(self, image_ids: Collection[str]) -> int:
+        """Erase every prediction of some images, for `al forget` alone; how many rows there were."""
+
     def compact(self) -> dict[str, int]:
         """Merge small files, sorted for selection; says what it did. Readers and writers go on undisturbed."""
 

@@ -27,7 +27,8 @@ import pyarrow.compute as pc
 from al_core.judging.truth import Part
 from al_core.records import PREDICTIONS, RESCORE
 from al_core.strategies.base import KEY_SPACE, Order
-from al_resources.delta_tables import commit, merging_files, open_or_create, open_table, scan, vacuum
+from al_resources.delta_tables import commit, erase_images, merging_files, open_or_create, open_table, scan, vacuum
+from al_resources.forgotten import check_ids, forgotten_ids
 from al_resources.ledgers import Ledgers
 from al_resources.prediction_store import Watermark
 from al_resources.prediction_store.half_precision import packed, unpacked
@@ -116,6 +117,11 @@ class DeltaPredictionStore:
                 done["files_after"] += metrics["numFilesAdded"]
             return {**done, "files_deleted": vacuum(self.path, table)}
 
+    def erase(self, image_ids: Collection[str]) -> int:
+        """Erase every prediction of some images, see `erase_images`."""
+        check_ids(image_ids)
+        return erase_images(self.path, image_ids, _writer_properties())
+
     # ------------------------------------------------------------------ selection
     def eligible(
         self,
@@ -190,7 +196,7 @@ class DeltaPredictionStore:
     def watermark(self, model_name: str | None = None, model_version: int | None = None) -> Watermark:
         """Rows and newest time, from the table's log but for `source`, and one column of the newest file.
 
-        Nothing is ever removed from the log, so the number of rows names its state.
+        Nothing but what is forgotten is ever removed from the log, so the number of rows and of these names its state.
         """
         table = self._table()
         if table is None:
@@ -207,7 +213,8 @@ class DeltaPredictionStore:
         last = log.filter(pl.col("logged_at") >= cut, traffic).select(at).collect().item()
         if last is None:  # a selection came after the last answer
             last = log.filter(traffic).select(at).collect(engine="streaming").item()
-        return Watermark(rows, last, f"{table.metadata().id}:{rows}")
+        erased = f":{forgotten}" if (forgotten := len(forgotten_ids(self.ledgers))) else ""
+        return Watermark(rows, last, f"{table.metadata().id}:{rows}{erased}")
 
     def rows_of(self, image_ids: Collection[str], columns: Sequence[str] | None = None) -> pa.Table:
         """Every prediction of these images, of all models, newest first."""

@@ -110,6 +110,10 @@ class KustoPredictionStore:
             at_newest = page.filter(pl.col("logged_at") == newest)["prediction_id"].to_list()
             after, seen = newest, [*seen, *at_newest] if newest == after else at_newest
 
+    def erase(self, image_ids: Collection[str]) -> int:
+        """Erase every prediction of some images, see `KustoDatabase.erase_images`."""
+        return self.database.erase_images("predictions", image_ids)
+
     def compact(self) -> dict[str, int]:
         """Data Explorer merges its extents by itself; what it could not take for a passing reason is queued again."""
         if self.database.settings.kusto_ingestion == "streaming":

@@ -15,7 +15,7 @@ from resource_adapters import LEDGER_STORES, MIDNIGHT, PREDICTION_STORES, after,
 from al_core.records import LABELS, SELECTIONS, table_of, utc_now
 from al_core.strategies.base import Order
 from al_resources.ledgers import Ledgers
-from al_resources.ledgers.delta import kusto as kusto_ledgers
+from al_resources.ledgers import kusto as kusto_ledgers
 from al_resources.prediction_store import PredictionStore
 
 HOUR = 3600

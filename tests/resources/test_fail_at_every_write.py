@@ -137,7 +137,7 @@ def test_whatever_write_fails_the_round_done_again_ends_as_if_nothing_had_been(
         do_round(undisturbed, png)
     writes, expected = disk.count, outcome(undisturbed)
     print(f"{writes} writes, mode {mode}")
-    for at in range(start, writes + 1, STRIDE):
+    for at in range(1 + (start - 1) % STRIDE, writes + 1, STRIDE):
         settings = prepared(tmp_path / str(at))
         with monkeypatch.context() as failing:
             disk = FailingDisk(failing, at, mode)

@@ -19,7 +19,7 @@ from al_core.judging.truth import Reserve
 from al_core.records import LEDGERS, PREDICTIONS
 from al_core.strategies.base import Order
 from al_loop.questions import Every, Question, Window, kql
-from al_resources.azure.data_explorer import TABLES, Query, kql_type, setup_commands
+from al_resources.azure.data_explorer import TABLES, Query, erase_command, kql_type, setup_commands
 from al_resources.ledgers.kusto import known_query, read_query, winners_query
 from al_resources.prediction_store.kusto import (
     WIDE,
@@ -100,7 +100,7 @@ def test_every_query_is_valid_and_answers_with_the_columns_expected() -> None:
 
 
 def test_every_set_up_command_is_valid() -> None:
-    commands = setup_commands()
+    commands = [*setup_commands(), *(erase_command(name, ["0" * 32, "f" * 32]) for name in ("predictions", "labels"))]
     for command, answer in zip(commands, analyse(commands), strict=True):
         assert answer.diagnostics == [], command
 

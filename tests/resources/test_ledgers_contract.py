@@ -137,3 +137,42 @@ def test_a_ledger_of_an_earlier_version_is_read_and_gains_the_columns_it_lacks(
     ledgers.insert_new("labels", labels({"label": "b", "answer": 3}), ["label"])
     assert ledgers.read("labels").select("label", "answer").rows() == [("a", None), ("b", 3)]
     assert ledgers.read("labels", answer=None)["label"].to_list() == ["a"]
+
+
+def test_erased_rows_are_gone_and_the_others_stand_in_their_order(ledgers: Ledgers) -> None:
+    rows = [{"image_id": image(n), "label": f"{n}{turn}"} for turn in "ab" for n in range(4)]
+    ledgers.insert_new("labels", labels(*rows), ["label"])
+    assert ledgers.erase("labels", [image(1), image(3), image(9)]) == 4
+    assert ledgers.read("labels")["label"].to_list() == ["0a", "2a", "0b", "2b"]
+    assert ledgers.erase("labels", [image(1)]) == 0
+    assert ledgers.insert_new("labels", labels({"image_id": image(1), "label": "1a"}), ["label"]) == 1
+
+
+def test_an_empty_ledger_and_no_images_are_nothing_to_erase(ledgers: Ledgers) -> None:
+    assert ledgers.erase("labels", [image(1)]) == 0
+    ledgers.insert_new("labels", labels({"label": "a"}), ["label"])
+    assert ledgers.erase("labels", []) == 0
+    assert ledgers.read("labels").height == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "ids", "told"),
+    [
+        ("labels", ["x') or ('' = '"], "is no image id; expected 32 hexadecimal digits"),
+        ("deployments", [image(1)], "has no column"),
+        ("forgotten", [image(1)], "stays on record"),
+    ],
+)
+def test_what_cannot_be_erased_is_refused(ledgers: Ledgers, name: str, ids: list[str], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        ledgers.erase(name, ids)
+
+
+def test_erased_rows_are_in_no_file_of_the_table(tmp_path: Path) -> None:
+    ledgers = DeltaLedgers(tmp_path)
+    for n in range(3):
+        ledgers.insert_new("labels", labels({"image_id": image(n), "label": f"label-{n}"}), ["label"])
+    ledgers.erase("labels", [image(1)])
+    for file in tmp_path.rglob("*"):
+        if file.is_file():
+            assert b"label-1" not in file.read_bytes(), file

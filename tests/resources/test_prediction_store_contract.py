@@ -437,3 +437,21 @@ def test_many_processes_create_append_and_compact_at_once_and_lose_nothing(name:
         assert store.watermark().rows == (appended if log == 9 else 4)
     assert store.count_eligible("digits", 1) == appended
     assert len(set(store.rows_of([image(n) for n in range(4000)])["image_id"].to_pylist())) == appended
+
+
+# ---------------------------------------------------------------------- erasing
+def test_erased_predictions_are_gone_of_all_versions_and_the_others_stay(store: PredictionStore) -> None:
+    rows = [{"image_id": image(n), "model_version": v, "margin": n / 8} for n in range(4) for v in (1, 2)]
+    store.append(prediction_rows(rows[:5]))
+    store.append(prediction_rows(rows[5:]))
+    assert store.erase([image(1), image(2)]) == 4
+    assert store.rows_of([image(1), image(2)]).num_rows == 0
+    assert ids(store.eligible("digits", 2, MARGIN, 9, [])) == [image(0), image(3)]
+    assert store.watermark().rows == 4
+    assert store.erase([image(1)]) == 0
+
+
+def test_nothing_to_erase_and_what_is_no_image_id(store: PredictionStore) -> None:
+    assert store.erase([image(1)]) == 0
+    with pytest.raises(ValueError, match="is no image id"):
+        store.erase(["' or ''='"])
