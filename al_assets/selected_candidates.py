@@ -48,7 +48,7 @@ def selected_candidates(
     round_ = int(context.partition_key)
     with told_once():
         chosen, facts = choose(platform, round_, config.wishes(), context.log.info)
-    staged = stage(platform, round_, chosen)
+    staged = stage(platform, round_, chosen, context.log.info)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(picks_version(chosen)),
         metadata={

@@ -17,6 +17,7 @@ from al_resources.profiles import Profile, profile_of
 from al_resources.settings import Settings, SettingsError, config_file, load_settings, setting_sources
 
 PACKAGES = ("dagster", "dagster-webserver", "torch", "torchvision", "polars", "deltalake", "pandas")
+LABEL_STUDIO_SECONDS = 5.0
 
 
 @click.command()
@@ -55,7 +56,7 @@ def run_checks(settings: Settings) -> list[dict[str, Any]]:
         _check("settings file", True, str(config_file()) if config_file().is_file() else "none, defaults apply"),
         _home(settings.home),
         _dagster_home(),
-        _oracle(settings),
+        _labeling(settings),
         *_services(settings, profile),
     ]
 
@@ -116,12 +117,26 @@ def _dagster_home() -> dict[str, Any]:
     return _check("DAGSTER_HOME", found, folder if found else f"{folder} has no dagster.yaml; `al init` writes one")
 
 
-def _oracle(settings: Settings) -> dict[str, Any]:
+def _labeling(settings: Settings) -> dict[str, Any]:
+    if settings.labeling.project == "label_studio":
+        return _label_studio(settings)
     if settings.labeling.project != "oracle":
         return _check("labeling", True, f"{settings.labeling.project}: exports go to labeling/exports")
     file = Path(settings.labeling.oracle_labels)
     found = file.is_file()
     return _check("labeling", found, f"oracle, {file}" if found else f"labeling.oracle_labels = {file}: no such file")
+
+
+def _label_studio(settings: Settings) -> dict[str, Any]:
+    from al_resources.labeling import LabelingError
+    from al_resources.labeling.projects.label_studio_client import LabelStudioClient
+
+    url = settings.label_studio.url
+    try:
+        LabelStudioClient.from_environment(url, LABEL_STUDIO_SECONDS).users()
+    except LabelingError as error:
+        return _check("labeling", False, str(error))
+    return _check("labeling", True, f"label_studio: {url} answers and takes the token")
 
 
 def _print(checks: list[dict[str, Any]], rows: list[tuple[str, Any, str]]) -> None:

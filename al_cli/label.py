@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import getpass
+import shlex
 
 import click
 
 from al_cli.console import console
 from al_resources.settings import load_settings
+
+LABEL_STUDIO_PORT = 8080
 
 
 @click.group(invoke_without_command=True)
@@ -20,6 +23,12 @@ from al_resources.settings import load_settings
     help="model_disagrees: ask more than one only where the first answer and the model disagree.",
 )
 @click.option("--auto-release", is_flag=True, help="Release a round by itself when every picture is answered.")
+@click.option(
+    "--with",
+    "tool",
+    type=click.Choice(["label-studio"]),
+    help="Instead of the page, run this tool here: installed on first use, on loopback, telling nobody anything.",
+)
 @click.option("--links-only", is_flag=True, help="Print the links of a page that runs already, and end.")
 @click.pass_context
 def label(
@@ -29,6 +38,7 @@ def label(
     overlap: int | None,
     overlap_when: str | None,
     auto_release: bool,
+    tool: str | None,
     links_only: bool,
 ) -> None:
     """Open the page on which people label the staged rounds, until Ctrl-C.
@@ -37,6 +47,11 @@ def label(
     sensor finds. Whoever has a link labels under its name.
     """
     if context.invoked_subcommand is not None:
+        return
+    if tool is not None:
+        if names or overlap or overlap_when or auto_release or links_only:
+            raise click.UsageError("--with takes --port only: people, overlap and release are the tool's own affair")
+        run_label_studio(port)
         return
     from al_labeling.app import run_page
     from al_labeling.guard import Guard, page_secret
@@ -65,6 +80,41 @@ def label(
         run_page(Platform(settings), port=port, ready=show_links)
     except OSError as error:
         raise click.ClickException(f"{error}; --port takes another one") from error
+
+
+def run_label_studio(port: int | None) -> None:
+    """Run Label Studio on this machine until Ctrl-C."""
+    import time
+
+    from al_cli.dagster_process import free_port
+    from al_cli.label_studio_server import USER, LabelStudioServer
+    from al_cli.processes import Children, signals_end_it, sole_use
+    from al_resources.labeling.projects.label_studio_client import TOKEN_VARIABLE
+
+    settings = load_settings()
+    home = settings.home / "label-studio"
+    port = port or free_port(LABEL_STUDIO_PORT if port is None else 0)
+    server = LabelStudioServer(home / "environment", home / "data", port)
+    try:
+        with signals_end_it(), sole_use(home, "al label --with label-studio"), Children() as children:
+            server.install(lambda text: console.print(text, soft_wrap=True, markup=False))
+            children.start(server.child(home / "server.log"))
+            with console.status("starting Label Studio"):
+                server.wait_until_ready(children.check)
+            told = f"{server.url}   log in as {USER}, password in {server.password_file}"
+            console.print(f"Label Studio: {told}", soft_wrap=True, markup=False)
+            if (settings.labeling.project, settings.label_studio.url) != ("label_studio", server.url):
+                wanted = f'labeling.project = "label_studio", label_studio.url = "{server.url}"'
+                console.print(f"for the loop to use it, set {wanted} in al.toml", soft_wrap=True, markup=False)
+            token = f'export {TOKEN_VARIABLE}="$(cat {shlex.quote(str(server.token_file))})"'
+            console.print(f"and start Dagster with its token: {token}", soft_wrap=True, markup=False)
+            console.print("Ctrl-C ends it")
+            while True:
+                for line in children.check():
+                    console.print(line, style="yellow", markup=False)
+                time.sleep(1)
+    except KeyboardInterrupt:
+        console.print("stopped")
 
 
 @label.command()

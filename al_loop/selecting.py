@@ -237,8 +237,9 @@ def _seed(wishes: Wishes, default: int, round_: int) -> int:
     return wishes.seed if wishes.seed is not None else default + round_
 
 
-def stage(platform: Platform, round_: int, chosen: pl.DataFrame) -> Staged:
-    """Copy the images to where people label, and tell the labeling tool."""
+def stage(platform: Platform, round_: int, chosen: pl.DataFrame, log: Callable[[str], None]) -> Staged:
+    """Copy the images to where people label, and tell the labeling tool, with what the newest model says."""
+    from al_loop.prelabeling import refresh_predictions
     from al_resources.image_names import first_names
     from al_resources.labeling.staging import stage_round
 
@@ -246,6 +247,7 @@ def stage(platform: Platform, round_: int, chosen: pl.DataFrame) -> Staged:
     own = first_names(platform.ledgers, set(chosen["image_id"])) if with_own else {}
     staged = stage_round(platform.blobs, platform.images, round_, chosen, own)
     platform.labeling.announce(round_)
+    refresh_predictions(platform, log)
     return staged
 
 

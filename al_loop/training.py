@@ -21,8 +21,9 @@ CHALLENGER_EVALUATION = "evaluation.parquet"
 def train_challenger(
     platform: Platform, dataset: Dataset, *, run_id: str | None, log: Callable[[str], None]
 ) -> ModelManifest:
-    """Train, judge and publish; a training that was done before is returned as it was."""
+    """Train, judge, publish and tell the labeling tool; a training that was done before is returned as it was."""
     from al_core.learning.checkpoint import code_version, training_key
+    from al_loop.prelabeling import refresh_predictions
 
     champion = platform.endpoint.state().serving_version
     settings = platform.settings.training
@@ -31,7 +32,9 @@ def train_challenger(
         log(f"this training was done before: v{done.version}")
         return done
     with scratch_folder(platform.settings.home / "scratch", "train-") as folder:
-        return _train_and_publish(platform, dataset, champion, key, folder, run_id, log)
+        manifest = _train_and_publish(platform, dataset, champion, key, folder, run_id, log)
+    refresh_predictions(platform, log)
+    return manifest
 
 
 def _train_and_publish(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,6 +33,17 @@ class LabelingStatus(BaseModel):
     project: str = ""  # the tool's project, where the numbers are of all its rounds together
 
 
+class Prediction(NamedTuple):
+    """What a model says of an image."""
+
+    image_id: str
+    label: str
+    uncertainty: float  # in [0, 1]; 1 minus the margin
+
+
+Predict = Callable[[Sequence[str]], Iterable[Prediction]]  # of these image ids, those that can be read
+
+
 class LabelingError(ActiveLearningError):
     """The labeling tool cannot be asked or is set up so that it cannot work; the message says what helps."""
 
@@ -49,4 +61,10 @@ class LabelingProject(Protocol):
         """Bring what people released in the tool into the inbox, each once; returns the paths there.
 
         Called at every look for exports, so it must not wait for the tool. Raises `LabelingError`.
+        """
+
+    def refresh(self, version: int, predict: Predict) -> int:
+        """Let what this version of the model says decide in which order open images are asked for.
+
+        Returns for how many it was asked: 0 where the tool looks the predictions up itself. Raises `LabelingError`.
         """

@@ -58,7 +58,7 @@ def release_round(blobs: BlobStore, round_: int, answers: Iterable[Answer], clas
     ]
     if not standing:
         raise NothingToRelease(f"round {round_}: nobody has labeled a picture yet; label some, then release")
-    path, new = _write(blobs, f"{round_:04d}-page", rows)
+    path, new = write_rows(blobs, f"{round_:04d}-page", rows)
     return Release(path, sum(row["label"] is not None for row in rows), new)
 
 
@@ -70,7 +70,7 @@ def release_renamed(blobs: BlobStore, votes: pl.DataFrame, name: str, into: str,
     ]
     if not rows:
         raise NothingToRelease(f"no label of class {name!r} stands")
-    path, new = _write(blobs, "classes", rows)
+    path, new = write_rows(blobs, "classes", rows)
     return Release(path, len(rows), new)
 
 
@@ -89,7 +89,8 @@ def _row(answer: Answer, stands: bool, path: str, classes: ClassList) -> dict[st
     }
 
 
-def _write(blobs: BlobStore, name: str, rows: list[dict[str, Any]]) -> tuple[str, bool]:
+def write_rows(blobs: BlobStore, name: str, rows: list[dict[str, Any]]) -> tuple[str, bool]:
+    """Write rows as an export that is named by its content; its path, and whether it was not there before."""
     ordered = sorted(rows, key=lambda row: (row["image_url"], row["annotator"]))
     data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered).encode()
     path = f"{INBOX}/{name}-{hashlib.blake2b(data, digest_size=6).hexdigest()}.jsonl"

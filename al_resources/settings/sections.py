@@ -28,9 +28,10 @@ class ModelSettings(_Section):
 class LabelingSettings(_Section):
     """Who labels, and what may come back."""
 
-    project: Literal["page", "manual", "oracle"] = Field(
+    project: Literal["page", "label_studio", "manual", "oracle"] = Field(
         "page",
-        description="page: people label on `al label`; manual: with a tool of their own; oracle: known labels",
+        description="page: people label on `al label`; label_studio: in Label Studio; manual: with a tool of their "
+        "own; oracle: known labels",
     )
     classes: tuple[str, ...] = Field((), description="the classes people choose from; empty accepts whatever comes")
     new_classes: Literal["refuse", "grow"] = Field("refuse", description="what to do with a class that is not listed")

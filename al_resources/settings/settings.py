@@ -25,6 +25,7 @@ from al_core.errors import ActiveLearningError
 from al_core.learning.settings import TrainingSettings
 from al_resources.settings.azure_data import AzureDataSettings
 from al_resources.settings.azure_ml import AzureMLSettings
+from al_resources.settings.label_studio import LabelStudioSettings
 from al_resources.settings.labeling_page import LabelingPageSettings
 from al_resources.settings.sections import (
     DeploymentSettings,
@@ -64,6 +65,7 @@ class Settings(BaseSettings):
     model: ModelSettings = ModelSettings()
     labeling: LabelingSettings = LabelingSettings()
     labeling_page: LabelingPageSettings = LabelingPageSettings()
+    label_studio: LabelStudioSettings = LabelStudioSettings()
     selection: SelectionSettings = SelectionSettings()
     holdout: HoldoutSettings = HoldoutSettings()
     training: TrainingSettings = TrainingSettings()

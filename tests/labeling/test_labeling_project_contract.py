@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Protocol
 from uuid import uuid4
 
 import pytest
+from running_label_studio import INSTALL_SECONDS, RunningLabelStudio, label_studio
 from running_page import CLASSES, picture_of, stage
 
 from al_core.answers import standing
@@ -17,9 +19,12 @@ from al_core.records import utc_now
 from al_resources.labeling import LabelingProject
 from al_resources.labeling.answers import Answer, AnswerLog
 from al_resources.labeling.merge import INBOX, merge_export, unmerged_exports
+from al_resources.labeling.projects.label_studio_client import TOKEN_VARIABLE
 from al_resources.labeling.staging import staged_images
 from al_resources.platform import Platform
 from al_resources.settings import LabelingSettings, Settings
+from al_resources.settings.label_studio import LabelStudioSettings
+from al_resources.settings.labeling_page import LabelingPageSettings
 
 
 class People(Protocol):
@@ -64,19 +69,53 @@ class PeopleOnThePage:
             log.append(Answer(event_id=str(uuid4()), round=round_, at=utc_now(), milliseconds=800, **said))  # type: ignore[arg-type]
 
 
-TOOLS: dict[str, type[People]] = {"oracle": OracleKnows, "manual": PeopleWithAnotherTool, "page": PeopleOnThePage}
+class PeopleInLabelStudio:
+    def __init__(self, platform: Platform) -> None:
+        settings = platform.settings.label_studio
+        self.server = RunningLabelStudio(settings.url, os.environ[TOKEN_VARIABLE])
+        self.title = settings.project
+
+    def answer(self, round_: int, labels: Mapping[str, str]) -> None:
+        for task in self.server.tasks(self.title):
+            if task["data"]["round"] == f"round-{round_:04d}" and task["data"]["image_id"] in labels:
+                self.server.annotate(task, labels[task["data"]["image_id"]])
 
 
-@pytest.fixture(params=TOOLS)
+TOOLS: dict[str, type[People]] = {
+    "oracle": OracleKnows,
+    "manual": PeopleWithAnotherTool,
+    "page": PeopleOnThePage,
+    "label_studio": PeopleInLabelStudio,
+}
+
+
+SLOW = (pytest.mark.slow, pytest.mark.timeout(INSTALL_SECONDS))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLabelStudio]:
+    with label_studio(tmp_path_factory.mktemp("label-studio")) as running:
+        yield running
+
+
+@pytest.fixture(params=[pytest.param(one, marks=SLOW if one == "label_studio" else ()) for one in TOOLS])
 def tool(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-def open_platform(tool: str, tmp_path: Path) -> Callable[[], Platform]:
+def open_platform(
+    tool: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], Platform]:
     """The platform as a new process opens it."""
+    theirs = LabelStudioSettings()
+    if tool == "label_studio":
+        running = request.getfixturevalue("server")
+        monkeypatch.setenv(TOKEN_VARIABLE, running.token)
+        theirs = LabelStudioSettings(url=running.url, project=f"contract {uuid4()}")
     labeling = LabelingSettings(project=tool, classes=CLASSES, oracle_labels=str(tmp_path / "truth.json"))  # type: ignore[arg-type]
-    settings = Settings(home=tmp_path / "home", labeling=labeling, labeling_page={"auto_release": True})  # type: ignore[arg-type]
+    page = LabelingPageSettings(auto_release=True)
+    settings = Settings(home=tmp_path / "home", labeling=labeling, labeling_page=page, label_studio=theirs)
     return lambda: Platform(settings)
 
 

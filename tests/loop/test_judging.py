@@ -47,7 +47,7 @@ def quiet(line: str) -> None:
 def play(platform: Platform, round_: int, *, deploy_it: bool = True) -> Decision:
     """A round as the assets play it: selection, labels, dataset, training, decision."""
     chosen, _ = choose(platform, round_, Wishes(), quiet)
-    stage(platform, round_, chosen)
+    stage(platform, round_, chosen, print)
     assert isinstance(platform.labeling, OracleLabeling)
     platform.labeling.answer(round_)
     merge_exports(platform, "", quiet)

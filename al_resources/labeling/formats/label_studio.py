@@ -31,7 +31,7 @@ def _rows_of_task(task: Mapping[str, Any]) -> Iterator[Row]:
     image = image_of(task["data"]) or str(task.get("file_upload") or f"task {task.get('id')}")
     annotations = task.get("annotations") or task.get("completions") or []
     for annotation in annotations:
-        answers = _answers(annotation.get("result") or [])
+        answers = answers_in(annotation.get("result") or [])
         yield Row(
             image=image,
             label=answers.label if not any(isinstance(one, dict) for one in answers.names) else answers.names,
@@ -45,7 +45,8 @@ def _rows_of_task(task: Mapping[str, Any]) -> Iterator[Row]:
         yield Row(image, None, {"task": task.get("id")}, outcome="unanswered")
 
 
-def _answers(result: list[Mapping[str, Any]]) -> Answers:
+def answers_in(result: list[Mapping[str, Any]]) -> Answers:
+    """The classes, boxes and polygons of an annotation's result."""
     answers = Answers()
     for one in result:
         value = one.get("value") or {}

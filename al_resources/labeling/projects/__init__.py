@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 def labeling_project(platform: Platform) -> LabelingProject:
     """The tool that `labeling.project` names."""
+    from al_resources.labeling.projects.label_studio import LabelStudioLabeling
     from al_resources.labeling.projects.manual import ManualLabeling
     from al_resources.labeling.projects.oracle import OracleLabeling
     from al_resources.labeling.projects.page import PageLabeling
@@ -20,4 +21,8 @@ def labeling_project(platform: Platform) -> LabelingProject:
     if platform.settings.labeling.project == "page":
         auto_release = platform.settings.labeling_page.auto_release
         return PageLabeling(platform.blobs, platform.ledgers, platform.settings.labeling, auto_release=auto_release)
+    if platform.settings.labeling.project == "label_studio":
+        settings = platform.settings
+        model = settings.model.name
+        return LabelStudioLabeling(platform.blobs, platform.ledgers, settings.labeling, settings.label_studio, model)
     return ManualLabeling(platform.blobs, platform.ledgers)

@@ -10,6 +10,7 @@ from al_resources.labeling.staging import staged_images
 
 if TYPE_CHECKING:
     from al_resources.blobs import BlobStore
+    from al_resources.labeling import Predict
     from al_resources.ledgers import Ledgers
 
 
@@ -34,3 +35,7 @@ class ManualLabeling:
     def collect(self) -> list[str]:
         """Nothing to do: people put exports into the inbox themselves."""
         return []
+
+    def refresh(self, version: int, predict: Predict) -> int:
+        """Nothing to do: there is no tool to tell."""
+        return 0

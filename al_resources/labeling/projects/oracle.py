@@ -13,6 +13,7 @@ from al_resources.labeling.staging import is_staged, round_folder, staged_images
 
 if TYPE_CHECKING:
     from al_resources.blobs import BlobStore
+    from al_resources.labeling import Predict
 
 
 class OracleLabeling:
@@ -39,6 +40,10 @@ class OracleLabeling:
     def collect(self) -> list[str]:
         """Nothing to do: the oracle writes into the inbox."""
         return []
+
+    def refresh(self, version: int, predict: Predict) -> int:
+        """Nothing to do: the oracle knows the truth."""
+        return 0
 
     def answer(self, round_: int) -> str:
         """Export the labels of a staged round; returns the path. Images the oracle does not know stay open."""

@@ -13,6 +13,7 @@ from al_resources.labeling.staging import is_staged, staged_images
 
 if TYPE_CHECKING:
     from al_resources.blobs import BlobStore
+    from al_resources.labeling import Predict
     from al_resources.ledgers import Ledgers
     from al_resources.settings import LabelingSettings
 
@@ -62,6 +63,10 @@ class PageLabeling:
                 release = release_round(self.blobs, round_, log, class_list(self.blobs, self.settings))
                 released += [release.path] if release.new else []
         return released
+
+    def refresh(self, version: int, predict: Predict) -> int:
+        """Nothing to do: the page reads the log."""
+        return 0
 
 
 def _read(blobs: BlobStore, round_: int) -> AnswerLog:
