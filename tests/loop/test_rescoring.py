@@ -67,7 +67,7 @@ def settings_of(home: Path, *, frozen: bool, **selection: Any) -> Settings:
 def play(platform: Platform, round_: int, *, deploys: bool) -> None:
     """A round as the assets play it; one that does not deploy leaves its model a challenger."""
     chosen, _ = choose(platform, round_, Wishes(), quiet)
-    stage(platform, round_, chosen)
+    stage(platform, round_, chosen, quiet)
     assert isinstance(platform.labeling, OracleLabeling)
     platform.labeling.answer(round_)
     merge_exports(platform, "", quiet)
