@@ -84,9 +84,12 @@ def test_an_error_shows_a_hostile_name_as_an_escape(
 
 
 def test_status_shows_hostile_exports_harmlessly(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "labeling/exports/cat\u202egnp.exe[bold red].json"  # a store takes no control characters in names
+    platform.blobs.write(path, b"{}")
     row: dict[str, Any] = {
         "export_id": "1",
-        "path": f"labeling/exports/{HOSTILE[:-1]}.json",
+        "path": path,
+        "etag": platform.blobs.info(path).etag,
         "status": "quarantined",
         "reason": f"class {HOSTILE[:-1]!s} is unknown",
         "recorded_at": utc_now(),
