@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,8 +147,9 @@ def _people(found: dict[str, Any]) -> list[str]:
 
 def rounds_table(rows: list[dict[str, Any]]) -> Table:
     """The rounds as the demo and `al status` show them."""
+    paid = _paid(rows)
     table = Table(
-        caption="accuracy on the holdout, with its 95 % interval",
+        caption=(f"labels paid: {paid}\n" if paid else "") + "accuracy on the holdout, with its 95 % interval",
         box=SIMPLE,
         padding=(0, 1),
         pad_edge=False,
@@ -178,6 +180,14 @@ def rounds_table(rows: list[dict[str, Any]]) -> Table:
             f"[{colour}]{row['outcome']}[/]",
         )
     return table
+
+
+def _paid(rows: list[dict[str, Any]]) -> str:
+    """How many labels people gave for each reason, in all rounds."""
+    counts = Counter[str]()
+    for row in rows:
+        counts.update(row["paid"])
+    return ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
 
 
 def _out_of(done: int, total: int) -> str:

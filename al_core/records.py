@@ -35,7 +35,7 @@ PREDICTIONS = pa.schema(
         ("entropy", pa.float32()),  # in nats
         ("probs", pa.list_(pa.float32())),  # in the order of the model's classes
         ("embedding", pa.list_(pa.float32())),  # of half precision; null unless the service logs embeddings
-        ("source", pa.string()),  # online | batch | simulation
+        ("source", pa.string()),  # online | batch | simulation | rescore: for a selection, no traffic
         ("latency_ms", pa.float32()),  # time the answer took; null in batch
         ("logged_at", UTC_MICROSECONDS),
     ]
@@ -176,7 +176,8 @@ LEDGERS: dict[str, pa.Schema] = {
     "forgotten": FORGOTTEN,
 }
 
-Source = Literal["online", "batch", "simulation"]
+Source = Literal["online", "batch", "simulation", "rescore"]
+RESCORE: Source = "rescore"  # a newer model's answer to an image of the log: a batch was chosen on it
 
 
 def utc_now() -> datetime:

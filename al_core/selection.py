@@ -60,7 +60,7 @@ class Selection:
     duels: int = 0  # images on which a challenger and the champion disagree
     judges_short: int = 0  # images to judge by that were asked for and not there
     unusable: dict[str, str] = field(default_factory=dict)  # image id -> why it could not be considered
-    details: dict[str, float] = field(default_factory=dict)  # what the strategy has to say
+    details: dict[str, str | int | float] = field(default_factory=dict)  # what the strategy has to say
 
     @property
     def size(self) -> int:
@@ -75,7 +75,7 @@ class Selection:
         parts = [f"{self.eligible} images were eligible"]
         if self.near_duplicates:
             parts.append(
-                f"{len(self.near_duplicates)} of them are near-duplicates of chosen ones "
+                f"{len(self.near_duplicates)} of them are near-duplicates of chosen ones or of judges "
                 "(selection.near_duplicate_distance; -1 tells all apart)"
             )
         if self.unusable:
@@ -110,6 +110,8 @@ def select_batch(
     *,
     judges: CandidateSource | None = None,
     duels: Sequence[Mapping[str, Any]] = (),
+    judged: Mapping[str, str] | None = None,
+    judges_version: int | None = None,
     strategy: QueryStrategy,
     budget: int,
     control_share: float,
@@ -129,6 +131,10 @@ def select_batch(
     strategy gets what is left of the budget, and the batch says so. No two images of the batch have hashes within
     `near_duplicate_distance` bits; an image left out for that is replaced by the next best one, in the control
     slice too. Images without a hash are never near-duplicates.
+
+    `judged` are near-duplicate hashes of images that judge already, by id: what resembles one may never teach, so that
+    no strategy is offered it. The control slice is, or it would not be uniform. `judges_version` is the model version
+    that scored `judges`, where that is another one than `model_version`, which scored `source`.
 
     `duels` are images drawn already, rows of `SELECTIONS` with both models' answers: they take part of the budget, and
     stand at its end.
@@ -154,21 +160,27 @@ def select_batch(
 
     share = _control_size(size, control_share)
     control = reserved.draw(Order("random", seed=control_seed), share)
+    duplicates.keep(judged or {})
     order, count = strategy.order(strategy_seed), size - control.num_rows
     if order is not None:
         chosen = candidates.draw(order, count)
         rows = _rows(chosen, None if order.column == "random" else chosen.column(order.column).to_numpy())
-        details: dict[str, float] = {}
+        details: dict[str, str | int | float] = {}
     else:
         table, arrays = _pool_table(candidates, strategy, strategy_seed, max(pool_limit, count) if count else 0)
         pool = _pool(table, arrays, strategy, context, device)
         picks = strategy.query(pool, count, strategy_seed)
-        rows, details = _rows(table.take(picks.indices), picks.scores, picks.clusters), picks.details
+        rows, details = _rows(table.take(picks.indices), picks.scores, picks.clusters), {**picks.details}
 
     common = {"round": round_, "model_version": model_version, "seed": seed, "selected_at": utc_now()}
     name = strategy.name if strategy.name == configured.name else f"{configured.name}:{strategy.name}"
     batch = [{**row, "reason": "strategy", "strategy": name} for row in rows]
-    drawn = {"reason": "control", "strategy": "random", "propensity": min(1.0, share / max(1, to_judge))}
+    drawn: dict[str, Any] = {
+        "reason": "control",
+        "strategy": "random",
+        "propensity": min(1.0, share / max(1, to_judge)),
+        "model_version": model_version if judges_version is None else judges_version,
+    }
     batch += [row | drawn for row in _rows(control)]
     batch += [{"reason": DUEL, "strategy": "disagreement", **row} for row in duels]
     return Selection(

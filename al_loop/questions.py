@@ -1,6 +1,6 @@
 """What analysts ask of the prediction log over time: each question once in KQL, for Data Explorer, and once in Polars.
 
-Both count every prediction once and answer with the same columns, oldest step first.
+Both count every prediction of traffic once and answer with the same columns, oldest step first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from al_core.errors import InvalidInput
-from al_core.records import UTC_MICROSECONDS
+from al_core.records import RESCORE, UTC_MICROSECONDS
 from al_resources.azure.data_explorer import Query
 from al_resources.prediction_store import PredictionStore
 
@@ -83,6 +83,7 @@ def ask(store: PredictionStore, question: Question, window: Window) -> pl.DataFr
     if not isinstance(store, DeltaPredictionStore):
         raise TypeError(f"{type(store).__name__} takes no questions; expected a Delta or Kusto prediction store")
     rows = store.rows_between(window.model_name, window.model_version, window.since, window.until)
+    rows = rows.filter(pl.col("source") != RESCORE)
     answer = _POLARS[question](rows.with_columns(at=pl.col("logged_at").dt.truncate(window.every)))
     keys = list(takewhile(lambda name: name not in ("predictions", "answers"), schema.names))
     return (
@@ -107,7 +108,7 @@ def kql(question: Question, window: Window) -> Query:
         version = "\n| where model_version == _version"
     text = f"""let asked = materialize(predictions
 | where logged_at >= _since and logged_at < _until
-| where model_name in (_name){version}
+| where model_name in (_name) and source != "{RESCORE}"{version}
 | summarize arg_max(logged_at, {_LOGGED[question]}) by prediction_id
 | extend at = bin(logged_at, {window.every}));
 {_KQL[question]}"""

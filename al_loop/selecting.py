@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from al_core.selection import Selection
     from al_core.strategies.base import QueryStrategy
+    from al_loop.rescoring import Rescored
     from al_resources.labeling.staging import Staged
     from al_resources.platform import Platform
 
@@ -38,12 +39,14 @@ def choose(
         log(f"round {round_} was selected before: its {recorded.height} images are staged again")
         return recorded.sort("rank"), {}
     version = platform.endpoint.state().serving_version
-    selection = _selection(platform, round_, version, wishes)
+    selection, scored_again = _selection(platform, round_, version, wishes)
     if selection.table.num_rows == 0:
         raise GiveUp(
             f"round {round_}: nothing to select. Every image {_of(version)} is selected or labeled already; "
             + ("add more with `al ingest FOLDER`" if version is None else "send it more traffic, or `al score FOLDER`")
         )
+    if scored_again is not None:
+        scored_again.record(platform, selection.table)
     platform.ledgers.insert_new("selections", selection.table, on=["round", "image_id"])
     return platform.ledgers.read("selections", round=round_).sort("rank"), selection.facts
 
@@ -58,20 +61,22 @@ def preview(platform: Platform, wishes: Wishes) -> tuple[pl.DataFrame, dict[str,
 
     round_ = 1 + max(platform.ledgers.read("selections")["round"].to_list(), default=-1)
     version = platform.endpoint.state().serving_version
-    selection = _selection(platform, round_, version, wishes)
+    selection, _ = _selection(platform, round_, version, wishes)
     return pl.DataFrame(selection.table).sort("rank"), selection.facts
 
 
-def _selection(platform: Platform, round_: int, version: int | None, wishes: Wishes) -> Selection:
-    """New images, and labels that are worth a second look in a share of their places."""
+def _selection(
+    platform: Platform, round_: int, version: int | None, wishes: Wishes
+) -> tuple[Selection, Rescored | None]:
+    """New images, and labels that are worth a second look in a share of their places; and what was scored for it."""
     from al_loop.reviewing import labels_to_review
 
     if version is None:
-        return _seed_batch(platform, round_, wishes)
+        return _seed_batch(platform, round_, wishes), None
     budget = wishes.budget or platform.settings.selection.budget
     reviews = labels_to_review(platform, round_, budget)
-    selection = _batch(platform, round_, version, replace(wishes, budget=budget - len(reviews)))
-    return with_reviews(selection, reviews, version) if reviews else selection
+    selection, scored_again = _batch(platform, round_, version, replace(wishes, budget=budget - len(reviews)))
+    return with_reviews(selection, reviews, version) if reviews else selection, scored_again
 
 
 def with_reviews(selection: Selection, reviews: list[dict[str, Any]], version: int) -> Selection:
@@ -86,28 +91,90 @@ def with_reviews(selection: Selection, reviews: list[dict[str, Any]], version: i
     return replace(selection, table=table, details={**selection.details, "labels under review": len(rows)})
 
 
-def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> Selection:
+def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> tuple[Selection, Rescored | None]:
     from al_core.selection import select_batch
+    from al_loop.rescoring import asking_version
     from al_loop.strategy_inputs import strategy_context
     from al_resources.prediction_store.candidates import Candidates
 
     defaults = platform.settings.selection
     name, holdout = platform.settings.model.name, platform.settings.holdout
-    return select_batch(
-        Candidates(platform.predictions, name, version, holdout.teaching),
+    budget, strategy = wishes.budget or defaults.budget, configured_strategy(platform, wishes)
+    asking = asking_version(platform, version)
+    context = strategy_context(platform, asking)
+    seed = _seed(wishes, defaults.seed, round_)
+    scored_again = _scored_again(platform, asking, version, strategy.given(context), budget, seed)
+    about = _who_asked(asking, version, scored_again)
+    if scored_again is None and asking != version:
+        asking, context = version, strategy_context(platform, version)
+    selection = select_batch(
+        Candidates(platform.predictions, name, version, holdout.teaching)
+        if scored_again is None
+        else scored_again.source,
         judges=Candidates(platform.predictions, name, version, holdout.judges.part("measure")),
-        duels=_duels(platform, version, wishes.budget or defaults.budget),
-        strategy=configured_strategy(platform, wishes),
-        budget=wishes.budget or defaults.budget,
+        duels=_duels(platform, version, budget),
+        judged=_judged(platform),
+        judges_version=version,
+        strategy=strategy,
+        budget=budget,
         control_share=defaults.control_share if wishes.control_share is None else wishes.control_share,
         near_duplicate_distance=defaults.near_duplicate_distance,
-        seed=_seed(wishes, defaults.seed, round_),
+        seed=seed,
         round_=round_,
-        model_version=version,
+        model_version=asking,
         pool_limit=defaults.pool_limit,
-        context=strategy_context(platform, version),
+        context=context,
         device=defaults.device,
     )
+    return replace(selection, details={**selection.details, **about}), scored_again
+
+
+def _scored_again(
+    platform: Platform, asking: int, serving: int, strategy: QueryStrategy, budget: int, seed: int
+) -> Rescored | None:
+    """What the strategy may choose from, by a version that does not serve; None: the log as it is.
+
+    That is so where the asking version serves, and where it may score (or finds) too few images for a batch.
+    """
+    from al_core.strategies.base import Order
+    from al_loop.rescoring import rescored
+
+    if asking == serving:
+        return None
+    prefilter = Order(strategy.prefilter, descending=strategy.prefilter == "entropy", seed=seed)
+    keep = max(platform.settings.selection.pool_limit, budget)
+    found = rescored(platform, asking, serving, strategy.order(seed) or prefilter, keep, seed, least=budget)
+    enough = found.rows.num_rows + found.left_out >= min(budget, found.waiting)
+    return found if enough and found.rows.num_rows else None
+
+
+def _who_asked(asking: int, serving: int, scored_again: Rescored | None) -> dict[str, str | int]:
+    if asking == serving:
+        return {}
+    if scored_again is None:
+        why = f"v{asking} may score too few images again for a batch (selection.rescore_limit)"
+        return {"asked by": f"v{serving}, which serves: {why}"}
+    facts: dict[str, str | int] = {
+        "asked by": f"v{asking}, the newest that is not proven worse than v{serving}, which serves",
+        "images scored again": f"{scored_again.images} of {scored_again.waiting}",
+    }
+    if scored_again.left_out:
+        facts["not scored again"] = scored_again.left_out
+    return facts
+
+
+def _judged(platform: Platform) -> dict[str, str]:
+    """Near-duplicate hashes of the images that judge or will: the labeled ones, and those that wait for a label."""
+    import polars as pl
+
+    from al_core.dataset import JUDGES
+
+    asked = platform.ledgers.read("selections").select("image_id", "image_hash")
+    reserved = platform.settings.holdout.judges.among(asked["image_id"].to_list())
+    judges = [asked.filter(pl.col("image_id").is_in(reserved))]
+    if (dataset := platform.datasets.latest()) is not None:
+        judges.append(dataset.rows.filter(pl.col("split").is_in(JUDGES)).select("image_id", "image_hash"))
+    return dict(pl.concat(judges).drop_nulls().iter_rows())
 
 
 def _duels(platform: Platform, serving: int, budget: int) -> list[dict[str, Any]]:

@@ -79,6 +79,15 @@ class Brakes:
                 self.serving = challenger
                 return
 
+    def asking(self, newest: int, dataset: Dataset, known: Collection[str]) -> int:
+        """The round of the newest model that is not proven worse than who serves, as `newest_not_worse` has it."""
+        if self.serving is None:
+            return newest
+        for challenger in range(newest, max(self.serving, newest - CHALLENGERS), -1):
+            if self._verdict(challenger, dataset, known).outcome != "worse":
+                return challenger
+        return self.serving
+
     def _verdict(self, challenger: int, dataset: Dataset, known: Collection[str]) -> GateVerdict:
         truth, rules = truth_of(dataset), self._rules
         if self.serving is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -23,7 +23,6 @@ import torch
 
 from al_core.dataset import JUDGES, Dataset, build_dataset, resolve_labels
 from al_core.judging.evaluation import Evaluation, answers_of
-from al_core.judging.truth import Part
 from al_core.learning.checkpoint import MANIFEST_FILE, code_version, sha256_of, training_key
 from al_core.learning.contract import LabeledImage, TrainingRequest
 from al_core.learning.inference import Predictor
@@ -32,8 +31,8 @@ from al_core.learning.settings import TrainingSettings
 from al_core.learning.torch_trainer import TorchTrainer
 from al_core.near_duplicates import near_duplicate_hash
 from al_core.records import ModelManifest, Preprocessing, prediction_table
+from al_core.scored_images import ScoredImages
 from al_core.selection import NOBODY, select_batch, select_seed_batch
-from al_core.strategies.base import KEY_SPACE, Order
 from al_core.strategies.context import StrategyContext
 from al_core.strategies.registry import get_strategy
 from simulation.annotators import Oracle
@@ -56,31 +55,6 @@ class Prepared:
     pixels: np.ndarray  # (N, channels, size, size) uint8
     hashes: dict[str, str | None]
     embeddings: np.ndarray | None = None  # (N, d) float32 of the frozen encoder
-
-
-class ScoredImages:
-    """One round's predictions, as selection sees a prediction store (`CandidateSource`)."""
-
-    def __init__(self, predictions: pa.Table, part: Part | None = None) -> None:
-        rows = pl.DataFrame(predictions)
-        self._predictions = rows if part is None else rows.filter(part.filter(pl.col("image_key")))
-
-    def eligible(self, order: Order, limit: int, columns: Sequence[str], exclude: Collection[str] = ()) -> pa.Table:
-        """The first `limit` images in `order`, see `PredictionStore.eligible`."""
-        rows = self._predictions
-        if exclude:
-            rows = rows.filter(~pl.col("image_id").is_in(list(exclude)))
-        wanted = dict.fromkeys(["image_id", *columns])
-        if order.column == "random":
-            rows = rows.sort((pl.col("image_key") - order.pivot) % KEY_SPACE, "image_id")
-        else:
-            rows = rows.sort(order.column, "image_id", descending=[order.descending, False])
-            wanted |= {order.column: None}
-        return rows.head(limit).select(list(wanted)).to_arrow()
-
-    def count_eligible(self) -> int:
-        """How many there are."""
-        return self._predictions.height
 
 
 class Experiment:
@@ -211,7 +185,7 @@ class Experiment:
                 reserve=self.brakes.reserve if self.brakes else NOBODY,
                 judging_share=self.brakes.settings.share if self.brakes else 0,
             ).table
-        predictor = self._predictor(round_ - 1)
+        predictor = self._predictor(self._asking(round_))
         duels = self._duels(round_)
         with _timed(took, "score"):
             predictions = self._score(predictor, round_)
@@ -220,6 +194,7 @@ class Experiment:
             ScoredImages(predictions, brakes.reserve.part("teach") if brakes else None),
             judges=ScoredImages(predictions, brakes.reserve.part("measure")) if brakes else None,
             duels=duels,
+            judged=self._judged(),
             strategy=self.strategy,
             budget=study.budget,
             control_share=brakes.settings.control_share if brakes else study.control_share,
@@ -235,6 +210,18 @@ class Experiment:
             return []
         assert self.dataset is not None
         return self.brakes.duels(round_ - 1, self.dataset, self.selected, self.study.budget)
+
+    def _asking(self, round_: int) -> int:
+        """The round of the model that selection looks with."""
+        if self.brakes is None:
+            return round_ - 1
+        assert self.dataset is not None
+        return self.brakes.asking(round_ - 1, self.dataset, self.selected)
+
+    def _judged(self) -> dict[str, str]:
+        """Near-duplicate hashes of the images that judge, by id; without brakes none of the pool does."""
+        judges = self.brakes.reserve.among(sorted(self.selected)) if self.brakes else []
+        return {one: found for one in judges if (found := self.prepared.hashes[one])}
 
     def _score(self, predictor: Predictor, round_: int) -> pa.Table:
         ids = self._sample(round_)

@@ -15,7 +15,7 @@ from al_core.strategies.base import Order
 
 @dataclass(frozen=True)
 class Watermark:
-    """How far the log has come. `token` is stable while nothing is appended, compaction included."""
+    """How far the log has come by traffic. `token` is stable while none is appended, compaction included."""
 
     rows: int
     last_logged_at: datetime | None
@@ -29,7 +29,10 @@ class PredictionStore(Protocol):
         """Add rows of `PREDICTIONS`; safe to call from many processes at once; all rows or an error."""
 
     def watermark(self, model_name: str | None = None, model_version: int | None = None) -> Watermark:
-        """How many rows there are (of that model and version, where named), and how recent the newest is."""
+        """How many rows there are (of that model and version, where named), and how recent the newest is.
+
+        Images scored again for a selection (`source = "rescore"`) are no traffic and do not count.
+        """
 
     def eligible(
         self,
@@ -55,8 +58,15 @@ class PredictionStore(Protocol):
     def rows_of(self, image_ids: Collection[str], columns: Sequence[str] | None = None) -> pa.Table:
         """Every prediction of these images, newest first."""
 
-    def scan(self, columns: Sequence[str], *, since: datetime | None = None) -> Iterator[pa.RecordBatch]:
-        """The log in batches of bounded size."""
+    def scan(
+        self,
+        columns: Sequence[str],
+        *,
+        since: datetime | None = None,
+        model_name: str | None = None,
+        model_version: int | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """The log (of that model and version, where named) in batches of bounded size."""
 
     def erase(self, image_ids: Collection[str]) -> int:
         """Erase every prediction of some images, for `al forget` alone; how many rows there were."""

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from al_core.judging.truth import Part
-from al_core.records import PREDICTIONS
+from al_core.records import PREDICTIONS, RESCORE
 from al_core.strategies.base import KEY_SPACE, Order
 from al_resources.delta_tables import commit, erase_images, merging_files, open_or_create, open_table, scan, vacuum
 from al_resources.forgotten import check_ids, forgotten_ids
@@ -194,7 +194,7 @@ class DeltaPredictionStore:
 
     # ------------------------------------------------------------------ reading
     def watermark(self, model_name: str | None = None, model_version: int | None = None) -> Watermark:
-        """Rows and newest time, from the table's log alone but for one column of one file.
+        """Rows and newest time, from the table's log but for `source`, and one column of the newest file.
 
         Nothing but what is forgotten is ever removed from the log, so the number of rows and of these names its state.
         """
@@ -202,13 +202,17 @@ class DeltaPredictionStore:
         if table is None:
             return Watermark(0, None, "empty")
         files = _files(table, model_name, model_version)
+        log, traffic = _of_model(table, model_name, model_version), pl.col("source") != RESCORE
         rows = _rows(files)
+        # A column of few values: row groups that hold none of these are passed over by their statistics.
+        rows -= log.filter(~traffic).select(pl.len()).collect().item()
         if not rows:
             return Watermark(0, None, "empty")
         # Statistics are cut to milliseconds: only the rows from there on are read.
-        cut = files["max.logged_at"].max()
-        newest = _of_model(table, model_name, model_version).filter(pl.col("logged_at") >= cut)
-        last = newest.select(pl.col("logged_at").max()).collect().item()
+        cut, at = files["max.logged_at"].max(), pl.col("logged_at").max()
+        last = log.filter(pl.col("logged_at") >= cut, traffic).select(at).collect().item()
+        if last is None:  # a selection came after the last answer
+            last = log.filter(traffic).select(at).collect(engine="streaming").item()
         erased = f":{forgotten}" if (forgotten := len(forgotten_ids(self.ledgers))) else ""
         return Watermark(rows, last, f"{table.metadata().id}:{rows}{erased}")
 
@@ -229,14 +233,21 @@ class DeltaPredictionStore:
         )
         return _records(rows, wanted)
 
-    def scan(self, columns: Sequence[str], *, since: datetime | None = None) -> Iterator[pa.RecordBatch]:
+    def scan(
+        self,
+        columns: Sequence[str],
+        *,
+        since: datetime | None = None,
+        model_name: str | None = None,
+        model_version: int | None = None,
+    ) -> Iterator[pa.RecordBatch]:
         """The log in batches of at most 65 536 rows, in no particular order; `since` is inclusive."""
         wanted = list(dict.fromkeys(columns))
         check_columns(wanted)
         table = self._table()
         if table is None:
             return
-        log = scan(table, _PHYSICAL)
+        log = _of_model(table, model_name, model_version)
         if since is not None:
             log = log.filter(pl.col("logged_on") >= since.date(), pl.col("logged_at") >= since)
         for rows in log.select(wanted).collect_batches(chunk_size=65_536, maintain_order=False):

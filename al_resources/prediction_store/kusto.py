@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from al_core.judging.truth import MODULUS, Part
-from al_core.records import PREDICTIONS
+from al_core.records import PREDICTIONS, RESCORE
 from al_core.strategies.base import KEY_SPACE, Order
 from al_resources.azure.data_explorer import Ingestion, KustoDatabase, Query
 from al_resources.prediction_store import Watermark
@@ -88,13 +88,20 @@ class KustoPredictionStore:
         rows = pl.concat(pages).sort("logged_at", "prediction_id", descending=True)
         return as_records(rows, wanted)
 
-    def scan(self, columns: Sequence[str], *, since: datetime | None = None) -> Iterator[pa.RecordBatch]:
+    def scan(
+        self,
+        columns: Sequence[str],
+        *,
+        since: datetime | None = None,
+        model_name: str | None = None,
+        model_version: int | None = None,
+    ) -> Iterator[pa.RecordBatch]:
         """The log by time, in pages; what is appended meanwhile may or may not be among it."""
         wanted = list(dict.fromkeys(columns))
         check_columns(wanted)
         after, seen = since or _BEGINNING, list[str]()
         while True:
-            page = self.database.query(page_query(wanted, after, seen))
+            page = self.database.query(page_query(wanted, after, seen, model_name, model_version))
             if len(page):
                 yield from as_records(page, wanted).to_batches()
             if len(page) < PAGE:
@@ -143,6 +150,7 @@ def watermark_query(model_name: str | None, model_version: int | None) -> Query:
     """Counts predictions, each once."""
     filters, parameters = _of_model(model_name, model_version)
     text = f"""predictions{filters}
+| where source != "{RESCORE}"
 | summarize newest = max(logged_at) by prediction_id
 | summarize count_ = count(), newest = max(newest)
 | project count_, newest"""
@@ -202,11 +210,18 @@ def rows_query(image_ids: list[str], columns: Sequence[str]) -> Query:
     return Query(text, _records(asked), {"_ids": ("dynamic", image_ids)})
 
 
-def page_query(columns: Sequence[str], after: datetime, seen: Sequence[str]) -> Query:
+def page_query(
+    columns: Sequence[str],
+    after: datetime,
+    seen: Sequence[str],
+    model_name: str | None = None,
+    model_version: int | None = None,
+) -> Query:
     """One page of the log by time, from a moment on, without what was already read of that moment."""
+    filters, parameters = _of_model(model_name, model_version)
     asked = tuple(dict.fromkeys([*columns, "logged_at", "prediction_id"]))
     # First which rows, by two narrow columns; the wide ones are read of these alone.
-    text = f"""let page = predictions
+    text = f"""let page = predictions{filters}
 | where logged_at >= _after and prediction_id !in (_seen)
 | distinct logged_at, prediction_id
 | order by logged_at asc, prediction_id asc
@@ -217,7 +232,8 @@ predictions
 | summarize arg_max(logged_at, *) by prediction_id
 | order by logged_at asc, prediction_id asc
 | project {", ".join(asked)}"""
-    return Query(text, _records(asked), {"_after": ("datetime", after), "_seen": ("dynamic", list(seen))})
+    parameters |= {"_after": ("datetime", after), "_seen": ("dynamic", list(seen))}
+    return Query(text, _records(asked), parameters)
 
 
 def _free(

@@ -71,6 +71,12 @@ class SelectionSettings(_Section):
     pool_limit: int = Field(
         50_000, ge=1, description="candidates loaded for a strategy that needs embeddings or probabilities"
     )
+    rescore_limit: int = Field(
+        5_000,
+        ge=0,
+        description="images, at most, that a newer model scores again to choose from them; fewer than the budget: the "
+        "serving one chooses. Logged embeddings of a frozen encoder know no limit",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where strategies that need arrays compute; auto: on a GPU where there is one"
     )

@@ -451,3 +451,25 @@ def test_where_either_part_of_a_small_folder_is_used_up_the_other_fills_the_seed
     everything = seed_with_judges(60, budget=60)
     assert sorted(chosen(everything)) == sorted({*image_ids(60)} - {*RESERVE.among(image_ids(60), "duel")})
     assert everything.control == len(RESERVE.among(image_ids(60), "measure"))
+
+
+@pytest.mark.parametrize("strategy", ["margin", "kmeans"])
+def test_no_strategy_is_offered_what_resembles_a_judge_and_the_control_slice_is(strategy: str) -> None:
+    rng = np.random.default_rng(2)
+    hashes = [rng.integers(0, 256, 16, np.uint8).tobytes().hex() for _ in range(30)]
+    probs, embeddings = rng.dirichlet(np.ones(3), 30), rng.normal(size=(30, 4))
+    source = MemorySource.of(probs, hashes=hashes, embeddings=embeddings)
+    judged = {"a judge": hashes[0], "another": hashes[1]}
+    resembling = set(image_ids(30)[:2])
+    batch = select(source, judged=judged, strategy=strategy, budget=30, control_share=0)
+    assert set(chosen(batch)) == set(image_ids(30)) - resembling
+    assert {one.image_id for one in batch.near_duplicates} == resembling
+    assert set(chosen(select(source, judged=judged, budget=30, control_share=1), "control")) == set(image_ids(30))
+
+
+def test_each_row_of_a_batch_says_which_version_it_was_scored_by() -> None:
+    rng = np.random.default_rng(3)
+    asked = MemorySource.of(rng.dirichlet(np.ones(3), 30))
+    judges = MemorySource.of(rng.dirichlet(np.ones(3), 30), salt=1)
+    rows = select(asked, judges=judges, judges_version=2, model_version=3).table.to_pylist()
+    assert {(row["reason"], row["model_version"]) for row in rows} == {("strategy", 3), ("control", 2)}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from al_cli.digits import digit_pngs
+from al_cli.status import rounds_table
 from al_core.dataset import JUDGES
 from al_core.errors import GiveUp, InvalidInput
 from al_core.learning.settings import TrainingSettings
@@ -155,6 +157,14 @@ def test_every_decision_is_on_record_with_who_why_and_when(played: Platform) -> 
     assert sum(sum(row["paid"].values()) for row in facts) == 190
     assert {row["outcome"] for row in facts} <= {"promoted", "open", "worse", "held"}
     assert all(row["serves"] is not None for row in facts)
+
+
+def test_the_table_of_rounds_tells_what_labels_were_paid_for(played: Platform) -> None:
+    rounds = progress(played)["rounds"]
+    paid = str(rounds_table(rounds).caption).splitlines()[0]
+    assert paid.startswith("labels paid: 100 seed, ")
+    assert all(f" {reason}" in paid for reason in ("strategy", "control", "duel"))
+    assert sum(int(number) for number in re.findall(r"\d+", paid)) == sum(row["labeled"] for row in rounds)
 
 
 def test_what_cannot_be_is_refused_with_the_way_out(played: Platform) -> None:

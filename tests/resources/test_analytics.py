@@ -94,6 +94,14 @@ def test_a_prediction_that_arrived_twice_counts_once(tmp_path: Path) -> None:
     assert ask(store, "drift", window())["predictions"].to_list() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_images_scored_again_for_a_selection_are_no_traffic(store: PredictionStore, question: Question) -> None:
+    store.append(prediction_rows([{"image_id": image(1), "latency_ms": 3.0}]))
+    before = ask(store, question, window())
+    store.append(prediction_rows([{"image_id": image(2), "latency_ms": 5.0, "margin": 0.1, "source": "rescore"}]))
+    assert_frame_equal(ask(store, question, window()), before)
+
+
 def test_the_window_includes_its_beginning_and_not_its_end(store: PredictionStore) -> None:
     moments = [after(-0.000_001), after(0), after(DAY - 0.000_001), after(DAY)]
     store.append(prediction_rows([{"image_id": image(n), "logged_at": at} for n, at in enumerate(moments)]))

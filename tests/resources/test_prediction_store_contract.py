@@ -21,7 +21,7 @@ from resource_adapters import EMBEDDED, LEDGER_STORES, PREDICTION_STORES, after,
 from al_core.judging.truth import Part, Reserve, Role
 from al_core.records import LABELS, PREDICTIONS, SELECTIONS, image_keys, table_of
 from al_core.strategies.base import Order
-from al_resources.prediction_store import PredictionStore, delta, kusto
+from al_resources.prediction_store import PredictionStore, Watermark, delta, kusto
 
 MARGIN = Order("margin")
 ROLES: tuple[Role, ...] = ("teach", "judge")
@@ -195,6 +195,26 @@ def test_scan_reads_everything_since_a_moment_that_is_included(store: Prediction
     batches = list(store.scan(["image_id"], since=after(2.000_123)))
     assert sorted(i for b in batches for i in b["image_id"].to_pylist()) == sorted(image(n) for n in (2, 3, 4))
     assert sum(len(b) for b in store.scan(["image_id", "probs"])) == 5
+
+
+def test_scan_reads_one_version_where_it_is_named(store: PredictionStore) -> None:
+    store.append(prediction_rows([{"image_id": image(n), "model_version": n % 2} for n in range(6)]))
+    store.append(prediction_rows([{"image_id": image(1), "model_name": "other"}]))
+    batches = store.scan(["image_id"], model_name="digits", model_version=1)
+    assert sorted(one for batch in batches for one in ids(batch)) == sorted(image(n) for n in (1, 3, 5))
+
+
+def test_an_image_scored_again_for_a_selection_is_read_and_is_no_traffic(store: PredictionStore) -> None:
+    again = {"source": "rescore", "model_version": 2}
+    store.append(prediction_rows([{"image_id": image(9), "logged_at": after(9), **again}]))
+    assert store.watermark() == Watermark(0, None, "empty")
+    store.append(prediction_rows([{"image_id": image(n), "logged_at": after(n)} for n in range(2)]))
+    before = store.watermark()
+    assert (before.rows, before.last_logged_at) == (2, after(1))
+    store.append(prediction_rows([{"image_id": image(0), "logged_at": after(20), **again}]))
+    assert store.watermark() == before
+    assert store.watermark("digits", 2).rows == 0
+    assert store.rows_of([image(0)], ["model_version"])["model_version"].to_pylist() == [2, 1]
 
 
 @pytest.mark.parametrize("moments", [1, 2, 10], ids=["all at once", "two moments", "one by one"])
