@@ -51,5 +51,6 @@ def open_platform() -> Platform:
     from al_resources.format_versions import check_version
 
     platform = Platform()
-    check_version(platform.blobs)
+    if platform.profile.blobs_at_hand:
+        check_version(platform.blobs)
     return platform

@@ -237,7 +237,9 @@ def _seed(wishes: Wishes, default: int, round_: int) -> int:
     return wishes.seed if wishes.seed is not None else default + round_
 
 
-def stage(platform: Platform, round_: int, chosen: pl.DataFrame, log: Callable[[str], None]) -> Staged:
+def stage(
+    platform: Platform, round_: int, chosen: pl.DataFrame, log: Callable[[str], None] = lambda line: None
+) -> Staged:
     """Copy the images to where people label, and tell the labeling tool, with what the newest model says."""
     from al_loop.prelabeling import refresh_predictions
     from al_resources.image_names import first_names

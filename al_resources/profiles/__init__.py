@@ -29,6 +29,7 @@ class Profile(Protocol):
     state_poll_seconds: float  # how often a scoring service looks who is to serve
     watch_seconds: float  # how long a step of a rollout is watched, where the settings do not say
     disk_lasts: bool  # whether what a scoring service leaves on its disk is there for the next
+    blobs_at_hand: bool  # whether the blob store answers at once, so that every command can look at the home's format
     machines_cost: bool  # whether a deployment that only stands by is paid for
     hears_events: bool  # whether new exports announce themselves; otherwise the inbox is listed
 

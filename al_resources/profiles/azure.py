@@ -60,6 +60,7 @@ class AzureProfile:
     )  # fmt: skip
     disk_lasts = False  # scoring services are containers
     state_poll_seconds = 1.0  # of a state in a container: every look is paid for
+    blobs_at_hand = False  # out of reach, they would hold up every command for a minute
 
     def __init__(self, settings: Settings) -> None:
         """`settings` decide whether there is a workspace and a queue."""

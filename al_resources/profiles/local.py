@@ -31,6 +31,7 @@ class LocalProfile:
     state_poll_seconds = 0.1  # a rollout waits for it at each step
     watch_seconds = 2.0
     disk_lasts = True
+    blobs_at_hand = True
     machines_cost = False
     hears_events = False
 

@@ -129,7 +129,7 @@ def test_a_log_is_bounded_while_it_is_written(tmp_path: Path, monkeypatch: pytes
         assert log.stat().st_size < 10_000
     lines = log.read_text().splitlines()
     assert int(lines[-1]) > int(lines[0]), "it is written on at its new end, without a hole"
-    assert (tmp_path / "log.1").stat().st_size == 5_000
+    assert 5_000 <= (tmp_path / "log.1").stat().st_size < 5_100, "its end, and what came while it was copied"
 
 
 def test_a_home_is_used_by_one_command_at_a_time_and_the_other_is_told_by_whom(tmp_path: Path) -> None:

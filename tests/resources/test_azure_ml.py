@@ -473,12 +473,12 @@ def test_the_asset_fails_with_the_reason_and_the_tail_of_the_containers_log(work
     settings = load_settings(
         home=workspace.platform.settings.home,
         labeling={"project": "oracle", "oracle_labels": str(truth), "classes": list("0123456789")},
-        selection={"initial_budget": 60},
+        selection={"initial_budget": 100},
         training={"architecture": "small_cnn", "image_size": 16, "channels": 1, "epochs": 1},
         deployment={"watch_seconds": 0, "smoke_images": 1},
     )
     platform = Platform(settings, registry=workspace.registry, endpoint=workspace.endpoint)
-    truth.write_text(json.dumps({platform.images.put(png).image_id: label for png, label in digit_pngs()[:100]}))
+    truth.write_text(json.dumps({platform.images.put(png).image_id: label for png, label in digit_pngs()[:200]}))
     workspace.emulator.failing_deployments["blue"] = "ModuleNotFoundError: No module named 'torch'"
     with dg.instance_for_test() as instance:
         instance.add_dynamic_partitions("round", ["0000"])

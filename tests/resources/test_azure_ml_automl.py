@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from torchvision import models
 from training_workspace import CLASSES, TrainingBench, publish_dataset
 
+from al_core.encoders.contract import Encoder
 from al_core.learning.checkpoint import sha256_of
 from al_core.learning.contract import TrainingRequest
 from al_core.learning.networks import Classifier, build_network, load_state
 from al_core.learning.torch_trainer import TorchTrainer
-from al_core.records import ModelManifest, utc_now
+from al_core.records import EncoderRecord, ModelManifest, utc_now
 from al_resources.azure.workspace import WorkspaceError
 from al_resources.platform import Platform
 from al_resources.settings import Settings, SettingsError
@@ -109,7 +110,8 @@ def test_its_vision_transformer_which_is_timms_answers_the_same_as_torchvisions(
     ).eval()
     bare = models.VisionTransformer(image_size=32, num_layers=2, hidden_dim=64, mlp_dim=128, num_classes=1000, **shape)
     bare.heads = torch.nn.Identity()
-    ours = Classifier(bare, 64, 2, 3).eval()
+    record = EncoderRecord(family="torchvision", name="vit", source="from scratch")
+    ours = Classifier(Encoder(bare, 64, 3, record), 2).eval()
     load_state(ours, renamed(theirs.state_dict(), NETWORKS["vit_b_16"], ["a", "b"], ["a", "b"]), "AutoML's")
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():

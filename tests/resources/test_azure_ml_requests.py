@@ -32,7 +32,7 @@ PASSING = (
     (re.compile(r"\b[0-9a-f]{12}\b"), "<hash>"),
     (re.compile(r"==[\w.+!-]+"), "==<version>"),
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.+:Z]*"), "<time>"),
-    (re.compile(r"/tmp/[^\s\"']+"), "<folder>"),
+    (re.compile(r"/(tmp|dev/shm)/[^\s\"']+"), "<folder>"),
 )
 
 
