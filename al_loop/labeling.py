@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def merge_exports(platform: Platform, path: str, log: Callable[[str], None]) -> list[Merge]:
     """Bring one export, or all that wait, into the label ledger. Repeating it changes nothing."""
-    from al_resources.labeling.merge import merge_export, unmerged_exports
+    from al_resources.labeling.delivered import unmerged_exports
+    from al_resources.labeling.merge import merge_export
 
     paths = [path] if path else unmerged_exports(platform.blobs, platform.ledgers)
     merges = [

@@ -28,9 +28,9 @@ from al_resources.azure.storage import DEVELOPMENT_ACCOUNT
 from al_resources.blobs.azure import AzureBlobStore
 from al_resources.event_queue.azure import AzureEventQueue
 from al_resources.image_store import ImageStore
+from al_resources.labeling.delivered import INBOX
 from al_resources.labeling.events import MESSAGES_PER_TICK, EventCursor, listen
 from al_resources.labeling.inbox import InboxCursor, look
-from al_resources.labeling.merge import INBOX
 from al_resources.ledgers.delta import DeltaLedgers
 from al_resources.settings import LabelingSettings
 from al_resources.settings.azure_data import AzureDataSettings

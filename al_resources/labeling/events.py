@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from al_resources.blobs import BlobInfo
+from al_resources.labeling.delivered import INBOX, is_export, unmerged_exports
 from al_resources.labeling.inbox import Look, consider
-from al_resources.labeling.merge import INBOX, is_export, note_gone, unmerged_exports
+from al_resources.labeling.merge import note_gone
 from al_resources.settings import LabelingSettings
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ValidationError
 
 from al_resources.blobs import BlobInfo
+from al_resources.labeling.delivered import INBOX, is_export
 from al_resources.labeling.exports import BrokenExport
-from al_resources.labeling.merge import INBOX, Merge, Plan, is_export, note_gone, plan_merge, put_on_record, refuse
+from al_resources.labeling.merge import Merge, Plan, note_gone, plan_merge, put_on_record, refuse
 from al_resources.ledgers import ReadOnce
 from al_resources.settings import LabelingSettings
 

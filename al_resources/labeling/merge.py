@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from al_core.answers import votes
-from al_core.picture_files import is_left_behind
 from al_core.records import EXPORTS, LABELS, table_of, utc_now
 from al_resources.blobs import BlobInfo
 from al_resources.forgotten import forgotten_ids
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from al_resources.labeling.formats import Reading
     from al_resources.ledgers import LedgerReader, Ledgers
 
-INBOX = "labeling/exports"
 UNKNOWN_ANNOTATOR = "unknown"
 SAME = ["image_id", "annotator", "label", "outcome"]  # what makes an answer another one
 REASONS_TOLD = 3  # of rows that were set aside; quarantine has them all
@@ -81,17 +79,6 @@ class Merge:
     labels: int = 0
     new_labels: int = 0
     set_aside: int = 0
-
-
-def unmerged_exports(blobs: BlobStore, ledgers: Ledgers) -> list[str]:
-    """The exports in the inbox, in this content, that nothing has become of yet."""
-    known = set(ledgers.read("exports").select("path", "etag").iter_rows())
-    return [blob.path for blob in blobs.list(INBOX) if is_export(blob.path) and (blob.path, blob.etag) not in known]
-
-
-def is_export(path: str) -> bool:
-    """Whether a file of the inbox is meant as an export; what no tool reads is refused by name, not passed over."""
-    return not is_left_behind(path.removeprefix(f"{INBOX}/"))
 
 
 def plan_merge(

@@ -22,8 +22,8 @@ from al_core.records import prediction_table, utc_now
 from al_resources.azure import checks as azure_checks
 from al_resources.azure.data_explorer import MAPPING
 from al_resources.labeling import events
+from al_resources.labeling.delivered import INBOX
 from al_resources.labeling.events import EventCursor, listen
-from al_resources.labeling.merge import INBOX
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
 from emulators.azurite import shared_azurite

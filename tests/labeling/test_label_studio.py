@@ -29,7 +29,8 @@ from al_core.answers import standing
 from al_core.images import content_id
 from al_loop.prelabeling import refresh_predictions
 from al_resources.labeling import LabelingError, Prediction
-from al_resources.labeling.merge import INBOX, merge_export, unmerged_exports
+from al_resources.labeling.delivered import INBOX, unmerged_exports
+from al_resources.labeling.merge import merge_export
 from al_resources.labeling.projects.label_studio import PROJECT
 from al_resources.labeling.projects.label_studio_client import TOKEN_VARIABLE, LabelStudioClient, ProjectGone
 from al_resources.labeling.staging import MANIFEST, round_folder

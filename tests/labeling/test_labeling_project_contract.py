@@ -18,7 +18,8 @@ from al_core.answers import standing
 from al_core.records import utc_now
 from al_resources.labeling import LabelingProject
 from al_resources.labeling.answers import Answer, AnswerLog
-from al_resources.labeling.merge import INBOX, merge_export, unmerged_exports
+from al_resources.labeling.delivered import INBOX, unmerged_exports
+from al_resources.labeling.merge import merge_export
 from al_resources.labeling.projects.label_studio_client import TOKEN_VARIABLE
 from al_resources.labeling.staging import staged_images
 from al_resources.platform import Platform

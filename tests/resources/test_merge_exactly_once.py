@@ -25,8 +25,9 @@ from al_resources.blobs import BlobInfo
 from al_resources.blobs.local import FsspecBlobStore
 from al_resources.image_store import ImageStore
 from al_resources.labeling import merge as merge_module
+from al_resources.labeling.delivered import unmerged_exports
 from al_resources.labeling.inbox import InboxCursor, Look, look
-from al_resources.labeling.merge import Merge, carry_out, merge_export, plan_merge, unmerged_exports
+from al_resources.labeling.merge import Merge, carry_out, merge_export, plan_merge
 from al_resources.ledgers import Ledgers
 from al_resources.ledgers.delta import DeltaLedgers
 from al_resources.settings import LabelingSettings
