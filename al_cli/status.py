@@ -166,8 +166,8 @@ def rounds_table(rows: list[dict[str, Any]]) -> Table:
     narrow = console.width < 90  # then the strategy is shortened, never a figure
     for column, justify, width in (
         ("round", "right", 5),
-        ("strategy", "left", 9),
-        ("labels", "right", 6),
+        ("strategy", "left", 8),
+        ("labels", "right", 7),
         ("trained", "right", 7),
         ("model", "right", 5),
         ("accuracy", "left", 20),
@@ -199,4 +199,4 @@ def _paid(rows: list[dict[str, Any]]) -> str:
 
 
 def _out_of(done: int, total: int) -> str:
-    return str(total) if done == total else f"{done} of {total}"
+    return str(total) if done == total else f"{done}/{total}"

@@ -37,6 +37,9 @@ def reason_to_wait(platform: Platform, training: str = "") -> Waiting | None:
     """
     limits = platform.settings.selection
     waiting, version = platform.unlabeled_candidates(), platform.endpoint.state().serving_version
+    if training:
+        first = "the first model" if version is None else "on the newest labels"
+        return Waiting("training", f"run {training} trains {first}", "the next round follows when it has ended")
     if version is None and waiting:
         return Waiting(
             "people",
@@ -49,9 +52,6 @@ def reason_to_wait(platform: Platform, training: str = "") -> Waiting | None:
             f"{waiting} candidates wait for a label, more than selection.max_unlabeled = {limits.most_unlabeled}",
             "label some and release them, or raise it",
         )
-    if training:
-        first = "the first model" if version is None else "on the newest labels"
-        return Waiting("training", f"run {training} trains {first}", "the next round follows when it has ended")
     if version is None:
         return _for_the_first_model(platform)
     return _for_images(platform, version) or (_by_advice(platform) if limits.stop_when_advised else None)
