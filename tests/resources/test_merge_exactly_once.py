@@ -527,7 +527,7 @@ def test_deliveries_again_renamed_or_interrupted_give_the_same_labels(
             path = tossed.release(f"{number}.json", coco(answers))
             dying.inserts_left = data.draw(st.integers(0, 2), label="inserts before a crash")
             try:
-                merge_export(tossed.blobs, dying, tossed.images, tossed.settings, path)
+                merge_export(replace(tossed.inbox, ledgers=dying), path)
             except Crash:
                 tossed.merge(path)
             for old in data.draw(st.lists(st.integers(0, number), max_size=2), label="delivered again"):
