@@ -94,8 +94,8 @@ def write_project(
     """
     from al_cli.dagster_process import write_dagster_home
     from al_resources.format_versions import write_version
-    from al_resources.labeling.delivered import INBOX
     from al_resources.labeling.exports import plain_class
+    from al_resources.labeling.inbox import INBOX
     from al_resources.platform import Platform
 
     file, named = folder / "al.toml", list(dict.fromkeys(map(plain_class, classes)))

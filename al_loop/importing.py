@@ -72,11 +72,11 @@ def plan_import(
 
     data, reading = read_source(source, platform)
     export = BlobInfo(f"{IMPORTS}/{file_name(source)}", "", len(data or b""), utc_now())
-    images = platform.images
+    inbox = platform.inbox
     if coming and reading is not None:
-        images = _AsItWillBe(platform.blobs, {row.content for row in reading.rows if row.content})
-    stores = (platform.blobs, platform.ledgers, images, platform.settings.labeling)
-    plan = plan_merge(*stores, export, data=data, reading=reading)
+        coming_ids = {row.content for row in reading.rows if row.content}
+        inbox = replace(inbox, images=_AsItWillBe(platform.blobs, coming_ids))
+    plan = plan_merge(inbox, export, data=data, reading=reading)
     standing = votes(platform.ledgers.read("labels"))
     rewritten: Sequence[ExportedLabel] = plan.parsed.labels
     if again:
@@ -86,7 +86,7 @@ def plan_import(
         from al_resources.labeling.writers import to_jsonl
 
         data = to_jsonl([*rewritten, *removed])
-    brings = plan_merge(*stores, export, data=data)
+    brings = plan_merge(inbox, export, data=data)
     return Import(source, data, _facts(source, plan, brings, standing, len(removed)))
 
 

@@ -59,10 +59,8 @@ def reason_to_wait(platform: Platform, training: str = "") -> Waiting | None:
 
 def standing(platform: Platform, training: str = "") -> Waiting:
     """What it waits for now, always something: what is delivered and not merged, or the round that is due."""
-    from al_resources.labeling.delivered import unmerged_exports
-
     if not training:
-        if delivered := unmerged_exports(platform.blobs, platform.ledgers):
+        if delivered := platform.inbox.unmerged():
             return Waiting(
                 "training",
                 f"{len(delivered)} exports with labels lie in the inbox",

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 if TYPE_CHECKING:
-    from al_core.judging.gate import Rules
+    from al_core.judging.gate import Rules as GateRules
     from al_core.judging.truth import Part, Reserve
+    from al_core.selection import Rules as SelectionRules
 
 SHORTEST_TOKEN = 16
 
@@ -118,6 +119,13 @@ class SelectionSettings(_Section):
         """`max_unlabeled`, or what stands for it: the next batch is chosen by who has learned from the last one."""
         return self.budget // 4 if self.max_unlabeled is None else self.max_unlabeled
 
+    @property
+    def rules(self) -> SelectionRules:
+        """What holds for every batch."""
+        from al_core.selection import Rules
+
+        return Rules(self.control_share, self.near_duplicate_distance, self.pool_limit, self.device)
+
 
 class HoldoutSettings(_Section):
     """Held-out truth: which images may judge, and therefore never teach."""
@@ -157,7 +165,7 @@ class GateSettings(_Section):
     size_mb: float | None = Field(None, gt=0, description="largest size of the weights; none: not looked at")
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> GateRules:
         """What the gate demands."""
         from al_core.judging.gate import Rules
 
