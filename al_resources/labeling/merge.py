@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from al_resources.ledgers import LedgerReader, Ledgers
 
 INBOX = "labeling/exports"
+RANDOM_SAMPLE = f"{INBOX}/random-sample"  # whoever puts labels here declares that their images are one
 UNKNOWN_ANNOTATOR = "unknown"
 SAME = ["image_id", "annotator", "label", "outcome"]  # what makes an answer another one
 REASONS_TOLD = 3  # of rows that were set aside; quarantine has them all
@@ -87,6 +88,13 @@ def unmerged_exports(blobs: BlobStore, ledgers: Ledgers) -> list[str]:
     """The exports in the inbox, in this content, that nothing has become of yet."""
     known = set(ledgers.read("exports").select("path", "etag").iter_rows())
     return [blob.path for blob in blobs.list(INBOX) if is_export(blob.path) and (blob.path, blob.etag) not in known]
+
+
+def declared_random(ledgers: LedgerReader) -> set[str]:
+    """The images whose labels came in an export that was declared to be of a random sample."""
+    exports = ledgers.read("exports").filter(pl.col("path").str.starts_with(f"{RANDOM_SAMPLE}/"))
+    labels = ledgers.read("labels") if exports.height else None
+    return set() if labels is None else set(labels.join(exports, on="export_id", how="semi")["image_id"])
 
 
 def is_export(path: str) -> bool:
