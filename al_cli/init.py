@@ -55,7 +55,7 @@ def init(folder: Path, classes: tuple[str, ...], encoder: str) -> None:
     import tomlkit
 
     from al_resources.labeling.exports import plain_class
-    from al_resources.labeling.merge import INBOX
+    from al_resources.labeling.inbox import INBOX
 
     pretrained = encoder != SMALL_CNN
     if pretrained:

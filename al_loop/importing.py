@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from al_core.errors import GiveUp
 from al_resources.image_store import ImageStore
-from al_resources.labeling.merge import INBOX, RANDOM_SAMPLE
+from al_resources.labeling.inbox import INBOX, RANDOM_SAMPLE
 
 if TYPE_CHECKING:
     from al_resources.blobs import BlobStore
     from al_resources.labeling.exports import ExportedLabel
     from al_resources.labeling.formats import Reading
+    from al_resources.labeling.inbox import Inbox
     from al_resources.labeling.merge import Plan
     from al_resources.platform import Platform
 
@@ -86,11 +87,11 @@ def plan_import(
 
     data, reading = read_source(source, platform)
     export = BlobInfo(f"{IMPORTS}/{file_name(source)}", "", len(data or b""), utc_now())
-    images = platform.images
+    inbox = platform.inbox
     if coming and reading is not None:
-        images = _AsItWillBe(platform.blobs, {row.content for row in reading.rows if row.content})
-    stores = (platform.blobs, platform.ledgers, images, platform.settings.labeling)
-    plan = plan_merge(*stores, export, data=data, reading=reading)
+        coming_ids = {row.content for row in reading.rows if row.content}
+        inbox = replace(inbox, images=_AsItWillBe(platform.blobs, coming_ids))
+    plan = plan_merge(inbox, export, data=data, reading=reading)
     standing = votes(platform.ledgers.read("labels"))
     rewritten: Sequence[ExportedLabel] = plan.parsed.labels
     if again:
@@ -100,8 +101,8 @@ def plan_import(
         from al_resources.labeling.writers import to_jsonl
 
         data = to_jsonl([*rewritten, *removed])
-    brings = plan_merge(*stores, export, data=data)
-    facts = _facts(source, plan, brings, standing, len(removed)) | _judging(platform, images, plan, random_sample)
+    brings = plan_merge(inbox, export, data=data)
+    facts = _facts(source, plan, brings, standing, len(removed)) | _judging(platform, inbox, plan, random_sample)
     return Import(source, data, facts, random_sample)
 
 
@@ -196,7 +197,7 @@ def _facts(source: str, plan: Plan, brings: Plan, standing: Any, removed: int) -
     }
 
 
-def _judging(platform: Platform, images: ImageStore, plan: Plan, random_sample: bool) -> dict[str, Any]:
+def _judging(platform: Platform, inbox: Inbox, plan: Plan, random_sample: bool) -> dict[str, Any]:
     """How many of the labels may judge, and why: images that no round drew judge where they are a random sample."""
     import polars as pl
 
@@ -210,7 +211,7 @@ def _judging(platform: Platform, images: ImageStore, plan: Plan, random_sample: 
     selections = platform.ledgers.read("selections")
     fresh = [image_id for image_id in named if image_id not in known]
     labels = pl.concat([platform.ledgers.read("labels"), plan.rows], how="diagonal_relaxed")
-    reasons = reasons_to_judge(fresh, selections, labels, dataset, platform.ledgers, images)
+    reasons = reasons_to_judge(fresh, selections, labels, dataset, platform.ledgers, inbox.images)
     chosen = set(selections["image_id"])
     others = [image_id for image_id in fresh if image_id not in chosen]
     declared = declared_random(platform.ledgers)

@@ -19,13 +19,10 @@ if TYPE_CHECKING:
 
 def merge_exports(platform: Platform, path: str, log: Callable[[str], None]) -> list[Merge]:
     """Bring one export, or all that wait, into the label ledger. Repeating it changes nothing."""
-    from al_resources.labeling.merge import merge_export, unmerged_exports
+    from al_resources.labeling.merge import merge_export
 
-    paths = [path] if path else unmerged_exports(platform.blobs, platform.ledgers)
-    merges = [
-        merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, export)
-        for export in paths
-    ]
+    paths = [path] if path else [blob.path for blob in platform.inbox.unmerged()]
+    merges = [merge_export(platform.inbox, export) for export in paths]
     for merge in merges:
         log(f"{merge.path}: {merge.labels} labels, {merge.new_labels} new, {merge.set_aside} set aside; {merge.reason}")
     return merges

@@ -92,7 +92,7 @@ def with_reviews(selection: Selection, reviews: list[dict[str, Any]], version: i
 
 
 def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> tuple[Selection, Rescored | None]:
-    from al_core.selection import select_batch
+    from al_core.selection import Judging, select_batch
     from al_loop.rescoring import asking_version
     from al_loop.strategy_inputs import strategy_context
     from al_resources.prediction_store.candidates import Candidates
@@ -107,24 +107,26 @@ def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> tup
     about = _who_asked(asking, version, scored_again)
     if scored_again is None and asking != version:
         asking, context = version, strategy_context(platform, version)
+    rules = defaults.rules
+    if wishes.control_share is not None:
+        rules = replace(rules, control_share=wishes.control_share)
     selection = select_batch(
         Candidates(platform.predictions, name, version, holdout.teaching)
         if scored_again is None
         else scored_again.source,
-        judges=Candidates(platform.predictions, name, version, holdout.judges.part("measure")),
-        duels=_duels(platform, version, budget),
-        judged=_judged(platform),
-        judges_version=version,
         strategy=strategy,
         budget=budget,
-        control_share=defaults.control_share if wishes.control_share is None else wishes.control_share,
-        near_duplicate_distance=defaults.near_duplicate_distance,
+        rules=rules,
+        judging=Judging(
+            Candidates(platform.predictions, name, version, holdout.judges.part("measure")),
+            version,
+            _duels(platform, version, budget),
+            _judged(platform),
+        ),
         seed=seed,
         round_=round_,
         model_version=asking,
-        pool_limit=defaults.pool_limit,
         context=context,
-        device=defaults.device,
     )
     return replace(selection, details={**selection.details, **about}), scored_again
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 def progress(platform: Platform) -> dict[str, Any]:
     """Everything `al status` shows, as plain JSON values."""
     from al_loop.annotators import labeling_report
-    from al_resources.labeling.merge import unmerged_exports
 
     state = platform.endpoint.state()
     watermark = platform.predictions.watermark()
@@ -40,7 +39,7 @@ def progress(platform: Platform) -> dict[str, Any]:
         "waiting_for_labels": platform.unlabeled_candidates(),
         "exports": dict(exports["status"].value_counts().sort("status").iter_rows()),
         "events": platform.events.counts() if platform.profile.hears_events else None,
-        "unmerged_exports": unmerged_exports(platform.blobs, platform.ledgers),
+        "unmerged_exports": [blob.path for blob in platform.inbox.unmerged()],
         "gone_exports": exports.filter(pl.col("path").is_unique(), status="gone")["path"].to_list(),
         "quarantined": _as_they_lie(platform, exports).filter(status="quarantined").select("path", "reason").to_dicts(),
         "set_aside": _as_they_lie(platform, exports)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from al_core.judging.gate import Rules
+from al_core.judging.gate import Rules as GateRules
 from al_core.judging.truth import Part, Reserve
+
+if TYPE_CHECKING:
+    from al_core.selection import Rules as SelectionRules
 
 SHORTEST_TOKEN = 16
 
@@ -102,6 +105,13 @@ class SelectionSettings(_Section):
     stop_when_advised: bool = Field(False, description="no new round once the advice is to stop")
     max_unlabeled: int = Field(500, ge=0, description="no new round while more candidates than this wait for a label")
 
+    @property
+    def rules(self) -> SelectionRules:
+        """What holds for every batch."""
+        from al_core.selection import Rules
+
+        return Rules(self.control_share, self.near_duplicate_distance, self.pool_limit, self.device)
+
 
 class HoldoutSettings(_Section):
     """Held-out truth: which images may judge, and therefore never teach."""
@@ -139,9 +149,9 @@ class GateSettings(_Section):
     size_mb: float | None = Field(None, gt=0, description="largest size of the weights; none: not looked at")
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> GateRules:
         """What the gate demands."""
-        return Rules(self.tolerance, self.confidence, self.class_tolerance, self.latency_ms, self.size_mb)
+        return GateRules(self.tolerance, self.confidence, self.class_tolerance, self.latency_ms, self.size_mb)
 
 
 class DeploymentSettings(_Section):

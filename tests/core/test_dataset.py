@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import hamming_distance
 
 from al_core.dataset import (
     JUDGES,
@@ -25,7 +26,6 @@ from al_core.dataset import (
     uses,
 )
 from al_core.judging.truth import DUEL, LABELED_BEFORE, SAMPLE, UNIFORM_REASONS, Reserve
-from al_core.near_duplicates import hamming_distance
 from al_core.records import LABELS
 
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)
