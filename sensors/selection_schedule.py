@@ -141,9 +141,19 @@ def why_another_random_round(platform: Platform) -> str | None:
     """Why a round of random images is drawn although some are labeled already; None where it is not."""
     if platform.endpoint.state().serving_version is not None or platform.ledgers.read("labels").is_empty():
         return None
+    return (
+        f"the labels so far made no model that serves{_what_came_of_them(platform)}; another random round brings more "
+        "of them"
+    )
+
+
+def _what_came_of_them(platform: Platform) -> str:
+    """What the gate said of the newest model, or why the training ended without one."""
+    if versions := platform.registry.versions():
+        gate = platform.registry.manifest(versions[-1]).gate
+        return f" (v{versions[-1]}: {gate.reason})" if gate else ""
     failed = platform.ledgers.read("failures").filter(job=TRAINING_JOB)
-    told = f": {failed['reason'][-1]}" if failed.height else ""
-    return f"the labels so far made no model that serves{told}; another random round brings more of them"
+    return f": {failed['reason'][-1]}" if failed.height else ""
 
 
 def training_on_its_way(instance: dg.DagsterInstance) -> str | None:
