@@ -187,7 +187,7 @@ def confusion_matrix(evaluation: Evaluation | None) -> dg.MetadataValue:
     """True classes down, predicted ones across."""
     from al_assets.charts import confusion_matrix as draw
 
-    if evaluation is None:
+    if evaluation is None or evaluation.answers.is_empty():
         return dg.MetadataValue.text("not judged")
     return picture(draw(evaluation), "confusion matrix on the holdout")
 

@@ -68,6 +68,7 @@ initial_budget = 120
 control_share = 0.1
 cron = "* * * * *"
 min_new_predictions = 50
+pool_scoring_limit = 0      # the traffic is the pool
 
 [holdout]
 reserve = 0.5               # of all images may judge: there are 1 797 in all

@@ -269,6 +269,11 @@ def table_of(schema: pa.Schema, rows: Sequence[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=schema)
 
 
+def empty_table(schema: pa.Schema) -> pa.Table:
+    """A table without rows. Arrow's own `schema.empty_table()` imports pandas, for half a second."""
+    return pa.table([pa.nulls(0, field.type) for field in schema], schema=schema)
+
+
 def fitted(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """`rows` that an earlier version wrote, with the columns that `schema` has gained since; these are null."""
     for place, field in enumerate(schema):

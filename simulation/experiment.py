@@ -32,7 +32,7 @@ from al_core.learning.torch_trainer import TorchTrainer
 from al_core.near_duplicates import near_duplicate_hash
 from al_core.records import ModelManifest, Preprocessing, prediction_table
 from al_core.scored_images import ScoredImages
-from al_core.selection import NOBODY, select_batch, select_seed_batch
+from al_core.selection import NOBODY, Judging, Rules, select_batch, select_seed_batch
 from al_core.strategies.context import StrategyContext
 from al_core.strategies.registry import get_strategy
 from simulation.annotators import Oracle
@@ -192,13 +192,16 @@ class Experiment:
         brakes = self.brakes
         return select_batch(
             ScoredImages(predictions, brakes.reserve.part("teach") if brakes else None),
-            judges=ScoredImages(predictions, brakes.reserve.part("measure")) if brakes else None,
-            duels=duels,
-            judged=self._judged(),
             strategy=self.strategy,
             budget=study.budget,
-            control_share=brakes.settings.control_share if brakes else study.control_share,
-            near_duplicate_distance=study.near_duplicate_distance,
+            rules=Rules(
+                brakes.settings.control_share if brakes else study.control_share, study.near_duplicate_distance
+            ),
+            judging=Judging(
+                ScoredImages(predictions, brakes.reserve.part("measure")) if brakes else None,
+                duels=duels,
+                judged=self._judged(),
+            ),
             seed=self._seed(round_),
             round_=round_,
             model_version=predictor.version,
