@@ -48,7 +48,7 @@ def _done_before(platform: Platform, dataset: Dataset) -> ModelManifest | None:
         made = platform.registry.manifest(version)
         settings, parent = platform.settings.training, made.parent_version
         if made.training_key == training_key(dataset.manifest.version, parent, settings, code_version()):
-            return made
+            return platform.registry.by_training_key(made.training_key)
     return None
 
 
