@@ -1,6 +1,7 @@
 """The schedule that opens the next round of selection, unless there is a reason to wait."""
 
 import dagster as dg
+import polars as pl
 
 from al_assets.rounds import ROUNDS, open_rounds, round_key
 from al_resources.platform import Platform
@@ -84,6 +85,8 @@ def _reason_to_wait(instance: dg.DagsterInstance, platform: Platform) -> str | N
         if platform.images.is_empty():
             return "there are no images yet; add some with `al ingest FOLDER`"
         return _reason_to_wait_for_the_first_model(instance, platform)
+    if untouched := _untouched_round(platform):
+        return untouched
     eligible = platform.predictions.count_eligible(platform.settings.model.name, version)
     if eligible < limits.min_new_predictions:
         return (
@@ -91,6 +94,20 @@ def _reason_to_wait(instance: dg.DagsterInstance, platform: Platform) -> str | N
             f"a round starts at selection.min_new_predictions = {limits.min_new_predictions}"
         )
     return _advice_to_stop(platform) if limits.stop_when_advised else None
+
+
+def _untouched_round(platform: Platform) -> str | None:
+    """Whether nobody has answered anything of the newest round: further ones would pile up."""
+    from al_core.answers import answered
+
+    asked = platform.ledgers.read("selections").filter(pl.col("reason") != "review")  # reviews have an answer
+    asked = asked.filter(pl.col("round") == pl.col("round").max())
+    if asked.is_empty() or not set(asked["image_id"]).isdisjoint(answered(platform.ledgers.read("labels"))):
+        return None
+    return (
+        f"no answer for any of the {asked.height} images of round {asked['round'][0]} has come in yet, and further "
+        "rounds would pile up: label some of them and release (or export) what is answered"
+    )
 
 
 def _reason_to_wait_for_the_first_model(instance: dg.DagsterInstance, platform: Platform) -> str | None:

@@ -145,6 +145,15 @@ def test_too_many_unlabeled_candidates_are_a_reason_to_wait(platform: Platform, 
     assert "501 candidates wait for a label" in reason(platform, instance)
 
 
+def test_rounds_do_not_pile_up_while_nobody_labels(platform: Platform, instance: dg.DagsterInstance) -> None:
+    ids = serve(platform, predictions=400)
+    instance.add_dynamic_partitions("round", ["0000"])
+    select(platform, 0, ids[:50])
+    assert "no answer for any of the 50 images of round 0 has come in yet" in reason(platform, instance)
+    label(platform, ids[:1])
+    assert isinstance(tick(platform, instance), dg.RunRequest)
+
+
 def test_a_round_whose_selection_failed_is_asked_for_again_under_another_key(
     platform: Platform, instance: dg.DagsterInstance
 ) -> None:
