@@ -168,6 +168,14 @@ class DagsterApi:
             f={"tags": wanted},
         )["runsOrError"]["results"]
 
+    def at_work(self, job: str) -> str:
+        """The beginning of the id of a run of that job that is queued or running; empty where there is none."""
+        found = self.query(
+            """query($f: RunsFilter!) { runsOrError(filter: $f, limit: 1) { ... on Runs { results { runId } } } }""",
+            f={"pipelineName": job, "statuses": ["QUEUED", "NOT_STARTED", "STARTING", "STARTED"]},
+        )["runsOrError"]["results"]
+        return found[0]["runId"][:8] if found else ""
+
     def run(self, run_id: str) -> dict[str, Any]:
         """One run, as `runs` tells it."""
         return self.query(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from al_resources.settings import LabelingSettings
 
 INBOX = "labeling/exports"
+RANDOM_SAMPLE = f"{INBOX}/random-sample"  # whoever puts labels here declares that their images are one
 
 
 @dataclass(frozen=True)

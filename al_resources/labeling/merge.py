@@ -19,6 +19,7 @@ from al_resources.image_names import own_names
 from al_resources.labeling.class_list import ClassList, class_list
 from al_resources.labeling.exports import BrokenExport, ExportedLabel, ParsedExport, SetAside, parse_export
 from al_resources.labeling.formats.contract import shortened
+from al_resources.labeling.inbox import RANDOM_SAMPLE
 from al_resources.labeling.quarantine import quarantine_export, quarantine_rows
 
 if TYPE_CHECKING:
@@ -77,6 +78,13 @@ class Merge:
     labels: int = 0
     new_labels: int = 0
     set_aside: int = 0
+
+
+def declared_random(ledgers: LedgerReader) -> set[str]:
+    """The images whose labels came in an export that was declared to be of a random sample."""
+    exports = ledgers.read("exports").filter(pl.col("path").str.starts_with(f"{RANDOM_SAMPLE}/"))
+    labels = ledgers.read("labels") if exports.height else None
+    return set() if labels is None else set(labels.join(exports, on="export_id", how="semi")["image_id"])
 
 
 def plan_merge(
