@@ -4,7 +4,7 @@ import dagster as dg
 from pydantic import Field
 
 from al_assets import views
-from al_assets.rounds import ROUNDS
+from al_assets.rounds import ROUNDS, round_of_run
 from al_assets.selected_candidates import selected_candidates
 from al_loop.labeling import merge_exports, publish_dataset, said_of_imports
 from al_resources.platform import Platform
@@ -31,7 +31,7 @@ def labeled_dataset(
     """All labels so far, split into train, validation and those that judge. The same labels give the same version."""
     from al_core.dataset import uses
 
-    round_ = int(context.partition_key)
+    round_ = round_of_run(context)
     merges = merge_exports(platform, config.export, context.log.info)
     dataset = publish_dataset(platform, round_)
     manifest, imports = dataset.manifest, said_of_imports(dataset)

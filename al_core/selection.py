@@ -14,7 +14,7 @@ from al_core.errors import InvalidInput
 from al_core.images import BadImage
 from al_core.judging.truth import DUEL, Reserve
 from al_core.near_duplicates import NearDuplicates, may_have_near_duplicates
-from al_core.records import PREDICTIONS, SELECTIONS, table_of, utc_now
+from al_core.records import PREDICTIONS, SELECTIONS, empty_table, table_of, utc_now
 from al_core.strategies._arrays import to_device
 from al_core.strategies.base import Order, Pool, QueryStrategy
 from al_core.strategies.context import StrategyContext
@@ -342,7 +342,7 @@ class _Candidates:
         columns = [*_PROVENANCE, *arrays]
         scored = [] if order.column == "random" else [order.column]
         schema = pa.schema([PREDICTIONS.field(name) for name in ("image_id", *columns, *scored)])
-        parts = [schema.empty_table()]
+        parts = [empty_table(schema)]
         limit = count + max(_SLACK, count // 10)
         while count > 0:
             table = self._source.eligible(order, limit, columns, exclude=self._looked_at)

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from al_core.judging.gate import Rules as GateRules
-from al_core.judging.truth import Part, Reserve
-
 if TYPE_CHECKING:
+    from al_core.judging.gate import Rules as GateRules
+    from al_core.judging.truth import Part, Reserve
     from al_core.selection import Rules as SelectionRules
 
 SHORTEST_TOKEN = 16
@@ -103,7 +102,22 @@ class SelectionSettings(_Section):
         0.005, ge=0, lt=1, description="accuracy a round has to bring to be worth its labels; decides the advice"
     )
     stop_when_advised: bool = Field(False, description="no new round once the advice is to stop")
-    max_unlabeled: int = Field(500, ge=0, description="no new round while more candidates than this wait for a label")
+    max_unlabeled: int | None = Field(
+        None,
+        ge=0,
+        description="no new round while more candidates than this wait for a label; unset: a quarter of the budget",
+    )
+    pool_scoring_limit: int = Field(
+        5_000,
+        ge=0,
+        description="images of the store, at most, that `prediction_log` scores for a round because the serving model "
+        "has not seen them; 0: only what requests and `al score` bring is chosen from",
+    )
+
+    @property
+    def most_unlabeled(self) -> int:
+        """`max_unlabeled`, or what stands for it: the next batch is chosen by who has learned from the last one."""
+        return self.budget // 4 if self.max_unlabeled is None else self.max_unlabeled
 
     @property
     def rules(self) -> SelectionRules:
@@ -125,6 +139,8 @@ class HoldoutSettings(_Section):
     @property
     def judges(self) -> Reserve:
         """Which images may judge."""
+        from al_core.judging.truth import Reserve
+
         return Reserve(self.reserve)
 
     @property
@@ -151,7 +167,9 @@ class GateSettings(_Section):
     @property
     def rules(self) -> GateRules:
         """What the gate demands."""
-        return GateRules(self.tolerance, self.confidence, self.class_tolerance, self.latency_ms, self.size_mb)
+        from al_core.judging.gate import Rules
+
+        return Rules(self.tolerance, self.confidence, self.class_tolerance, self.latency_ms, self.size_mb)
 
 
 class DeploymentSettings(_Section):
@@ -229,4 +247,7 @@ class SensorSettings(_Section):
     """How often the sensors look, and how much they take at once."""
 
     export_interval_seconds: int = Field(30, ge=1, description="seconds between two looks for exports")
+    round_interval_seconds: int = Field(
+        10, ge=1, description="seconds between two looks of `next_round_sensor` at whether a round can be opened"
+    )
     exports_per_tick: int = Field(20, ge=1, description="more wait for the next tick")

@@ -13,7 +13,7 @@ from playwright.sync_api import expect, sync_playwright
 from al_cli.dagster_process import free_port, listener_of_ui, scoring_service, start_dagster, write_dagster_home
 from al_cli.digits import digit_pngs
 from al_cli.processes import Children
-from al_cli.ui import labeling_page
+from al_cli.running_loop import labeling_page
 from al_labeling.guard import page_secret
 from al_labeling.pictures import Pictures
 from al_resources.labeling.staging import round_folder, staged_images
