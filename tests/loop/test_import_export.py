@@ -189,7 +189,7 @@ class Beginning:
 
     def schedule(self) -> dg.RunRequest | dg.SkipReason:
         at = datetime(2026, 1, 5, tzinfo=timezone.utc)
-        return next_round(dg.build_schedule_context(self.instance, at), self.platform)
+        return next_round(self.instance, self.platform, at, print)
 
     def splits(self) -> dict[str, int]:
         dataset = self.platform.datasets.latest()
