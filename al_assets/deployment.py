@@ -54,5 +54,6 @@ def deployment(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Pla
             "traffic": dg.MetadataValue.json(state.traffic),
             "deployments": dg.MetadataValue.json(state.deployments),
             "rollout": dg.MetadataValue.md("\n".join(told) or "nothing to do"),
+            **views.what_labels_bought(platform),
         },
     )

@@ -172,6 +172,7 @@ def rounds_table(rows: list[dict[str, Any]]) -> Table:
         ("model", "right", 5),
         ("accuracy", "left", 20),
         ("outcome", "left", 8),
+        *([] if narrow else [("serves", "right", 6)]),
     ):
         most = width if narrow else None
         table.add_column(column, justify=justify, min_width=width, max_width=most, no_wrap=True)  # type: ignore[arg-type]
@@ -186,6 +187,7 @@ def rounds_table(rows: list[dict[str, Any]]) -> Table:
             "" if row["model_version"] is None else f"v{row['model_version']}",
             "" if accuracy is None else "{value:.3f} [{low:.3f}, {high:.3f}]".format(**accuracy),
             f"[{colour}]{row['outcome']}[/]",
+            *([] if narrow else ["" if row["serves"] is None else f"v{row['serves']}"]),
         )
     return table
 

@@ -357,6 +357,7 @@ class GateVerdict(_Frozen):
     lost: int | None = None
     tied: int | None = None  # both are wrong, differently
     agreed: int | None = None  # both answer alike
+    unasked: int | None = None  # they disagree and nobody was asked: counted against what is to be proven
 
 
 class ModelManifest(_Frozen):

@@ -60,7 +60,7 @@ def asking_version(platform: Platform, serving: int) -> int:
     from al_loop.decisions import challengers
     from al_loop.judging import newest_not_worse
 
-    return newest_not_worse(platform, serving, challengers(platform, serving)).version
+    return newest_not_worse(platform, serving, challengers(platform, serving))
 
 
 def rescored(

@@ -266,7 +266,7 @@ def _judged(platform: Platform) -> dict[str, str]:
 
 
 def _duels(platform: Platform, serving: int, budget: int) -> list[dict[str, Any]]:
-    """Images on which the newest challenger and who serves disagree, while nobody can tell which is better.
+    """Images on which a challenger and who serves disagree, while nobody can tell which is better.
 
     At most half of the batch: the other half teaches.
     """
@@ -274,9 +274,7 @@ def _duels(platform: Platform, serving: int, budget: int) -> list[dict[str, Any]
     from al_loop.judging import duel_rows
 
     count = min(platform.settings.gate.duel_labels, budget // 2)
-    for challenger in challengers(platform, serving)[:1]:
-        return duel_rows(platform, challenger, serving, count)
-    return []
+    return duel_rows(platform, serving, challengers(platform, serving), count)
 
 
 def configured_strategy(platform: Platform, wishes: Wishes) -> QueryStrategy:

@@ -129,6 +129,15 @@ def reasons_of(selected: pl.DataFrame) -> dict[str, int]:
     return dict(selected["reason"].value_counts().sort("reason").iter_rows())
 
 
+def what_it_cost(platform: Platform) -> tuple[dict[str, int], ModelManifest | None]:
+    """Labels that people gave, by the reason they were asked for; and who serves in return, if the registry has it."""
+    labeled = answered(platform.ledgers.read("labels"))
+    paid = platform.ledgers.read("selections").filter(pl.col("image_id").is_in(labeled.implode()))
+    serving = platform.endpoint.state().serving_version
+    known = serving in platform.registry.versions()
+    return reasons_of(paid), platform.registry.manifest(serving) if serving is not None and known else None
+
+
 def _verdicts(platform: Platform) -> dict[int, str]:
     """The last verdict on each version that somebody looked at: better, worse or open."""
     rows = platform.ledgers.read("decisions").filter(pl.col("verdict").is_not_null())

@@ -215,7 +215,7 @@ class Experiment:
         return self.brakes.duels(round_ - 1, self.dataset, self.selected, self.study.budget)
 
     def _asking(self, round_: int) -> int:
-        """The round of the model that selection looks with."""
+        """The round of the model that selection looks with, and that training goes on from."""
         if self.brakes is None:
             return round_ - 1
         assert self.dataset is not None
@@ -285,7 +285,8 @@ class Experiment:
         folder = self._checkpoint(round_)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        parent = self._checkpoint(round_ - 1) if round_ and settings.warm_start else None
+        before = self._asking(round_) if round_ and settings.warm_start else None  # training goes on from who asks
+        parent = None if before is None else self._checkpoint(before)
         request = TrainingRequest(
             train=dataset.images("train"),
             validation=dataset.images("validation"),
@@ -303,10 +304,12 @@ class Experiment:
             classes=result.classes,
             preprocessing=result.preprocessing,
             temperature=result.temperature,
-            parent_version=round_ if parent else None,
+            parent_version=None if before is None else before + 1,
             dataset_version=dataset.manifest.version,
             round=round_,
-            training_key=training_key(dataset.manifest.version, round_ if parent else None, settings, code_version()),
+            training_key=training_key(
+                dataset.manifest.version, None if before is None else before + 1, settings, code_version()
+            ),
             training_settings=settings.model_dump(mode="json"),
             training_log=result.log,
             code_version=code_version(),
