@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import socket
 
     from al_core.picture_files import PictureFiles
+    from al_loop.importing import Import
     from al_resources.platform import Platform
 
 CLASSES_SHOWN = 12
@@ -95,9 +96,11 @@ def _prepared(folder: Path, home: Path, classes: tuple[str, ...], labeled: bool 
         f"{escape(_shown(settings.labeling.classes)) or 'whatever people answer'}; the project is in {home}",
         soft_wrap=True,
     )
-    _stage_first_batch(platform)  # drawn before anybody looks at a label: what it brings is a random sample
-    if plan.labeled:
-        _deliver_labels(platform, folder)
+    planned = _read_labels(platform, folder) if plan.labeled else None
+    if planned is None or planned.facts["sample"] != "all":  # where all is labeled, nobody is asked
+        _stage_first_batch(platform)  # drawn before a label is delivered: what it brings is a random sample
+    if planned is not None and planned.brings:
+        _deliver_labels(platform, planned)
     return platform
 
 
@@ -113,8 +116,15 @@ def _planned(
     folder: Path, found: PictureFiles, config: Path, classes: tuple[str, ...], labeled: bool | None
 ) -> Planned:
     """Classes and labels, as said by options, else by the folders, else by the person at the terminal."""
-    there = class_folders(folder, found)
+    from al_resources.labeling.exports import BrokenExport
+
     names = list(classes)
+    try:
+        there = class_folders(folder, found)
+    except BrokenExport:
+        if labeled:
+            raise
+        there = Counter()
     if labeled is None:
         labeled = _looks_labeled(there, names, known=config.is_file())
     if labeled and not there:
@@ -129,7 +139,7 @@ def _planned(
 
 
 def class_folders(folder: Path, found: PictureFiles) -> Counter[str]:
-    """The folders that may be classes, each with its pictures, as the reader of labels takes them."""
+    """The folders that may be classes, with how many pictures, as the reader of labels takes them (it may raise)."""
     from al_resources.labeling.exports import plain_class
     from al_resources.labeling.formats.folders import rows_of_class_folders
 
@@ -196,14 +206,17 @@ def _stage_first_batch(platform: Platform) -> None:
     console.print(f"{chosen.height} of them are the first batch, drawn at random")
 
 
-def _deliver_labels(platform: Platform, folder: Path) -> None:
-    """What the folders say, by the way of `al import`."""
-    from al_loop.importing import deliver, plan_import
+def _read_labels(platform: Platform, folder: Path) -> Import:
+    """What the folders say, as `al import` reads it."""
+    from al_loop.importing import plan_import
 
     with console.status("reading the labels"):
-        planned = plan_import(platform, str(folder))
-    if not planned.facts["new"] + planned.facts["changed"]:
-        return
+        return plan_import(platform, str(folder))
+
+
+def _deliver_labels(platform: Platform, planned: Import) -> None:
+    from al_loop.importing import deliver
+
     deliver(platform, planned)
     counts = _shown([f"{name} {count}" for name, count in planned.facts["classes"].items()])
     console.print(f"labels by their folders: {escape(counts)}", soft_wrap=True)
