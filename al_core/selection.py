@@ -110,6 +110,7 @@ def select_batch(
     *,
     judges: CandidateSource | None = None,
     duels: Sequence[Mapping[str, Any]] = (),
+    different: Sequence[Mapping[str, Any]] = (),
     judged: Mapping[str, str] | None = None,
     judges_version: int | None = None,
     strategy: QueryStrategy,
@@ -137,7 +138,8 @@ def select_batch(
     that scored `judges`, where that is another one than `model_version`, which scored `source`.
 
     `duels` are images drawn already, rows of `SELECTIONS` with both models' answers: they take part of the budget, and
-    stand at its end.
+    stand at its end. So are images that `different` names, rows with reason and strategy of their own: unlike the
+    traffic that the model began with. They teach, so what resembles a judge is left out of them, too.
 
     A strategy with an `order` is answered by the store. Any other gets the first `pool_limit` images of its
     `prefilter` order as arrays, on `device` ("cpu", "cuda", or "auto": a GPU where there is one); what it needs
@@ -150,7 +152,7 @@ def select_batch(
     configured, strategy = strategy, strategy if context is None else strategy.given(context)
     control_seed, strategy_seed = _seeds(seed, 2)
     duplicates = _DuplicateFilter(near_duplicate_distance)
-    candidates = _Candidates(source, duplicates)
+    candidates = _Candidates(source, duplicates, [row["image_id"] for row in different])
     reserved = candidates if judges is None else _Candidates(judges, duplicates)
     eligible = source.count_eligible()
     to_judge = eligible if judges is None else judges.count_eligible()
@@ -161,7 +163,10 @@ def select_batch(
     share = _control_size(size, control_share)
     control = reserved.draw(Order("random", seed=control_seed), share)
     duplicates.keep(judged or {})
-    order, count = strategy.order(strategy_seed), size - control.num_rows
+    hashes = [row["image_hash"] for row in different[: size - control.num_rows]]
+    admitted = duplicates.admit([row["image_id"] for row in different[: len(hashes)]], hashes)
+    different = [different[position] for position in admitted]
+    order, count = strategy.order(strategy_seed), size - control.num_rows - len(different)
     if order is not None:
         chosen = candidates.draw(order, count)
         rows = _rows(chosen, None if order.column == "random" else chosen.column(order.column).to_numpy())
@@ -183,6 +188,7 @@ def select_batch(
     }
     batch += [row | drawn for row in _rows(control)]
     batch += [{"reason": DUEL, "strategy": "disagreement", **row} for row in duels]
+    batch += [dict(row) for row in different]
     return Selection(
         table=_ranked(batch, common),
         budget=budget,
@@ -192,7 +198,7 @@ def select_batch(
         near_duplicates=tuple(duplicates.left_out),
         judges_short=share - control.num_rows,
         unusable=candidates.unusable,
-        details=details,
+        details=details | ({"images that differ": len(different)} if different else {}),
     )
 
 
@@ -317,9 +323,11 @@ class _DuplicateFilter:
 class _Candidates:
     """The eligible images, drawn order by order; no image and nothing near a drawn one comes twice."""
 
-    def __init__(self, source: CandidateSource, duplicates: _DuplicateFilter) -> None:
+    def __init__(
+        self, source: CandidateSource, duplicates: _DuplicateFilter, drawn_already: Sequence[str] = ()
+    ) -> None:
         self._source = source
-        self._looked_at: list[str] = []
+        self._looked_at = list(drawn_already)
         self.duplicates = duplicates
         self.unusable: dict[str, str] = {}
 

@@ -107,13 +107,15 @@ def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> tup
     about = _who_asked(asking, version, scored_again)
     if scored_again is None and asking != version:
         asking, context = version, strategy_context(platform, version)
+    duels, judged = _duels(platform, version, budget), _judged(platform)
     selection = select_batch(
         Candidates(platform.predictions, name, version, holdout.teaching)
         if scored_again is None
         else scored_again.source,
         judges=Candidates(platform.predictions, name, version, holdout.judges.part("measure")),
-        duels=_duels(platform, version, budget),
-        judged=_judged(platform),
+        duels=duels,
+        different=_different(platform, version, budget, budget - len(duels), judged),
+        judged=judged,
         judges_version=version,
         strategy=strategy,
         budget=budget,
@@ -189,6 +191,19 @@ def _duels(platform: Platform, serving: int, budget: int) -> list[dict[str, Any]
     for challenger in challengers(platform, serving)[:1]:
         return duel_rows(platform, challenger, serving, count)
     return []
+
+
+def _different(
+    platform: Platform, serving: int, budget: int, room: int, judged: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Images that differ from what the version that serves answered at first, while an alarm says that there are some.
+
+    They take a share of the batch of their own, `monitoring.drift_share`, and leave some of the room to the strategy.
+    """
+    from al_loop.monitoring import drift_rows
+
+    count = min(round(budget * platform.settings.monitoring.drift_share), room // 2)
+    return drift_rows(platform, serving, count, judged)
 
 
 def configured_strategy(platform: Platform, wishes: Wishes) -> QueryStrategy:

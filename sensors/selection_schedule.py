@@ -75,12 +75,25 @@ def _reason_to_wait(instance: dg.DagsterInstance, platform: Platform) -> str | N
             return "there are no images yet; add some with `al ingest FOLDER`"
         return _reason_to_wait_for_the_first_model(instance, platform)
     eligible = platform.predictions.count_eligible(platform.settings.model.name, version)
-    if eligible < limits.min_new_predictions:
+    if eligible < limits.min_new_predictions and not (eligible and _an_alarm_opens_it(platform)):
         return (
             f"{eligible} images that model v{version} scored are neither selected nor labeled; "
             f"a round starts at selection.min_new_predictions = {limits.min_new_predictions}"
         )
     return _advice_to_stop(platform) if limits.stop_when_advised else None
+
+
+def _an_alarm_opens_it(platform: Platform) -> bool:
+    """Whether the traffic differs since after the newest round was selected: an alarm opens one round, not many."""
+    if not platform.settings.monitoring.opens_round:
+        return False
+    from al_loop.monitoring import drift_on_record
+
+    state = drift_on_record(platform)
+    if not state.alarm or state.look is None or state.look.alarm_since is None:
+        return False
+    selected = platform.ledgers.read("selections")["selected_at"]
+    return not (selected > state.look.alarm_since).any()
 
 
 def _reason_to_wait_for_the_first_model(instance: dg.DagsterInstance, platform: Platform) -> str | None:
