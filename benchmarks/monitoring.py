@@ -200,11 +200,9 @@ def coverage(histories: int, labels: int = 200, traffic: int = 2_000) -> dict[st
             seen = looks(labeled, others, after)
             held += all(look.accuracy.low <= truth <= look.accuracy.high for look in seen)
             if shift == 0 and seed < 50:
-                blind = (
-                    side.with_columns(confidence=pl.lit(0.5), predicted_label=pl.lit("a")) for side in (labeled, others)
-                )
-                own, their = blind
-                alone = looks(own.with_columns(label=pl.when(_right(labeled)).then(pl.lit("a"))), their, after)
+                hidden = {"confidence": pl.lit(0.5), "predicted_label": pl.lit("a")}
+                said = pl.when(_right(labeled)).then(pl.lit("a")).otherwise(pl.lit("b"))
+                alone = looks(labeled.with_columns(label=said, **hidden), others.with_columns(**hidden), after)
                 for kind, found_ in (("with the logged confidences", seen), ("with labels alone", alone)):
                     by_count = {look.labels: look.accuracy.high - look.accuracy.low for look in found_}
                     widths[kind].append([by_count[count] for count in MEASURED_AT])

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from al_assets.monitoring_checks import accuracy_holds, traffic_looks_as_before
+from al_assets.monitoring_checks import MONITORING_CHECKS, accuracy_holds, traffic_looks_as_before
+from al_assets.prediction_log import prediction_log
 from al_cli.status import _monitoring
 from al_core.judging.drift import level
 from al_core.records import LABELS, SELECTIONS, prediction_table, table_of, utc_now
@@ -365,3 +366,15 @@ def test_both_stores_see_the_same(tmp_path: Path) -> None:
     for figure in ("p_value", "predictions_per_day", "auc"):
         assert seen[0].pop(figure) == pytest.approx(seen[1].pop(figure))
     assert seen[0] == seen[1]
+
+
+def test_a_stream_that_drifts_in_an_instance_raises_the_check_and_fails_nothing(drifted: Platform) -> None:
+    with dg.instance_for_test() as instance:
+        done = dg.materialize([prediction_log, *MONITORING_CHECKS], instance=instance, resources={"platform": drifted})
+        assert done.success
+        found = {one.check_name: one for one in done.get_asset_check_evaluations()}
+    assert set(found) == {"traffic_looks_as_before", "accuracy_holds"}
+    assert not found["traffic_looks_as_before"].passed
+    assert found["traffic_looks_as_before"].severity == dg.AssetCheckSeverity.WARN
+    assert "differs from its reference" in (found["traffic_looks_as_before"].description or "")
+    assert found["accuracy_holds"].passed
