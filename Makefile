@@ -46,8 +46,8 @@ lint: $(READY)  ## ruff, mypy, import-linter, dg check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(BENCH_READY)  ## the speed tables, each a ratio to a peer or a bound in the same run
-	$(BIN)/python -m benchmarks
+bench: $(BENCH_READY)  ## the speed tables, each a ratio to a peer or a bound in the same run; RECORD=0.2.0 keeps them
+	$(BIN)/python -m benchmarks $(if $(RECORD),--record $(RECORD))
 
 docs: $(READY)  ## the pages that are made from the code
 	$(BIN)/python docs/reference.py
@@ -55,6 +55,8 @@ docs: $(READY)  ## the pages that are made from the code
 release: $(READY)  ## wheel and source archive of a tagged commit, after all tests
 	@git diff --quiet HEAD || { echo "commit first: a release is a commit"; exit 1; }
 	@git describe --exact-match --tags HEAD || { echo "tag the commit first: git tag v0.2.0"; exit 1; }
+	@test -f benchmarks/history/$$(git describe --exact-match --tags HEAD | sed s/^v//).json || \
+	  { echo "measure it first: make bench RECORD=VERSION, and commit benchmarks/history"; exit 1; }
 	$(MAKE) --no-print-directory test-all
 	rm -rf dist
 	$(BIN)/python -m build

@@ -21,7 +21,7 @@ from sensors.labeling_export_events import build_labeling_export_events_sensor
 from sensors.labeling_exports import build_labeling_export_sensor
 from sensors.retired_deployments import retired_deployment_sensor
 from sensors.run_failures import run_failure_sensor
-from sensors.selection_schedule import build_selection_schedule
+from sensors.selection_schedule import build_next_round_sensor, build_selection_schedule
 from simulation.job import simulation_job
 
 
@@ -42,6 +42,7 @@ def build_definitions(platform: Platform | None = None) -> dg.Definitions:
         ],
         schedules=[build_selection_schedule(settings)],
         sensors=[
+            build_next_round_sensor(settings),
             build_export_sensor(settings),
             run_failure_sensor,
             *([retired_deployment_sensor] if profile.machines_cost else []),

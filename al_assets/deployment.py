@@ -5,7 +5,7 @@ import dagster as dg
 from al_assets import views
 from al_assets.failures import told_once
 from al_assets.model_checkpoint import model_checkpoint
-from al_assets.rounds import ROUNDS
+from al_assets.rounds import ROUNDS, round_of_run
 from al_core.shown_text import plain_in_markdown
 from al_loop import decisions
 from al_loop.deploying import challenger_of_round, decide, deploy
@@ -27,7 +27,7 @@ def deployment(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Pla
     The verdict is taken here from the stored answers and all labels so far. A challenger that is worse, or not proven
     better yet, is a result: who serves stays, and the run succeeds.
     """
-    round_ = int(context.partition_key)
+    round_ = round_of_run(context)
     with told_once():
         newest = challenger_of_round(platform, round_)
         decision = decide(platform, newest)
@@ -54,5 +54,6 @@ def deployment(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Pla
             "traffic": dg.MetadataValue.json(state.traffic),
             "deployments": dg.MetadataValue.json(state.deployments),
             "rollout": dg.MetadataValue.md("\n".join(told) or "nothing to do"),
+            **views.what_labels_bought(platform),
         },
     )

@@ -4,9 +4,9 @@ import dagster as dg
 from pydantic import Field
 
 from al_assets import views
-from al_assets.rounds import ROUNDS
+from al_assets.rounds import ROUNDS, round_of_run
 from al_assets.selected_candidates import selected_candidates
-from al_loop.labeling import merge_exports, publish_dataset
+from al_loop.labeling import merge_exports, publish_dataset, said_of_imports
 from al_resources.platform import Platform
 
 
@@ -31,10 +31,10 @@ def labeled_dataset(
     """All labels so far, split into train, validation and those that judge. The same labels give the same version."""
     from al_core.dataset import uses
 
-    round_ = int(context.partition_key)
+    round_ = round_of_run(context)
     merges = merge_exports(platform, config.export, context.log.info)
     dataset = publish_dataset(platform, round_)
-    manifest = dataset.manifest
+    manifest, imports = dataset.manifest, said_of_imports(dataset)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(manifest.version),
         metadata={
@@ -46,6 +46,7 @@ def labeled_dataset(
             "exports": dg.MetadataValue.json([merge.path for merge in merges]),
             **{f"{split} images": count for split, count in manifest.counts.items()},
             "what the labels are for": dg.MetadataValue.json(uses(dataset.rows)),
+            **({"labels that no round asked for": imports} if imports else {}),
             "class balance": views.class_balance(dataset.rows),
             **views.seconds_per_label(platform),
             **views.labeling_progress(platform),

@@ -4,7 +4,7 @@ import dagster as dg
 
 from al_assets import views
 from al_assets.labeled_dataset import labeled_dataset
-from al_assets.rounds import ROUNDS
+from al_assets.rounds import ROUNDS, round_of_run
 from al_loop.advice import stopping_advice
 from al_loop.training import CHALLENGER_EVALUATION, evaluation_of, train_challenger
 from al_resources.platform import Platform
@@ -24,7 +24,7 @@ def model_checkpoint(context: dg.AssetExecutionContext, platform: dg.ResourcePar
 
     The same labels, parent, settings and code are the same training: its version is found, not made again.
     """
-    dataset = platform.datasets.of_round(int(context.partition_key))
+    dataset = platform.datasets.of_round(round_of_run(context))
     manifest = train_challenger(platform, dataset, run_id=context.run_id, log=context.log.info)
     evaluation = evaluation_of(platform, manifest, CHALLENGER_EVALUATION)
     advice = stopping_advice(platform)

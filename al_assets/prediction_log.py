@@ -8,12 +8,14 @@ from pydantic import Field
 
 from al_assets import views
 from al_assets.failures import told_once
-from al_loop.scoring import permitted_folder, score
+from al_loop.scoring import permitted_folder, score, score_pool
+from al_loop.waiting import standing
 from al_resources.platform import Platform
 
 if TYPE_CHECKING:
     from al_serving.batch import BatchSummary
 
+WAITS_FOR = "the loop waits for"
 REFUSED_SHOWN = 200  # files named one by one in the metadata
 
 
@@ -36,7 +38,9 @@ def prediction_log(
 ) -> dg.MaterializeResult:
     """The log that scoring services and batch jobs append to. Its data version is the ingestion watermark.
 
-    With a folder or a prefix in the run's config, its images are scored first.
+    What was ingested is the pool: images of the store that the serving model has not seen are scored, as many as
+    `selection.pool_scoring_limit` says; the next run goes on. With a folder or a prefix in the run's config, its images
+    are scored first.
     """
     from al_serving.handed_over import deliver
 
@@ -48,6 +52,7 @@ def prediction_log(
             key=context.run.root_run_id or context.run_id,
             log=context.log.info,
         )
+        pool = score_pool(platform, log=context.log.info)
     handed_over = deliver(platform)
     if handed_over.segments:
         context.log.info(f"segments that scoring services left in the blob store: {handed_over}")
@@ -60,12 +65,14 @@ def prediction_log(
     if version is not None:
         serving = {
             "predictions of the serving version": platform.predictions.watermark(name, version).rows,
+            "images of the store scored just now": 0 if pool is None else pool.scored,
             "eligible images": platform.predictions.count_eligible(name, version, platform.settings.holdout.teaching),
             **views.log_summary(platform, version),
         }
     return dg.MaterializeResult(
         data_version=dg.DataVersion(watermark.token),
         metadata={
+            WAITS_FOR: waits_for(platform),
             "dagster/row_count": watermark.rows,
             "newest prediction": str(watermark.last_logged_at or "none yet"),
             "serving version": views.optional_int(version),
@@ -77,6 +84,11 @@ def prediction_log(
             **serving,
         },
     )
+
+
+def waits_for(platform: Platform, training: str = "") -> str:
+    """The one line that says where the loop stands."""
+    return standing(platform, training).sentence
 
 
 def batch_metadata(batch: "BatchSummary") -> dict[str, Any]:

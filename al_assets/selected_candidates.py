@@ -8,7 +8,7 @@ from pydantic import Field
 from al_assets import views
 from al_assets.failures import told_once
 from al_assets.prediction_log import prediction_log
-from al_assets.rounds import ROUNDS
+from al_assets.rounds import ROUNDS, round_of_run
 from al_core.strategies.registry import StrategyName
 from al_loop.selecting import Wishes, choose, picks_version, stage
 from al_resources.platform import Platform
@@ -22,11 +22,12 @@ class SelectionConfig(dg.Config):
     budget: int | None = Field(None, ge=1, description="images to choose")
     control_share: float | None = Field(None, ge=0, le=1, description="share of the budget drawn at random")
     seed: int | None = Field(None, ge=0, description="the same seed on the same log chooses the same images")
+    reselect: bool = Field(False, description="of a round that is selected: choose anew what nobody has answered yet")
 
     def wishes(self) -> Wishes:
         """The same, for those who know no Dagster."""
         strategy = None if self.strategy is None else self.strategy.value
-        return Wishes(strategy, self.strategy_settings, self.budget, self.control_share, self.seed)
+        return Wishes(strategy, self.strategy_settings, self.budget, self.control_share, self.seed, self.reselect)
 
 
 @dg.asset(
@@ -43,15 +44,17 @@ def selected_candidates(
 ) -> dg.MaterializeResult:
     """The batch of one round: strategy picks and a random control slice, each with its provenance.
 
-    A round is selected once. Running it again stages the same images again and changes nothing.
+    A round is selected once: running it again stages the same images and says so. With `reselect` in the run's config
+    the images that nobody has answered yet are chosen anew.
     """
-    round_ = int(context.partition_key)
+    round_ = round_of_run(context)
     with told_once():
         chosen, facts = choose(platform, round_, config.wishes(), context.log.info)
     staged = stage(platform, round_, chosen, context.log.info)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(picks_version(chosen)),
         metadata={
+            **{name: facts.pop(name) for name in ("selected before", "selected anew") if name in facts},
             "dagster/row_count": chosen.height,
             "contact sheet": views.contact_sheet(platform, round_, chosen),
             "strategy": ", ".join(chosen["strategy"].unique().sort()),

@@ -173,6 +173,16 @@ def labeling_page(platform: Platform, round_: int) -> dict[str, dg.MetadataValue
     return {"label it here": dg.MetadataValue.url(f"{platform.settings.labeling_page.url}/?round={round_}")}
 
 
+def what_labels_bought(platform: Platform) -> dict[str, dg.MetadataValue]:
+    """Labels paid so far, and the accuracy of who serves: numbers that the UI draws over the rounds."""
+    from al_loop.status import what_it_cost
+
+    paid, serving = what_it_cost(platform)
+    accuracy = None if serving is None else serving.metrics.get("accuracy")
+    total = {"labels paid": dg.MetadataValue.int(sum(paid.values())), "labels paid for": dg.MetadataValue.json(paid)}
+    return total | ({} if accuracy is None else {"deployed accuracy": dg.MetadataValue.float(accuracy.value)})
+
+
 def labeling_progress(platform: Platform) -> dict[str, dg.MetadataValue]:
     """What the labeling tool says of its progress, where it counts by itself; why not, where it cannot be asked."""
     from al_loop.status import labeling
@@ -246,7 +256,7 @@ def confusion_matrix(evaluation: Evaluation | None) -> dg.MetadataValue:
     """True classes down, predicted ones across."""
     from al_assets.charts import confusion_matrix as draw
 
-    if evaluation is None:
+    if evaluation is None or evaluation.answers.is_empty():
         return dg.MetadataValue.text("not judged")
     return picture(draw(evaluation), "confusion matrix on the holdout")
 

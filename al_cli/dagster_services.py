@@ -78,9 +78,12 @@ def _serve(
     from dagster._core.workspace.load_target import WorkspaceFileTarget
     from dagster_webserver.app import create_app_from_workspace_process_context
 
+    from al_assets.rounds import checking_rounds
     from al_serving.guard import PageGuard
 
-    with WorkspaceProcessContext(instance, WorkspaceFileTarget([str(workspace)]), version=__version__) as context:
+    with WorkspaceProcessContext(
+        checking_rounds(instance), WorkspaceFileTarget([str(workspace)]), version=__version__
+    ) as context:
         pages = create_app_from_workspace_process_context(context)
         guarded = PageGuard(pages, token, way_in="open the link that `al ui` or `al demo` printed")
         server = uvicorn.Server(

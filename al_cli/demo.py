@@ -25,9 +25,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from al_cli.console import console, print_json
+from al_cli.dagster_api import DagsterError
 from al_cli.dagster_process import (
     Dagster,
-    DagsterError,
     export_sensor,
     free_port,
     listener_of_ui,
@@ -68,6 +68,7 @@ initial_budget = 120
 control_share = 0.1
 cron = "* * * * *"
 min_new_predictions = 50
+pool_scoring_limit = 0      # the traffic is the pool
 
 [holdout]
 reserve = 0.5               # of all images may judge: there are 1 797 in all
@@ -98,7 +99,7 @@ export_interval_seconds = 1
 @click.option("--home", type=click.Path(file_okay=False, path_type=Path), default="demo", show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Rounds after the seed round.")
 @click.option("--budget", type=click.IntRange(4), default=40, show_default=True, help="Labels per round.")
-@click.option("--traffic", type=click.IntRange(50), default=500, show_default=True, help="Images scored per round.")
+@click.option("--traffic", type=click.IntRange(50), default=900, show_default=True, help="Images scored per round.")
 @click.option("--strategy", default="margin", show_default=True, help="Query strategy.")
 @click.option(
     "--port",
@@ -253,8 +254,9 @@ class Demo:
         return timing
 
     def _send_traffic(self, round_: int) -> None:
-        """Score a random sample of all images over HTTP and wait until the log has them."""
-        sample = np.random.default_rng(round_).permutation(len(self.digits))[: self.traffic]
+        """Score the next images over HTTP and wait until the log has them; after the last comes the first again."""
+        stream = np.random.default_rng(0).permutation(len(self.digits))
+        sample = np.take(stream, range((round_ - 1) * self.traffic, round_ * self.traffic), mode="wrap")
         before = self.platform.predictions.watermark().rows
         url, caller = self._scoring_address()
         with httpx.Client(timeout=30, **caller) as client:
@@ -346,16 +348,20 @@ def _report(
     home: Path, platform: Platform, timings: list[Timing], seconds: float, *, emulated: bool, as_json: bool
 ) -> None:
     from al_assets.views import learning_curve_png
+    from al_cli.known_truth import bought_table, true_accuracies, what_labels_bought
     from al_loop.status import progress
 
     facts = progress(platform)
+    bought = what_labels_bought(facts["rounds"], true_accuracies(platform))
     curve = home / "learning_curve.png"
     curve.write_bytes(learning_curve_png(platform))
     if as_json:
         parts = [{"round": t.round, "overhead": round(t.overhead, 2), **_rounded(t.parts)} for t in timings]
-        print_json(facts | {"seconds": round(seconds, 1), "timings": parts, "learning_curve": str(curve)})
+        more = {"seconds": round(seconds, 1), "timings": parts, "learning_curve": str(curve)}
+        print_json(facts | {"what_labels_bought": bought} | more)
         return
     console.print(rounds_table(facts["rounds"]))
+    console.print(bought_table(bought))
     console.print(_timing_table(timings))
     where = os.path.relpath(home)
     console.print(f"{seconds:.0f} s in all. The learning curve: {os.path.relpath(curve)}")

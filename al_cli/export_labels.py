@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from al_cli.console import console, open_platform
+from al_cli.console import console, json_option, open_platform, print_json
 
 FORMATS = ("jsonl", "coco", "csv", "label-studio", "cvat", "mltable", "folders", "ultralytics")
 
@@ -15,7 +15,8 @@ FORMATS = ("jsonl", "coco", "csv", "label-studio", "cvat", "mltable", "folders",
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path), required=False)
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="jsonl", show_default=True)
 @click.option("--force", is_flag=True, help="Replace FILE where it is there already.")
-def export_labels(file: Path | None, format_: str, force: bool) -> None:
+@json_option
+def export_labels(file: Path | None, format_: str, force: bool, as_json: bool) -> None:
     """Write all labels to FILE, by default labels.jsonl or the like; `al import` reads it again without loss.
 
     jsonl keeps everything, skips included. folders and ultralytics are zips with the pictures in them.
@@ -31,4 +32,7 @@ def export_labels(file: Path | None, format_: str, force: bool) -> None:
     unfinished = target.with_name(f"{target.name}.part")
     unfinished.write_bytes(data)
     unfinished.replace(target)
-    console.print(f"{count} answers in {target}")
+    if as_json:
+        print_json({"file": str(target), "format": format_, "answers": count})
+    else:
+        console.print(f"{count} answers in {target}")

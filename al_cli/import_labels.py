@@ -16,15 +16,29 @@ from al_cli.console import console, json_option, open_platform, print_json
 @click.option("--dry-run", is_flag=True, help="Say what would come of it, and write nothing.")
 @click.option("--complete", is_flag=True, help="Take back what its annotators answered before and is not in it.")
 @click.option("--again", is_flag=True, help="Let its labels count as if they were given now, although it came before.")
+@click.option(
+    "--random-sample",
+    is_flag=True,
+    help="Declare that chance decided which images were labeled: the reserved ones among them judge models.",
+)
 @click.option("--ingest", "with_pictures", is_flag=True, help="Store a folder's pictures first.")
 @json_option
 def import_labels(
-    sources: tuple[str, ...], dry_run: bool, complete: bool, again: bool, with_pictures: bool, as_json: bool
+    sources: tuple[str, ...],
+    dry_run: bool,
+    complete: bool,
+    again: bool,
+    random_sample: bool,
+    with_pictures: bool,
+    as_json: bool,
 ) -> None:
     """Bring labels in from files, folders or addresses, in any format that a labeling tool writes.
 
     A folder of pictures, one folder a class, is read as labels, too. What is said goes into the inbox: the sensor
     merges it, trains and deploys. A project may begin like this, before any round.
+
+    Labels that no round asked for teach. They judge, too, as far as they are reserved, where every image in the store
+    is labeled when the first dataset is made, or where --random-sample says that they were drawn at random.
     """
     from al_cli.ingest import ingest_files
     from al_core.picture_files import find_pictures
@@ -37,9 +51,10 @@ def import_labels(
         if with_pictures and folder.is_dir() and not dry_run:
             found = find_pictures(folder)
             ingest_files(platform, found.pictures, quiet=as_json, beside=found)
-        planned = plan_import(platform, source, complete=complete, again=again, coming=with_pictures)
-        brings = planned.facts["new"] + planned.facts["changed"] + planned.facts["taken_back"]
-        path = deliver(platform, planned) if brings and not dry_run else None
+        planned = plan_import(
+            platform, source, complete=complete, again=again, coming=with_pictures, random_sample=random_sample
+        )
+        path = deliver(platform, planned) if planned.brings and not dry_run else None
         told.append(planned.facts | {"delivered": path})
     if as_json:
         print_json(told)
@@ -63,15 +78,35 @@ def _print(facts: dict[str, Any], dry_run: bool) -> None:
         console.print(f"[yellow]note[/] {escape(text)}", soft_wrap=True)
     if facts["unlabeled"]:
         console.print(f"{facts['unlabeled']} images without an answer")
-    if facts["matched"] > facts["of_chosen_images"] and facts["new"]:
-        console.print(
-            "labels of images that no round drew are no random sample: models learn from them, and random rounds "
-            "bring what judges them",
-            soft_wrap=True,
-        )
+    for line in _about_judging(facts):
+        console.print(line, soft_wrap=True)
     if facts["delivered"]:
         console.print(
             f"in the inbox: {escape(facts['delivered'])}; the sensor takes it at its next look", soft_wrap=True
         )
     else:
         console.print("nothing was written" if dry_run else "nothing to deliver: all of it counts already")
+
+
+def _about_judging(facts: dict[str, Any]) -> list[str]:
+    """What the labels are for: to teach, and to judge as far as their images are a random sample."""
+    told = []
+    if facts["sample"] == "random":
+        told.append(
+            f"declared a random sample: {facts['judging']} of these labels are reserved and judge, others teach"
+        )
+    elif facts["sample"] == "all":
+        told.append(
+            f"every image in the store is labeled by it: {facts['judging']} are reserved and judge models on images "
+            "like these, the others teach; for other images they are no random sample"
+        )
+    elif facts["matched"] > facts["of_chosen_images"] and facts["new"]:
+        told.append(
+            "labels of images that no round drew are no random sample: models learn from them, and random rounds "
+            "bring what judges them; if chance decided what was labeled, say so with --random-sample"
+        )
+    if facts["taught_before"]:
+        told.append(
+            f"{facts['taught_before']} of the images are in a dataset already and go on doing there what they do"
+        )
+    return told

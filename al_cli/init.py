@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.markup import escape
 
-from al_cli.console import console
-from al_cli.dagster_process import write_dagster_home
+from al_cli.console import console, escape, json_option, print_json
 from al_core.learning.settings import SMALL_CNN
-from al_resources.format_versions import write_version
-from al_resources.platform import Platform
 from al_resources.settings import CONFIG_VARIABLE, load_settings
+
+if TYPE_CHECKING:
+    from al_resources.settings import Settings
 
 AL_TOML = """\
 # Everything that can be set, with its value in force: `al doctor`
@@ -27,22 +29,31 @@ classes = [{classes}]              # empty: whatever people answer
 
 [selection]
 strategy = {strategy}
-budget = 50                 # images per round
-initial_budget = 200        # images of the first round, drawn at random
+budget = {budget:<18} # images per round
+initial_budget = {initial_budget:<10} # images of the first round, drawn at random
 control_share = 0.1         # of every round is drawn at random: unbiased truth
-
+{besides}
 [training]
 {training}
-"""
+{behind}"""
+AUTO_RELEASE = "auto_release = true         # a round is released when every picture is answered"
 FROM_NOTHING = """\
 architecture = "small_cnn"  # or one that has learned from millions of pictures: `al encoders`"""
 PRETRAINED = """\
 architecture = {architecture}
 weights = "default"         # the published ones
-frozen = true               # only the head is learned: in seconds, from few labels
+frozen = true               # only the head is learned: in seconds, from few labels"""
+EMBEDDINGS = "log_embeddings = true       # selection and training read them from the log"
 
-[serving]
-log_embeddings = true       # selection and training read them from the log"""
+
+@dataclass(frozen=True)
+class ProjectSizes:
+    """What of a project depends on how many pictures there are."""
+
+    budget: int = 50
+    initial_budget: int = 200
+    own_ports: bool = False  # ports that nobody else has now: several projects may run on one machine
+    besides: str = ""  # more of the section [selection], and sections behind it
 
 
 @click.command()
@@ -50,43 +61,92 @@ log_embeddings = true       # selection and training read them from the log"""
 @click.option("--class", "classes", multiple=True, help="A class people choose from; repeat for each.")
 @click.option("--encoder", default=SMALL_CNN, metavar="ARCHITECTURE",
               help="Who turns pictures into embeddings, with its published weights: see `al encoders`.")  # fmt: skip
-def init(folder: Path, classes: tuple[str, ...], encoder: str) -> None:
-    """Write al.toml, dagster.yaml and workspace.yaml into FOLDER. Files that are there already are left alone."""
-    import tomlkit
+@json_option
+def init(folder: Path, classes: tuple[str, ...], encoder: str, as_json: bool) -> None:
+    """Write al.toml, dagster.yaml and workspace.yaml into FOLDER. Files that are there already are left alone.
 
-    from al_resources.labeling.exports import plain_class
-    from al_resources.labeling.merge import INBOX
-
-    pretrained = encoder != SMALL_CNN
-    if pretrained:
-        _say_what_it_costs(encoder)
-    folder.mkdir(parents=True, exist_ok=True)
+    `al start` does it, too, and everything that comes after it.
+    """
+    console.quiet = console.quiet or as_json
     file = folder / "al.toml"
     is_new = not file.exists()
+    settings = write_project(folder, classes, encoder)
+    if as_json:
+        print_json({"file": str(file), "written": is_new, "classes": list(settings.labeling.classes)})
+        return
+    console.print(
+        f"{file} is ready. Next:\n"
+        f"  al --config {file} ingest YOUR_IMAGES\n"
+        f"  al ui --home {folder}          then switch on next_round_sensor and labeling_export_sensor",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def write_project(
+    folder: Path, classes: Sequence[str], encoder: str = SMALL_CNN, sizes: ProjectSizes = ProjectSizes()
+) -> Settings:
+    """The files of a project in `folder`, as far as they are not there yet, and the settings that are in force then.
+
+    Raises:
+        NoEncoder: the encoder cannot be used here.
+        SettingsError: the settings that are there cannot be used.
+    """
+    from al_cli.dagster_process import write_dagster_home
+    from al_resources.format_versions import write_version
+    from al_resources.labeling.exports import plain_class
+    from al_resources.labeling.inbox import INBOX
+    from al_resources.platform import Platform
+
+    file, named = folder / "al.toml", list(dict.fromkeys(map(plain_class, classes)))
+    is_new = not file.exists()
     if is_new:
-        training = FROM_NOTHING
-        if pretrained:
-            training = PRETRAINED.format(architecture=tomlkit.string(encoder).as_string())
-        names = ", ".join(tomlkit.string(name).as_string() for name in dict.fromkeys(map(plain_class, classes)))
-        strategy = '"auto"' if pretrained else '"margin"'  # which needs embeddings that mean something
-        file.write_text(AL_TOML.format(classes=names, training=training, strategy=strategy), encoding="utf-8")
+        if encoder != SMALL_CNN:
+            _say_what_it_costs(encoder)
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(_toml(named, encoder, sizes), encoding="utf-8")
     os.environ[CONFIG_VARIABLE] = str(file)
     settings = load_settings()
     write_dagster_home(folder, settings)
     if settings.profile == "local":
         write_version(Platform(settings).blobs)
         (settings.home / "blobs" / INBOX).mkdir(parents=True, exist_ok=True)  # to be seen before the first export
-    if classes and not is_new and set(map(plain_class, classes)) != set(settings.labeling.classes):
+    if named and not is_new and set(named) != set(settings.labeling.classes):
         console.print(
             f"[yellow]--class was not used[/]: {escape(str(file))} is there already and left alone, with the classes "
             f"{escape(', '.join(settings.labeling.classes) or 'that people answer')}; change labeling.classes there",
             soft_wrap=True,
         )
-    console.print(
-        f"{file} is ready. Next:\n"
-        f"  al --config {file} ingest YOUR_IMAGES\n"
-        f"  al ui --home {folder}          then switch on selection_schedule and labeling_export_sensor"
-    )
+    return settings
+
+
+def _toml(classes: Sequence[str], encoder: str, sizes: ProjectSizes) -> str:
+    import tomlkit
+
+    def quoted(text: str) -> str:
+        return tomlkit.string(text).as_string()
+
+    values: dict[str, Any] = {
+        "classes": ", ".join(map(quoted, classes)),
+        "strategy": '"margin"',
+        "training": FROM_NOTHING,
+        "budget": sizes.budget,
+        "initial_budget": sizes.initial_budget,
+        "besides": sizes.besides,
+        "behind": "",
+    }
+    serving = []
+    if encoder != SMALL_CNN:  # its embeddings mean something
+        values |= {"strategy": '"auto"', "training": PRETRAINED.format(architecture=quoted(encoder))}
+        serving.append(EMBEDDINGS)
+    if sizes.own_ports:
+        from al_cli.dagster_process import free_port
+
+        serving.append(f"port = {free_port(8808)}")
+        values["behind"] = f"\n[labeling_page]\nport = {free_port(8809)}\n{AUTO_RELEASE}\n"
+    if serving:
+        values["behind"] += "\n".join(["\n[serving]", *serving, ""])
+    return AL_TOML.format(**values)
 
 
 def _say_what_it_costs(encoder: str) -> None:

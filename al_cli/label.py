@@ -7,7 +7,7 @@ import shlex
 
 import click
 
-from al_cli.console import console
+from al_cli.console import console, json_option, open_platform, print_json
 from al_resources.settings import load_settings
 
 LABEL_STUDIO_PORT = 8080
@@ -30,6 +30,7 @@ LABEL_STUDIO_PORT = 8080
     help="Instead of the page, run this tool here: installed on first use, on loopback, telling nobody anything.",
 )
 @click.option("--links-only", is_flag=True, help="Print the links of a page that runs already, and end.")
+@click.option("--json", "as_json", is_flag=True, help="With --links-only: print JSON instead of text.")
 @click.pass_context
 def label(
     context: click.Context,
@@ -40,6 +41,7 @@ def label(
     auto_release: bool,
     tool: str | None,
     links_only: bool,
+    as_json: bool,
 ) -> None:
     """Open the page on which people label the staged rounds, until Ctrl-C.
 
@@ -48,6 +50,8 @@ def label(
     """
     if context.invoked_subcommand is not None:
         return
+    if as_json and not links_only:
+        raise click.UsageError("--json goes with --links-only: the page itself runs until Ctrl-C")
     if tool is not None:
         if names or overlap or overlap_when or auto_release or links_only:
             raise click.UsageError("--with takes --port only: people, overlap and release are the tool's own affair")
@@ -65,6 +69,9 @@ def label(
     people = names or (getpass.getuser(),)
 
     def show_links(address: str, guard: Guard) -> None:
+        if as_json:
+            print_json({"address": address, "links": {name: guard.link(address, name) for name in people}})
+            return
         if page.login == "entra":
             console.print(f"labeling page: {address}   people come in by their login", soft_wrap=True)
             return
@@ -120,10 +127,13 @@ def run_label_studio(port: int | None) -> None:
 @label.command()
 @click.argument("images", nargs=-1, required=True)
 @click.option("--annotator", help="Only this one's answers; otherwise everybody's.")
-def remove(images: tuple[str, ...], annotator: str | None) -> None:
+@json_option
+def remove(images: tuple[str, ...], annotator: str | None, as_json: bool) -> None:
     """Take the answers for IMAGES back, by id or by name; the next datasets are made without them."""
-    from al_cli.console import open_platform
     from al_loop.importing import take_back
 
     path = take_back(open_platform(), images, annotator)
+    if as_json:
+        print_json({"delivered": path})
+        return
     console.print(f"in the inbox: {path}; the sensor takes it at its next look", soft_wrap=True, markup=False)

@@ -10,10 +10,10 @@ import traceback
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from al_core.errors import ActiveLearningError
 from al_core.shown_text import harmless_lines
-from al_resources.settings import CONFIG_VARIABLE, SettingsError
 
 # command -> (module, one line of help shown without importing it)
 COMMANDS = {
@@ -21,6 +21,7 @@ COMMANDS = {
         "al_cli.demo",
         "Watch a model learn from the right labels: the whole loop on handwritten digits.",
     ),
+    "start": ("al_cli.start", "Begin with a folder of your own pictures: label, and a model is trained and served."),
     "ui": ("al_cli.ui", "Open the Dagster UI on an instance and keep its loop alive."),
     "init": ("al_cli.init", "Write al.toml, dagster.yaml and workspace.yaml for a project of your own."),
     "ingest": ("al_cli.ingest", "Add a folder of images to the image store."),
@@ -34,7 +35,8 @@ COMMANDS = {
     "select": ("al_cli.select", "Show which images would be chosen now, and why."),
     "simulate": ("al_cli.simulate", "Prove on your own data how many labels active learning saves."),
     "oracle": ("al_cli.oracle", "Let known labels answer what waits for people."),
-    "status": ("al_cli.status", "How the loop stands: rounds, labels, models, what waits."),
+    "launch": ("al_cli.launch", "Have a Dagster that runs elsewhere look now, and wait for what it starts."),
+    "status": ("al_cli.status", "How the loop stands: rounds, labels, models, what it waits for."),
     "query": ("al_cli.query", "What the log says over time: volume, confidence, classes, latency, drift."),
     "trace": (
         "al_cli.trace",
@@ -48,6 +50,7 @@ COMMANDS = {
     "azure": ("al_cli.azure", "Set up container, queues, tables and policies in a subscription."),
     "upgrade": ("al_cli.upgrade", "Bring a home that an earlier version wrote up to date."),
     "doctor": ("al_cli.doctor", "Check the installation and print every setting with its source."),
+    "completion": ("al_cli.completion", "What a shell needs to complete the commands and options."),
 }
 
 
@@ -63,7 +66,13 @@ class LazyGroup(click.Group):
         module = COMMANDS[cmd_name][0]
         # a module that holds one command bears its name; one that holds several has each by its own
         loaded = importlib.import_module(module)
-        return getattr(loaded, cmd_name, None) or getattr(loaded, module.rpartition(".")[2])
+        command: click.Command = getattr(loaded, cmd_name, None) or getattr(loaded, module.rpartition(".")[2])
+        return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The names of commands with their help; none is imported for it."""
+        names = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return names if not incomplete.startswith("-") else click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102
         with formatter.section("Commands"):
@@ -76,16 +85,21 @@ class LazyGroup(click.Group):
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Settings file; otherwise $AL_CONFIG, otherwise al.toml in this directory.",
 )
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and JSON where it is asked for.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error as well.")
 @click.version_option(package_name="active-learning-platform")
-def cli(config: Path | None, debug: bool) -> None:
+def cli(config: Path | None, quiet: bool, debug: bool) -> None:
     """Active learning for images: score, select, label, train, gate, deploy, repeat.
 
-    New here? Type `al demo`.
+    New here? Type `al demo`, or `al start FOLDER` with pictures of your own.
     """
     del debug  # looked at where errors end up, in `main`
     if config is not None:
-        os.environ[CONFIG_VARIABLE] = str(config.resolve())
+        os.environ["AL_CONFIG"] = str(config.resolve())
+    if quiet:
+        from al_cli.console import console
+
+        console.quiet = True
 
 
 def main() -> None:
@@ -100,6 +114,8 @@ def main() -> None:
         click.echo(harmless_lines(said.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except ActiveLearningError as error:
+        from al_resources.settings import SettingsError
+
         _traceback_if_asked_for()
         click.echo(harmless_lines(f"Error: {error}"), err=True)
         sys.exit(2 if isinstance(error, SettingsError) else 1)

@@ -6,14 +6,15 @@ import time
 
 import click
 
-from al_cli.console import console, open_platform
+from al_cli.console import console, json_option, open_platform, print_json
 from al_resources.platform import Platform
 
 
 @click.command()
 @click.option("--watch", is_flag=True, help="Go on answering new rounds until stopped.")
 @click.option("--every", default=2.0, show_default=True, help="Seconds between two looks.")
-def oracle(watch: bool, every: float) -> None:
+@json_option
+def oracle(watch: bool, every: float, as_json: bool) -> None:
     """Answer every staged round from labeling.oracle_labels, as an export like a labeling tool writes it."""
     platform = open_platform()
     if platform.settings.labeling.project != "oracle":
@@ -22,7 +23,10 @@ def oracle(watch: bool, every: float) -> None:
             "labeling.oracle_labels to a JSON file {image id: label}"
         )
     while True:
-        for path in answer_waiting(platform):
+        answered = answer_waiting(platform)
+        if as_json:
+            print_json({"answered": answered})
+        for path in [] if as_json else answered:
             console.print(f"answered: {path}")
         if not watch:
             return

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 @click.option("--train", "training", multiple=True, metavar="KEY=VALUE", help="A training setting, like epochs=20.")
 @click.option("--deploy", is_flag=True, help="Play the whole loop with its reserve, duels and gate: how good the "
               "deployed model is, against all labels paid.")  # fmt: skip
+@click.option("--reserve", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="SHARE",
+              help="With --deploy: of all images may judge.  [default: 0.2; of the few digits 0.4]")  # fmt: skip
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Folder of the study.")
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one per core]")
 @click.option("--threads", type=click.IntRange(1), help="Of each process.  [default: 1]")
@@ -123,7 +125,10 @@ def _study(options: dict[str, Any]) -> Any:
         )
         facts |= {"training": training, "oracle": _annotators(oracle, options)}
         if options["deploy"]:
-            facts["deploy"] = _brakes(facts.get("initial", 200))
+            reserve = options["reserve"] or (0.4 if facts["data"] == "digits" else None)
+            facts["deploy"] = _brakes(facts.get("initial", 200), reserve)
+        elif options["reserve"] is not None:
+            raise click.BadParameter("nobody judges without --deploy", param_hint="--reserve")
         if options["pretrain"]:
             facts["pretrain"] = PretrainSettings(epochs=options["pretrain"])
         return Study(**facts)
@@ -131,13 +136,14 @@ def _study(options: dict[str, Any]) -> Any:
         raise click.ClickException("; ".join(map(_explain, error.errors()))) from error
 
 
-def _brakes(initial: int) -> BrakeSettings:
+def _brakes(initial: int, reserve: float | None) -> BrakeSettings:
     """Production's defaults; of few first labels more than usual measure, so that the first model can be judged."""
     from al_core.judging.gate import LEAST_IMAGES
     from simulation.study import BrakeSettings
 
     usual = BrakeSettings()
-    return usual.model_copy(update={"share": min(0.5, max(usual.share, LEAST_IMAGES / initial))})
+    share = min(0.5, max(usual.share, LEAST_IMAGES / initial))
+    return usual.model_copy(update={"share": share, "reserve": reserve or usual.reserve})
 
 
 def _encoder(options: dict[str, Any], training: dict[str, Any]) -> Encoder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from rich.box import SIMPLE
@@ -16,6 +16,7 @@ from al_resources.platform import Platform
 
 if TYPE_CHECKING:
     from al_resources.azure.checks import Finding
+    from al_resources.ledgers import Ledgers
 
 NEEDED = ("azure.kusto_uri", "azure.blob_account_url")  # without these two there is nothing to tell
 SHOWN = 3  # names, of what there may be many
@@ -29,10 +30,13 @@ def status(as_json: bool) -> None:
     Exit code 1 where a service in Azure cannot be asked: then only what lies on this machine is told.
     """
     from al_loop.status import progress
+    from al_resources.ledgers import ReadOnce
     from al_serving import handed_over
     from al_serving.spool import waiting
 
     platform = open_platform()
+    # each ledger is read once, whoever asks for it
+    platform = platform.with_parts(ledgers=cast("Ledgers", ReadOnce(platform.ledgers)))
     in_spool, set_aside = waiting(platform.settings.home / "spool")
     spool: dict[str, int | None] = {"spooled_segments": in_spool, "segments_set_aside": set_aside}
     troubles = [found for found in azure_findings(platform) if found.outcome != "ok"]
@@ -72,8 +76,12 @@ def _print(facts: dict[str, Any], spool: Path) -> None:
 
 def print_progress(facts: dict[str, Any]) -> None:
     """The facts of `progress`, for people."""
+    waits = facts["waits_for"]
+    told = escape(f"{waits['what']}; {waits['ends']}")
+    console.print(f"[bold]waits for {waits['whom']}[/] {told}", soft_wrap=True)
     champion = "none yet" if facts["champion"] is None else f"v{facts['champion']}"
-    console.print(f"[bold]champion[/] {champion}   traffic {facts['traffic'] or 'none'}")
+    traffic = ", ".join(f"{name} {share} %" for name, share in sorted(facts["traffic"].items()) if share)
+    console.print(f"[bold]champion[/] {champion}   traffic {traffic or 'none'}")
     console.print(
         f"{facts['images']} images, {facts['predictions']} predictions, {facts['eligible_images']} eligible, "
         f"{facts['labels']} labeled, {facts['waiting_for_labels']} waiting for a label"
@@ -170,12 +178,13 @@ def rounds_table(rows: list[dict[str, Any]]) -> Table:
     narrow = console.width < 90  # then the strategy is shortened, never a figure
     for column, justify, width in (
         ("round", "right", 5),
-        ("strategy", "left", 9),
-        ("labels", "right", 6),
+        ("strategy", "left", 8),
+        ("labels", "right", 7),
         ("trained", "right", 7),
         ("model", "right", 5),
         ("accuracy", "left", 20),
         ("outcome", "left", 8),
+        *([] if narrow else [("serves", "right", 6)]),
     ):
         most = width if narrow else None
         table.add_column(column, justify=justify, min_width=width, max_width=most, no_wrap=True)  # type: ignore[arg-type]
@@ -190,6 +199,7 @@ def rounds_table(rows: list[dict[str, Any]]) -> Table:
             "" if row["model_version"] is None else f"v{row['model_version']}",
             "" if accuracy is None else "{value:.3f} [{low:.3f}, {high:.3f}]".format(**accuracy),
             f"[{colour}]{row['outcome']}[/]",
+            *([] if narrow else ["" if row["serves"] is None else f"v{row['serves']}"]),
         )
     return table
 
@@ -203,4 +213,4 @@ def _paid(rows: list[dict[str, Any]]) -> str:
 
 
 def _out_of(done: int, total: int) -> str:
-    return str(total) if done == total else f"{done} of {total}"
+    return str(total) if done == total else f"{done}/{total}"

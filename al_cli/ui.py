@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from al_cli.console import console, escape
-from al_cli.processes import Child, Children, signals_end_it, sole_use
+from al_cli.processes import signals_end_it, sole_use
 from al_resources.settings import CONFIG_VARIABLE
 
 if TYPE_CHECKING:
@@ -61,65 +58,23 @@ def ui(home: Path, port: int | None, traffic: int) -> None:
 
 
 def _run(home: Path, config: Path, listener: socket.socket, traffic: int) -> None:
-    from al_cli.dagster_process import export_sensor, scoring_service, start_dagster, write_dagster_home
+    from al_cli.dagster_process import export_sensor
+    from al_cli.running_loop import running_loop, seconds
     from al_resources.platform import Platform
     from al_resources.settings import load_settings
 
     platform = Platform(load_settings())
-    write_dagster_home(home, platform.settings)
-    with Children() as children:
-        serves_here = answers_on_this_machine(platform)
-        if serves_here:
-            children.start(scoring_service(home, config))
-        page, link_of_page = labeling_page(home, config)
-        children.start(page)
-        with console.status("starting Dagster"):
-            dagster = start_dagster(children, home, config, listener)
-        console.print(f"labeling page: {link_of_page}", soft_wrap=True)
-        service = platform.settings.serving.url if serves_here else "the workspace's endpoint"
-        console.print(f"Dagster UI: [link]{dagster.link}[/]   scoring service: {service}", soft_wrap=True)
-        console.print("a link lets in who has it: give it to nobody")
+    with running_loop(home, config, platform, listener) as loop:
         oracle = platform.settings.labeling.project == "oracle"
         if oracle:
-            dagster.start_sensor(export_sensor(platform.settings))
-            dagster.start_schedule("selection_schedule")
-            console.print("the oracle labels and traffic flows" if serves_here else "the oracle labels")
+            loop.dagster.start_sensor(export_sensor(platform.settings))
+            loop.dagster.start_schedule("selection_schedule")
+            console.print("the oracle labels and traffic flows" if loop.answers_here else "the oracle labels")
         console.print("Ctrl-C ends it")
-        for _ in _seconds():
-            for line in children.check():
-                console.print(line, style="yellow", markup=False)
+        for _ in seconds():
+            loop.watch()
             if oracle:
-                keep_alive(platform, traffic if serves_here else 0)
-
-
-def answers_on_this_machine(platform: Platform) -> bool:
-    """Whether the scoring service is ours to start; a workspace's endpoint answers by itself."""
-    from al_resources.endpoint.local import LocalEndpoint
-
-    return isinstance(platform.endpoint, LocalEndpoint)
-
-
-def labeling_page(home: Path, config: Path) -> tuple[Child, str]:
-    """The page on which people label, and the link for whoever starts it."""
-    from al_cli.dagster_process import free_port
-    from al_labeling.guard import Guard, page_secret
-    from al_resources.settings import load_settings
-
-    settings = load_settings()
-    page = settings.labeling_page
-    secret = page_secret(page, settings.home)  # the one that the page itself finds
-    port = free_port(page.port)
-    arguments = ["al_cli.main", "label", "--port", str(port)]
-    child = Child("the labeling page", arguments, home / "log" / "label.log", {"AL_CONFIG": str(config)})
-    return child, Guard(page, secret).link(page.public_url or f"http://{page.host}:{port}", getpass.getuser())
-
-
-def _seconds() -> Iterator[None]:
-    """One turn a second, or as fast as the turns are."""
-    while True:
-        begun = time.monotonic()
-        yield
-        time.sleep(max(0.0, 1.0 - (time.monotonic() - begun)))
+                keep_alive(platform, traffic if loop.answers_here else 0)
 
 
 def keep_alive(platform: Platform, images: int) -> None:

@@ -15,7 +15,7 @@ import polars as pl
 
 from al_core.answers import standing
 from al_core.errors import InvalidInput
-from al_core.judging.truth import DUEL, UNIFORM_REASONS, Reserve
+from al_core.judging.truth import CENSUS, DUEL, LABELED_BEFORE, SAMPLE, UNIFORM_REASONS, Reserve, Role
 from al_core.near_duplicates import NearDuplicates
 from al_core.records import DatasetManifest, utc_now
 
@@ -33,7 +33,9 @@ ROWS = pl.Schema(
         "image_url": pl.String(),
         "label": pl.String(),
         "split": pl.String(),
-        "reason": pl.String(),  # why the image was selected: strategy, control, seed, duel; null if it never was
+        # why the image was selected: strategy, control, seed, duel; if it never was: sample or census where its label
+        # may judge all the same (`al_core.judging.truth`), otherwise null
+        "reason": pl.String(),
         "round": pl.Int64(),
         "image_hash": pl.String(),
         "note": pl.String(),  # why it is excluded, or follows another image
@@ -95,7 +97,9 @@ def build_dataset(
     leaves the dataset. A new one
 
     - judges if it is reserved: in the holdout where it was drawn uniformly, in duels where it was drawn from what
-      two models disagree on; unless nearly the same picture was trained on already: then it follows its twin;
+      two models disagree on; unless nearly the same picture was trained on already: then it follows its twin.
+      Of labels that were there before, those reserved for duels are in the holdout, too, until there was a duel: what
+      duels leave over is no uniform draw;
     - is excluded if nearly the same picture judges, or one is in train and another in validation;
     - goes where its twin is, if it has one in train or validation;
     - goes to validation if another hash falls below `validation_share`, else to train.
@@ -154,7 +158,13 @@ def build_dataset(
 
 def uses(rows: pl.DataFrame) -> dict[str, int]:
     """What the labels are for: how many teach, how many judge and where these were drawn, how many are left out."""
-    judging = {"seed": "judge: of seed rounds", "control": "judge: of control slices", DUEL: "judge: of duels"}
+    judging = {
+        "seed": "judge: of seed rounds",
+        "control": "judge: of control slices",
+        DUEL: "judge: of duels",
+        SAMPLE: "judge: of imports declared a random sample",
+        CENSUS: "judge: of imports that labeled all images there were",
+    }
     counts: dict[str, int] = {}
     for split, reason, count in rows.group_by("split", "reason").len().sort("split", "reason").iter_rows():
         use = "left out" if split == "excluded" else judging.get(reason, "judge") if split in JUDGES else "teach"
@@ -204,6 +214,7 @@ class _Splitter:
     def __init__(self, kept: pl.DataFrame, distance: int, reserve: Reserve, validation_share: float) -> None:
         self._reserve = reserve
         self._validation_share = validation_share
+        self._duelled = DUEL in kept["reason"]
         self._placed: dict[Split, NearDuplicates] = {
             split: NearDuplicates(distance) for split in SPLITS if split != "excluded"
         }
@@ -220,9 +231,11 @@ class _Splitter:
         return assigned
 
     def _may_judge(self, image_id: str, reason: str | None) -> Split | None:
-        if reason in UNIFORM_REASONS and self._reserve.holds(image_id, "measure"):
+        before = reason in LABELED_BEFORE
+        measures: Role = "judge" if before and not self._duelled else "measure"
+        if reason in UNIFORM_REASONS and self._reserve.holds(image_id, measures):
             return "holdout"
-        return "duel" if reason == DUEL and self._reserve.holds(image_id, "duel") else None
+        return "duel" if (before or reason == DUEL) and self._reserve.holds(image_id, "duel") else None
 
     def _place(self, image_id: str, judging: Split | None, image_hash: str | None) -> tuple[Split, str | None]:
         found = {split: index.find(image_hash) for split, index in self._placed.items()} if image_hash else {}

@@ -66,11 +66,6 @@ def _mark_code(grey: Image.Image) -> np.ndarray:
     return np.frombuffer(hashlib.blake2b(place.encode(), digest_size=HASH_BITS // 8).digest(), np.uint8)
 
 
-def hamming_distance(one: str, other: str) -> int:
-    """In how many of their 128 bits two near-duplicate hashes differ."""
-    return (_bits(one) ^ _bits(other)).bit_count()
-
-
 class NearDuplicates:
     """Near-duplicate hashes met so far, searchable for one within `distance` bits of another.
 

@@ -269,6 +269,11 @@ def table_of(schema: pa.Schema, rows: Sequence[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=schema)
 
 
+def empty_table(schema: pa.Schema) -> pa.Table:
+    """A table without rows. Arrow's own `schema.empty_table()` imports pandas, for half a second."""
+    return pa.table([pa.nulls(0, field.type) for field in schema], schema=schema)
+
+
 def fitted(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """`rows` that an earlier version wrote, with the columns that `schema` has gained since; these are null."""
     for place, field in enumerate(schema):
@@ -352,6 +357,7 @@ class GateVerdict(_Frozen):
     lost: int | None = None
     tied: int | None = None  # both are wrong, differently
     agreed: int | None = None  # both answer alike
+    unasked: int | None = None  # they disagree and nobody was asked: counted against what is to be proven
 
 
 class ModelManifest(_Frozen):

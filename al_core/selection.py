@@ -14,7 +14,7 @@ from al_core.errors import InvalidInput
 from al_core.images import BadImage
 from al_core.judging.truth import DUEL, Reserve
 from al_core.near_duplicates import NearDuplicates, may_have_near_duplicates
-from al_core.records import PREDICTIONS, SELECTIONS, table_of, utc_now
+from al_core.records import PREDICTIONS, SELECTIONS, empty_table, table_of, utc_now
 from al_core.strategies._arrays import to_device
 from al_core.strategies.base import Order, Pool, QueryStrategy
 from al_core.strategies.context import StrategyContext
@@ -33,6 +33,26 @@ class CandidateSource(Protocol):
 
     def count_eligible(self) -> int:
         """How many distinct images `eligible` could return."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What holds for every batch. The numbers are explained in `SelectionSettings`."""
+
+    control_share: float
+    near_duplicate_distance: int
+    pool_limit: int = POOL_LIMIT
+    device: str = "cpu"  # "cpu", "cuda", or "auto": a GPU where there is one
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What a batch asks for to judge the models by, and what judges already."""
+
+    source: CandidateSource | None = None  # reserved images that measure; None: those that the strategy chooses from
+    version: int | None = None  # the model that scored `source`, where it is another one than the strategy's
+    duels: Sequence[Mapping[str, Any]] = ()  # drawn already: rows of `SELECTIONS` with both models' answers
+    judged: Mapping[str, str] = field(default_factory=dict)  # near-duplicate hashes of images that judge, by id
 
 
 @dataclass(frozen=True)
@@ -108,61 +128,53 @@ class Selection:
 def select_batch(
     source: CandidateSource,
     *,
-    judges: CandidateSource | None = None,
-    duels: Sequence[Mapping[str, Any]] = (),
-    different: Sequence[Mapping[str, Any]] = (),
-    judged: Mapping[str, str] | None = None,
-    judges_version: int | None = None,
     strategy: QueryStrategy,
     budget: int,
-    control_share: float,
-    near_duplicate_distance: int,
+    rules: Rules,
+    judging: Judging | None = None,
+    different: Sequence[Mapping[str, Any]] = (),
     seed: int,
     round_: int,
     model_version: int,
-    pool_limit: int = POOL_LIMIT,
     context: StrategyContext | None = None,
-    device: str = "cpu",
 ) -> Selection:
-    """Choose up to `budget` eligible images: a random control slice from `judges`, then the strategy's from `source`.
+    """Choose up to `budget` eligible images: a random control slice to judge by, then the strategy's from `source`.
 
     The control slice, `control_share` of the budget (at least one image of a budget above 1), is drawn uniformly
-    from the reserved images that measure (`judges`; None: from `source`, too), which no strategy is offered, so that
-    its labels are unbiased truth; its propensity is slice / eligible images there. Where the reserve is used up, the
-    strategy gets what is left of the budget, and the batch says so. No two images of the batch have hashes within
-    `near_duplicate_distance` bits; an image left out for that is replaced by the next best one, in the control
-    slice too. Images without a hash are never near-duplicates.
+    from the reserved images that measure (`judging.source`), which no strategy is offered, so that its labels are
+    unbiased truth; its propensity is slice / eligible images there. Where the reserve is used up, the strategy gets
+    what is left of the budget, and the batch says so. No two images of the batch have hashes within
+    `near_duplicate_distance` bits; an image left out for that is replaced by the next best one, in the control slice
+    too. Images without a hash are never near-duplicates. What resembles an image that judges already may never teach,
+    so that no strategy is offered it; the control slice is, or it would not be uniform. Duels take part of the budget
+    and stand at the batch's end.
 
-    `judged` are near-duplicate hashes of images that judge already, by id: what resembles one may never teach, so that
-    no strategy is offered it. The control slice is, or it would not be uniform. `judges_version` is the model version
-    that scored `judges`, where that is another one than `model_version`, which scored `source`.
-
-    `duels` are images drawn already, rows of `SELECTIONS` with both models' answers: they take part of the budget, and
-    stand at its end. So are images that `different` names, rows with reason and strategy of their own: unlike the
-    traffic that the model began with. They teach, so what resembles a judge is left out of them, too.
+    So do `different` images, drawn already, rows with reason and strategy of their own: unlike the traffic that the
+    model began with. They teach, so that what resembles a judge is left out of them, too.
 
     A strategy with an `order` is answered by the store. Any other gets the first `pool_limit` images of its
-    `prefilter` order as arrays, on `device` ("cpu", "cuda", or "auto": a GPU where there is one); what it needs
-    besides these it takes from `context`. The same seed on the same log chooses the same images.
+    `prefilter` order as arrays, on `rules.device`; what it needs besides these it takes from `context`. The same seed
+    on the same log chooses the same images. `model_version` is the one that scored `source`.
 
     Raises:
         ValueError: budget or share are out of range, or the strategy refuses the pool.
     """
-    _check_request(budget, control_share)
+    _check_request(budget, rules.control_share)
+    judging = judging or Judging()
     configured, strategy = strategy, strategy if context is None else strategy.given(context)
     control_seed, strategy_seed = _seeds(seed, 2)
-    duplicates = _DuplicateFilter(near_duplicate_distance)
+    duplicates = _DuplicateFilter(rules.near_duplicate_distance)
     candidates = _Candidates(source, duplicates, [row["image_id"] for row in different])
-    reserved = candidates if judges is None else _Candidates(judges, duplicates)
+    reserved = candidates if judging.source is None else _Candidates(judging.source, duplicates)
     eligible = source.count_eligible()
-    to_judge = eligible if judges is None else judges.count_eligible()
-    duels = duels[:budget]
+    to_judge = eligible if judging.source is None else judging.source.count_eligible()
+    duels = judging.duels[:budget]
     duplicates.keep({row["image_id"]: row["image_hash"] for row in duels if row["image_hash"]})
-    size = min(budget - len(duels), eligible if judges is None else eligible + to_judge)
+    size = min(budget - len(duels), eligible if judging.source is None else eligible + to_judge)
 
-    share = _control_size(size, control_share)
+    share = _control_size(size, rules.control_share)
     control = reserved.draw(Order("random", seed=control_seed), share)
-    duplicates.keep(judged or {})
+    duplicates.keep(judging.judged)
     hashes = [row["image_hash"] for row in different[: size - control.num_rows]]
     admitted = duplicates.admit([row["image_id"] for row in different[: len(hashes)]], hashes)
     different = [different[position] for position in admitted]
@@ -172,8 +184,8 @@ def select_batch(
         rows = _rows(chosen, None if order.column == "random" else chosen.column(order.column).to_numpy())
         details: dict[str, str | int | float] = {}
     else:
-        table, arrays = _pool_table(candidates, strategy, strategy_seed, max(pool_limit, count) if count else 0)
-        pool = _pool(table, arrays, strategy, context, device)
+        table, arrays = _pool_table(candidates, strategy, strategy_seed, max(rules.pool_limit, count) if count else 0)
+        pool = _pool(table, arrays, strategy, context, rules.device)
         picks = strategy.query(pool, count, strategy_seed)
         rows, details = _rows(table.take(picks.indices), picks.scores, picks.clusters), {**picks.details}
 
@@ -184,7 +196,7 @@ def select_batch(
         "reason": "control",
         "strategy": "random",
         "propensity": min(1.0, share / max(1, to_judge)),
-        "model_version": model_version if judges_version is None else judges_version,
+        "model_version": model_version if judging.version is None else judging.version,
     }
     batch += [row | drawn for row in _rows(control)]
     batch += [{"reason": DUEL, "strategy": "disagreement", **row} for row in duels]
@@ -340,7 +352,7 @@ class _Candidates:
         columns = [*_PROVENANCE, *arrays]
         scored = [] if order.column == "random" else [order.column]
         schema = pa.schema([PREDICTIONS.field(name) for name in ("image_id", *columns, *scored)])
-        parts = [schema.empty_table()]
+        parts = [empty_table(schema)]
         limit = count + max(_SLACK, count // 10)
         while count > 0:
             table = self._source.eligible(order, limit, columns, exclude=self._looked_at)

@@ -7,8 +7,10 @@ direction of writing make one name look like another. They are shown as escapes,
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-import polars as pl
+if TYPE_CHECKING:
+    import polars as pl
 
 _CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
 _TURNING = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]  # embeddings, overrides and isolates of direction
@@ -40,6 +42,8 @@ def plain_in_markdown(text: str) -> str:
 
 def without_formulas(frame: pl.DataFrame) -> pl.DataFrame:
     """`frame` for a CSV file that people open in a spreadsheet: text that it would compute begins with a quote."""
+    import polars as pl
+
     return frame.with_columns(
         pl.when(pl.col(pl.String).str.contains(_FORMULA))
         .then(pl.lit("'") + pl.col(pl.String))

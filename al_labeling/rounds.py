@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +15,13 @@ from typing import TYPE_CHECKING
 from al_labeling.look_alikes import Predictions, predictions_of
 from al_labeling.pictures import Pictures
 from al_labeling.work_queue import WorkQueue
-from al_resources.labeling.staging import is_staged, round_folder, staged_images
+from al_resources.labeling.staging import MANIFEST, is_staged, round_folder, staged_images
 
 if TYPE_CHECKING:
     from al_resources.platform import Platform
     from al_resources.settings.labeling_page import LabelingPageSettings
 
+MANIFEST_SECONDS = 5.0  # how long a round that was selected anew may stay unseen
 LOOKED_AT = 5  # rounds that are searched for open pictures, the newest first
 
 
@@ -55,6 +58,8 @@ class Rounds:
         self._settings = settings
         self._secret = secret
         self._open: dict[int, Round] = {}
+        self._read_of: dict[int, str] = {}  # the manifest that a round was read of
+        self._looked: dict[int, tuple[float, str]] = {}
         self._staged = 0  # rounds that are known to be staged: all below this number
         self._lock = threading.Lock()
 
@@ -70,9 +75,18 @@ class Rounds:
         if number not in self.numbers():
             return None
         with self._lock:
-            if number not in self._open:
-                self._open[number] = self._load(number)
+            manifest = self._manifest(number)
+            if number not in self._open or self._read_of[number] != manifest:
+                self._open[number], self._read_of[number] = self._load(number), manifest
             return self._open[number]
+
+    def _manifest(self, number: int) -> str:
+        """Which manifest of a round is in force: a round may be selected anew while people label it."""
+        looked, manifest = self._looked.get(number, (-math.inf, ""))
+        if time.monotonic() - looked > MANIFEST_SECONDS:
+            manifest = self._platform.blobs.info(f"{round_folder(number)}/{MANIFEST}").etag
+            self._looked[number] = (time.monotonic(), manifest)
+        return manifest
 
     def newest_open_to(self, annotator: str, tab: str) -> int | None:
         """The newest round that has a picture for this person, else the newest; None before the first."""

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 Action = Literal["promote", "keep", "hold", "release", "rollback"]
 LOOP = "the loop"  # who decides where no person does
-CHALLENGERS = 2  # the newest, and the one whose duel is decided only now
 
 
 def record(
@@ -89,14 +88,14 @@ def taken_back(platform: Platform) -> set[int]:
 
 def challengers(platform: Platform, serving: int | None, newest: ModelManifest | None = None) -> list[ModelManifest]:
     """Who may take the place of the version that serves, newest first; `newest` ends the list where it is given."""
+    from al_core.judging import contest
+
     last = None if newest is None else newest.version
     gone = taken_back(platform)
     versions = [
-        version
-        for version in reversed(platform.registry.versions())
-        if version > (serving or 0) and (last is None or version <= last) and version not in gone
+        version for version in platform.registry.versions() if (last is None or version <= last) and version not in gone
     ]
-    return [platform.registry.manifest(version) for version in versions[:CHALLENGERS]]
+    return [platform.registry.manifest(version) for version in contest.challengers(versions, serving)]
 
 
 def this_person() -> str:

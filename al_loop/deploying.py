@@ -38,13 +38,14 @@ class Decision:
 
 
 def decide(platform: Platform, newest: ModelManifest) -> Decision:
-    """Who is to serve, of the version of a round and the one before it, whose duel may have been decided only now.
+    """Who is to serve, of the version of a round and those before it, whose duels may have been decided only now.
 
     The newest that is better takes the traffic, unless somebody holds the endpoint. Open and worse are results, too.
 
     Raises:
         GiveUp: no verdict can be taken, and why.
     """
+    from al_core.judging.contest import who_takes_over
     from al_loop.decisions import challengers, held, taken_back
     from al_loop.judging import verdict_on
 
@@ -53,10 +54,10 @@ def decide(platform: Platform, newest: ModelManifest) -> Decision:
         return Decision(None, serving, f"v{serving} serves already", "serves already", {})
     candidates = challengers(platform, serving, newest)
     verdicts = {manifest.version: verdict_on(platform, manifest, serving) for manifest in candidates}
-    better = next((manifest for manifest in candidates if verdicts[manifest.version].passed), None)
-    if better is None:
+    winner = who_takes_over(list(verdicts), verdicts.__getitem__)
+    if winner is None:
         return Decision(None, serving, _why_nobody(newest, serving, verdicts, taken_back(platform)), "keep", verdicts)
-    reason = f"v{better.version} is {verdicts[better.version].reason}"
+    better, reason = platform.registry.manifest(winner), f"v{winner} is {verdicts[winner].reason}"
     if hold := held(platform):
         return Decision(None, serving, f"{hold}; {reason}", "held", verdicts)
     return Decision(better, serving, reason, "promote", verdicts)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from al_core.errors import GiveUp
 from al_resources.image_store import ImageStore
+from al_resources.labeling.inbox import INBOX, RANDOM_SAMPLE
 
 if TYPE_CHECKING:
     from al_resources.blobs import BlobStore
     from al_resources.labeling.exports import ExportedLabel
     from al_resources.labeling.formats import Reading
+    from al_resources.labeling.inbox import Inbox
     from al_resources.labeling.merge import Plan
     from al_resources.platform import Platform
 
-IMPORTS = "labeling/exports/imports"
+IMPORTS = f"{INBOX}/imports"
 REASONS_TOLD = 10
 
 
@@ -29,6 +31,12 @@ class Import:
     source: str
     data: bytes
     facts: dict[str, Any] = field(default_factory=dict)
+    random_sample: bool = False  # declared to be one
+
+    @property
+    def brings(self) -> bool:
+        """Whether anything changes by it."""
+        return any(self.facts[name] for name in ("new", "changed", "taken_back", "declared"))
 
 
 def read_source(source: str, platform: Platform) -> tuple[bytes | None, Reading | None]:
@@ -50,7 +58,13 @@ def read_source(source: str, platform: Platform) -> tuple[bytes | None, Reading 
 
 
 def plan_import(
-    platform: Platform, source: str, *, complete: bool = False, again: bool = False, coming: bool = False
+    platform: Platform,
+    source: str,
+    *,
+    complete: bool = False,
+    again: bool = False,
+    coming: bool = False,
+    random_sample: bool = False,
 ) -> Import:
     """What importing would do; nothing is written.
 
@@ -60,6 +74,7 @@ def plan_import(
         complete: It is all that its annotators have answered: what they answered before and is not in it is taken back.
         again: It was delivered before, and its labels are to count as if they were given now.
         coming: Its pictures will be in the image store by then.
+        random_sample: Chance decided which images were labeled, so that the reserved ones among them may judge.
 
     Raises:
         GiveUp: the source cannot be read.
@@ -72,11 +87,11 @@ def plan_import(
 
     data, reading = read_source(source, platform)
     export = BlobInfo(f"{IMPORTS}/{file_name(source)}", "", len(data or b""), utc_now())
-    images = platform.images
+    inbox = platform.inbox
     if coming and reading is not None:
-        images = _AsItWillBe(platform.blobs, {row.content for row in reading.rows if row.content})
-    stores = (platform.blobs, platform.ledgers, images, platform.settings.labeling)
-    plan = plan_merge(*stores, export, data=data, reading=reading)
+        coming_ids = {row.content for row in reading.rows if row.content}
+        inbox = replace(inbox, images=_AsItWillBe(platform.blobs, coming_ids))
+    plan = plan_merge(inbox, export, data=data, reading=reading)
     standing = votes(platform.ledgers.read("labels"))
     rewritten: Sequence[ExportedLabel] = plan.parsed.labels
     if again:
@@ -86,8 +101,9 @@ def plan_import(
         from al_resources.labeling.writers import to_jsonl
 
         data = to_jsonl([*rewritten, *removed])
-    brings = plan_merge(*stores, export, data=data)
-    return Import(source, data, _facts(source, plan, brings, standing, len(removed)))
+    brings = plan_merge(inbox, export, data=data)
+    facts = _facts(source, plan, brings, standing, len(removed)) | _judging(platform, inbox, plan, random_sample)
+    return Import(source, data, facts, random_sample)
 
 
 class _AsItWillBe(ImageStore):
@@ -101,12 +117,18 @@ class _AsItWillBe(ImageStore):
         """Whether the image is there, or about to be."""
         return image_id in self._coming or super().exists(image_id)
 
+    def ids(self, start_key: int = 0) -> Iterator[str]:
+        """Those that are there, and those about to be."""
+        yield from super().ids(start_key)
+        yield from self._coming
+
 
 def deliver(platform: Platform, found: Import) -> str:
     """Put it into the inbox; returns the path there. The same content is the same file."""
     from al_core.images import content_id
 
-    path = f"{IMPORTS}/{content_id(found.data)[:12]}-{file_name(found.source)}"
+    folder = RANDOM_SAMPLE if found.random_sample else IMPORTS
+    path = f"{folder}/{content_id(found.data)[:12]}-{file_name(found.source)}"
     platform.blobs.write(path, found.data)
     return path
 
@@ -172,6 +194,33 @@ def _facts(source: str, plan: Plan, brings: Plan, standing: Any, removed: int) -
         "differing": list(plan.differing),
         "of_chosen_images": int(chosen),
         "remarks": list(plan.parsed.remarks),
+    }
+
+
+def _judging(platform: Platform, inbox: Inbox, plan: Plan, random_sample: bool) -> dict[str, Any]:
+    """How many of the labels may judge, and why: images that no round drew judge where they are a random sample."""
+    import polars as pl
+
+    from al_core.judging.truth import LABELED_BEFORE
+    from al_loop.labeling import reasons_to_judge
+    from al_resources.labeling.merge import declared_random
+
+    dataset = platform.datasets.latest()
+    known = set() if dataset is None else set(dataset.rows["image_id"])
+    named = [label.image_id for label in plan.parsed.labels if label.label is not None]
+    selections = platform.ledgers.read("selections")
+    fresh = [image_id for image_id in named if image_id not in known]
+    labels = pl.concat([platform.ledgers.read("labels"), plan.rows], how="diagonal_relaxed")
+    reasons = reasons_to_judge(fresh, selections, labels, dataset, platform.ledgers, inbox.images)
+    chosen = set(selections["image_id"])
+    others = [image_id for image_id in fresh if image_id not in chosen]
+    declared = declared_random(platform.ledgers)
+    sample = [one for one in others if random_sample or reasons.get(one) in LABELED_BEFORE]
+    return {
+        "declared": len([one for one in others if random_sample and one not in declared]),
+        "sample": "random" if random_sample else "all" if sample and len(sample) == len(others) else None,
+        "judging": len(platform.settings.holdout.judges.among(sample)),
+        "taught_before": len([one for one in named if one in known and one not in chosen]) if random_sample else 0,
     }
 
 

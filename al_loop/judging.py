@@ -6,14 +6,15 @@ verdict. Labels come in later than answers, so a verdict is taken again whenever
 
 from __future__ import annotations
 
-import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from al_core.errors import GiveUp
+from al_core.judging.contest import duels, who_asks, whom_to_judge
 
 if TYPE_CHECKING:
     from al_core.dataset import Dataset
@@ -36,18 +37,18 @@ def truth_of(dataset: Dataset) -> Truth:
     return Truth(labels, frozenset(judges.filter(split="holdout")["image_id"]), dataset.manifest.holdout)
 
 
-def compared_images(platform: Platform, dataset: Dataset, salt: str) -> pl.DataFrame:
+def compared_images(platform: Platform, dataset: Dataset) -> pl.DataFrame:
     """The reserved images that two models are compared on: image_id, image_uri, image_hash.
 
-    All that were ever logged, up to `gate.duel_images`; beyond, a window of the random order and the whole holdout,
-    which is a uniform sample, too. Images that were labeled or wait for a label belong to it like all others, but for
-    those that teach because they were labeled before there was a reserve.
+    All that were ever logged, up to `gate.duel_images`; beyond, a window of the random order, the same for all pairs,
+    and the whole holdout, which is a uniform sample, too. Images that were labeled or wait for a label belong to it
+    like all others, but for those that teach because they were labeled before there was a reserve.
     """
     from al_core.dataset import JUDGES
     from al_core.strategies.base import KEY_SPACE, Order
 
     reserve, limit = platform.settings.holdout.judges, platform.settings.gate.duel_images
-    order = Order("random", seed=int.from_bytes(hashlib.blake2b(salt.encode(), digest_size=4).digest(), "big"))
+    order = Order("random", seed=reserve.multiplier)
     columns = ["image_uri", "image_hash"]
     found = platform.predictions.eligible(
         platform.settings.model.name, None, order, limit, ["image_key", *columns], part=reserve.part("judge")
@@ -70,13 +71,13 @@ def compared_images(platform: Platform, dataset: Dataset, salt: str) -> pl.DataF
     return pl.concat([frame.select("image_id", *columns) for frame in (known, unlabeled)]).unique("image_id")
 
 
-def pair(platform: Platform, challenger: Predictor, champion: Predictor, dataset: Dataset, salt: str) -> pl.DataFrame:
+def pair(platform: Platform, challenger: Predictor, champion: Predictor, dataset: Dataset) -> pl.DataFrame:
     """Both models' answers to the reserved images, rows of `duels.PAIRING`; what cannot be read is left out."""
     from al_core.judging.duels import PAIRING
     from al_core.learning.contract import LabeledImage
     from al_loop.answering import answers_of
 
-    images = compared_images(platform, dataset, salt).sort("image_id")
+    images = compared_images(platform, dataset).sort("image_id")
     asked = [LabeledImage(image_id, uri, "") for image_id, uri, _ in images.iter_rows()]
     for name, predictor in (("champion", champion), ("challenger", challenger)):
         ids, probs, _ = answers_of(platform, predictor, asked)
@@ -92,7 +93,6 @@ def judge_pair(
     dataset: Dataset,
     *,
     champion: int,
-    salt: str,
     costs: Costs,
 ) -> GateVerdict:
     """The verdict that answers and labels amount to now."""
@@ -103,7 +103,6 @@ def judge_pair(
         truth_of(dataset),
         asked=set(platform.ledgers.read("selections")["image_id"]),
         reserve=platform.settings.holdout.judges,
-        salt=salt,
         champion_version=champion,
         rules=platform.settings.gate.rules,
         costs=costs,
@@ -128,14 +127,7 @@ def verdict_on(platform: Platform, challenger: ModelManifest, champion: int | No
         right, images = int(evaluation.correct.sum()), evaluation.answers.height
         return first_model(right, images, platform.settings.gate.rules, truth_of(dataset), costs)
     pairing = pairing_of(platform, challenger, champion)
-    return judge_pair(
-        platform,
-        pairing,
-        dataset,
-        champion=champion,
-        salt=salt_of(challenger.training_key, champion),
-        costs=costs,
-    )
+    return judge_pair(platform, pairing, dataset, champion=champion, costs=costs)
 
 
 def pairing_of(platform: Platform, challenger: ModelManifest, champion: int) -> pl.DataFrame:
@@ -151,47 +143,43 @@ def pairing_of(platform: Platform, challenger: ModelManifest, champion: int) -> 
             pass  # of before there were duels
     path = f"duels/{challenger.name}/{challenger.version}-against-{champion}.parquet"
     if not platform.blobs.exists(path):
-        salt = salt_of(challenger.training_key, champion)
         ours, theirs = _loaded(platform, challenger.version), _loaded(platform, champion)
-        found = pair(platform, ours, theirs, _newest(platform, challenger), salt)
+        found = pair(platform, ours, theirs, _newest(platform, challenger))
         platform.blobs.write(path, to_bytes(found), if_absent=True)
     return pl.read_parquet(io.BytesIO(platform.blobs.read(path)))
 
 
-def duel_rows(platform: Platform, challenger: ModelManifest, champion: int, count: int) -> list[dict[str, Any]]:
-    """Rows of `SELECTIONS` for the next images on which the two disagree, while their verdict is open; at most `count`.
+def verdicts_against(
+    platform: Platform, champion: int | None, candidates: Sequence[ModelManifest]
+) -> Callable[[int], GateVerdict]:
+    """The verdict on the version that is asked for, which is one of the candidates; each is taken once."""
+    manifests = {manifest.version: manifest for manifest in candidates}
+    return cache(lambda version: verdict_on(platform, manifests[version], champion))
 
-    Fewer, or none, where they disagree on no more images that nobody was asked about.
-    """
-    from al_core.judging.duels import asking_order, next_images
 
-    if count <= 0 or verdict_on(platform, challenger, champion).outcome != "open":
+def newest_not_worse(platform: Platform, serving: int, candidates: Sequence[ModelManifest]) -> int:
+    """The newest version that is not proven worse than who serves; who serves where there is none."""
+    versions = [manifest.version for manifest in candidates]
+    return who_asks(versions, serving, verdicts_against(platform, serving, candidates))
+
+
+def duel_rows(
+    platform: Platform, champion: int, candidates: Sequence[ModelManifest], count: int
+) -> list[dict[str, Any]]:
+    """Rows of `SELECTIONS` for images on which a challenger and who serves disagree, while that is open."""
+    versions = [manifest.version for manifest in candidates]
+    judged = whom_to_judge(versions, verdicts_against(platform, champion, candidates))
+    if judged is None or count <= 0:
         return []
-    pairing, reserve = pairing_of(platform, challenger, champion), platform.settings.holdout.judges
-    holdout = truth_of(_newest(platform, challenger)).holdout
-    order = asking_order(pairing, holdout, reserve, salt_of(challenger.training_key, champion))
-    known = {*platform.ledgers.read("selections")["image_id"], *platform.ledgers.read("labels")["image_id"]}
-    open_ones = next_images(pairing, order, known)
-    chosen = open_ones[:count]
-    rows = {row["image_id"]: row for row in pairing.iter_rows(named=True)}
-    return [
-        {
-            "image_id": image_id,
-            "image_uri": rows[image_id]["image_uri"],
-            "image_hash": rows[image_id]["image_hash"],
-            "model_version": challenger.version,
-            "against_version": champion,
-            "challenger_answer": rows[image_id]["challenger"],
-            "champion_answer": rows[image_id]["champion"],
-            "propensity": len(chosen) / len(open_ones),
-        }
-        for image_id in chosen
-    ]
-
-
-def salt_of(training_key: str, champion: int) -> str:
-    """Names a pair of models: its images are asked for in a random order of their own."""
-    return f"{training_key}:{champion}"
+    challenger = candidates[versions.index(judged)]
+    rows = duels(
+        pairing_of(platform, challenger, champion),
+        truth_of(_newest(platform, challenger)).holdout,
+        platform.settings.holdout.judges,
+        known={*platform.ledgers.read("selections")["image_id"], *platform.ledgers.read("labels")["image_id"]},
+        count=count,
+    )
+    return [row | {"model_version": judged, "against_version": champion} for row in rows]
 
 
 def to_bytes(frame: pl.DataFrame) -> bytes:
@@ -215,11 +203,3 @@ def _loaded(platform: Platform, version: int) -> Predictor:
             "let another version serve with `al promote V --reason WHY`"
         )
     return predictor_of(platform, version)
-
-
-def newest_not_worse(platform: Platform, serving: int, candidates: Sequence[ModelManifest]) -> ModelManifest:
-    """The newest version that is not proven worse than who serves; who serves where there is none."""
-    for manifest in candidates:
-        if verdict_on(platform, manifest, serving).outcome != "worse":
-            return manifest
-    return platform.registry.manifest(serving)

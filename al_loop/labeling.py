@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
@@ -12,20 +12,17 @@ if TYPE_CHECKING:
     from al_resources.datasets import DatasetStore
     from al_resources.image_store import ImageStore
     from al_resources.labeling.merge import Merge
-    from al_resources.ledgers import Ledgers
+    from al_resources.ledgers import LedgerReader, Ledgers
     from al_resources.platform import Platform
     from al_resources.settings import HoldoutSettings
 
 
 def merge_exports(platform: Platform, path: str, log: Callable[[str], None]) -> list[Merge]:
     """Bring one export, or all that wait, into the label ledger. Repeating it changes nothing."""
-    from al_resources.labeling.merge import merge_export, unmerged_exports
+    from al_resources.labeling.merge import merge_export
 
-    paths = [path] if path else unmerged_exports(platform.blobs, platform.ledgers)
-    merges = [
-        merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, export)
-        for export in paths
-    ]
+    paths = [path] if path else [blob.path for blob in platform.inbox.unmerged()]
+    merges = [merge_export(platform.inbox, export) for export in paths]
     for merge in merges:
         log(f"{merge.path}: {merge.labels} labels, {merge.new_labels} new, {merge.set_aside} set aside; {merge.reason}")
     return merges
@@ -58,14 +55,15 @@ def build_and_publish(
     from al_core.dataset import build_dataset, resolve_labels
 
     parent = datasets.latest()
-    resolved = resolve_labels(ledgers.read("labels"), resolve)
+    labels = ledgers.read("labels")
+    resolved = resolve_labels(labels, resolve)
     # why an image was chosen first is what decides its split: a review asks again
     selections = ledgers.read("selections").filter(pl.col("reason") != "review").unique("image_id", keep="last")
     new = resolved if parent is None else resolved.join(parent.rows, on="image_id", how="anti")
     urls, hashes = _describe(new["image_id"].to_list(), selections, images)
     dataset = build_dataset(
         resolved,
-        reasons=dict(selections.select("image_id", "reason").iter_rows()),
+        reasons=reasons_to_judge(new["image_id"].to_list(), selections, labels, parent, ledgers, images),
         urls=urls,
         hashes=hashes,
         parent=parent,
@@ -77,6 +75,52 @@ def build_and_publish(
     )
     datasets.publish(dataset)
     return dataset
+
+
+def reasons_to_judge(
+    image_ids: Sequence[str],
+    selections: pl.DataFrame,
+    labels: pl.DataFrame,
+    parent: Dataset | None,
+    ledgers: LedgerReader,
+    images: ImageStore,
+) -> dict[str, str]:
+    """Image id -> why it was selected; of one that never was, why its label may judge, if it may.
+
+    Labels that were there before any round are no random sample of the images: somebody chose what to label. They may
+    judge where people say that it was chance, or where every image that there is was labeled. That is looked at once,
+    for the first dataset; what is labeled later was left over by the first.
+    """
+    from al_core.answers import answered
+    from al_core.judging.truth import CENSUS, SAMPLE
+    from al_resources.labeling.merge import declared_random
+
+    reasons: dict[str, str] = dict(selections.select("image_id", "reason").iter_rows())
+    others = [image_id for image_id in image_ids if image_id not in reasons]
+    if not others:
+        return reasons
+    if parent is None:
+        known = set(answered(labels))
+        if all(image_id in known for image_id in images.ids()):
+            reasons = dict.fromkeys(others, CENSUS) | reasons
+    declared = declared_random(ledgers)
+    return reasons | {image_id: SAMPLE for image_id in others if image_id in declared}
+
+
+def said_of_imports(dataset: Dataset) -> str | None:
+    """What labels that no round asked for may do in this dataset; None where there are none."""
+    from al_core.dataset import JUDGES
+    from al_core.judging.truth import LABELED_BEFORE
+
+    judging = dataset.rows.filter(pl.col("reason").is_in(LABELED_BEFORE) & pl.col("split").is_in(JUDGES)).height
+    chosen_by_people = dataset.rows.filter(pl.col("reason").is_null()).height
+    told = [f"{judging} judge: they were drawn at random, or all there were"] if judging else []
+    if chosen_by_people:
+        told.append(
+            f"{chosen_by_people} are no random sample and judge nothing; random rounds bring labels that do "
+            "(or `al import --random-sample` declares that chance decided)"
+        )
+    return "; ".join(told) or None
 
 
 def _describe(

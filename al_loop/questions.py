@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from al_core.errors import InvalidInput
-from al_core.records import RESCORE, UTC_MICROSECONDS
+from al_core.records import RESCORE, UTC_MICROSECONDS, empty_table
 from al_resources.azure.data_explorer import Query
 from al_resources.prediction_store import PredictionStore
 
@@ -89,7 +89,7 @@ def ask(store: PredictionStore, question: Question, window: Window) -> pl.DataFr
     return (
         answer.sort(keys)
         .select(schema.names)
-        .cast(pl.DataFrame(schema.empty_table()).schema)
+        .cast(pl.DataFrame(empty_table(schema)).schema)
         .collect(engine="streaming")
     )
 

@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from al_core.records import PREDICTIONS, prediction_table
+from al_core.records import PREDICTIONS, empty_table, prediction_table
 from al_core.scored_images import ScoredImages
 from al_core.strategies.base import KEY_SPACE, Order
 
@@ -60,7 +60,7 @@ def asking_version(platform: Platform, serving: int) -> int:
     from al_loop.decisions import challengers
     from al_loop.judging import newest_not_worse
 
-    return newest_not_worse(platform, serving, challengers(platform, serving)).version
+    return newest_not_worse(platform, serving, challengers(platform, serving))
 
 
 def rescored(
@@ -174,7 +174,7 @@ class _First:
     def rows(self) -> pl.DataFrame:
         """The first, in order; an image that was scored several times comes once."""
         self._shrink()
-        none = pl.DataFrame(PREDICTIONS.empty_table().select(_EMBEDDED))
+        none = pl.DataFrame(empty_table(PREDICTIONS).select(_EMBEDDED))
         return self._parts[0].drop("place") if self._parts else none
 
     def _shrink(self) -> None:

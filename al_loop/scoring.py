@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,11 @@ from al_core.errors import GiveUp
 
 if TYPE_CHECKING:
     from al_resources.platform import Platform
-    from al_serving.batch import BatchProgress, BatchSummary
+    from al_serving.batch import BatchProgress, BatchSummary, NamedFile
+
+PAGE = 4_096  # images of the store compared with the log at once
+LINE_EVERY = 1_024  # files
+_REJECTED = re.compile(r"\(([0-9a-f]{32})\)$")
 
 
 def permitted_folder(folder: str, permitted: Sequence[str]) -> Path:
@@ -59,9 +65,7 @@ def score(
         )
     from al_resources.image_names import NameLog
     from al_serving import remote_batch
-    from al_serving.batch import files_of_folder, files_of_store, score_files
-    from al_serving.collector import Collector
-    from al_serving.scoring import Scorer
+    from al_serving.batch import files_of_folder, files_of_store
 
     below = "" if folder is None else f"{folder.absolute().as_posix()}/"
 
@@ -75,22 +79,90 @@ def score(
                 return remote_batch.score_folder_remotely(*endpoint, folder, version, key=key, log=log, named=named)
             return remote_batch.score_store_remotely(*endpoint, prefix, version, key=key, log=log, named=named)
     files = files_of_folder(folder) if folder is not None else files_of_store(platform.blobs, prefix)
+    with NameLog(platform.ledgers, "score") as names:
+        return _score_here(platform, version, files, key, report or _told_to(log), partial(known_as, names))
+
+
+def unscored(platform: Platform, version: int) -> Iterator[tuple[str, str]]:
+    """(image id, uri) of the pool: images of the store that a version has not scored, and nobody was asked about.
+
+    They come in the order of their ids from a place on that the version decides: the first few are a random sample,
+    and another one for the next version. Files that were rejected once are passed over.
+    """
+    import numpy as np
+
+    from al_core.answers import answered
+    from al_core.records import image_keys
+    from al_core.strategies.base import KEY_SPACE
+
+    log = platform.predictions.scan(["image_key"], model_name=platform.settings.model.name, model_version=version)
+    parts = [np.unique(batch["image_key"].to_numpy()) for batch in log]
+    known = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+    passed_over = {*platform.ledgers.read("selections")["image_id"], *answered(platform.ledgers.read("labels"))}
+    passed_over.update(_rejected(platform))
+    start = int(np.random.default_rng(version).integers(0, KEY_SPACE))
+    items = iter(platform.images.items(start))
+    while page := list(islice(items, PAGE)):
+        keys = image_keys([image_id for image_id, _ in page])
+        is_known = np.isin(keys, known, assume_unique=False)
+        yield from (item for item, seen in zip(page, is_known, strict=True) if not seen and item[0] not in passed_over)
+
+
+def score_pool(platform: Platform, *, log: Callable[[str], None]) -> BatchSummary | None:
+    """Score what of the store the serving version has not seen, at most `selection.pool_scoring_limit` images.
+
+    None: there is no such image, or no model yet. An attempt that was killed is gone on with by the next one: the log
+    says what is scored.
+    """
+    version, limit = platform.endpoint.state().serving_version, platform.settings.selection.pool_scoring_limit
+    if version is None or not limit:
+        return None
+    waiting = list(islice(unscored(platform, version), limit))
+    if not waiting:
+        return None
+    from al_resources.image_store import image_path
+    from al_serving.batch import NamedFile
+
+    log(f"{len(waiting)} images of the store are scored by v{version}, which has not seen them")
+    files = [NamedFile(image_path(uri), partial(platform.images.read, uri)) for _, uri in waiting]
+    return _score_here(platform, version, files, f"pool/{platform.settings.model.name}", _told_to(log))
+
+
+def _rejected(platform: Platform) -> Iterator[str]:
+    """Ids of images that could not be scored; batches name them by path, requests by the id behind the name."""
+    for name in platform.ledgers.read("rejected_images")["name"]:
+        if found := _REJECTED.search(name):
+            yield found[1]
+
+
+def _told_to(log: Callable[[str], None]) -> Callable[[BatchProgress], None]:
+    """Every so many files, for a log: one line a chunk would drown it."""
 
     def say(progress: BatchProgress) -> None:
-        log(f"{progress.done} of {progress.total} files are scored")
+        if progress.done % LINE_EVERY == 0 or progress.done == progress.total:
+            log(f"{progress.done} of {progress.total} files are scored")
 
-    with closing(Collector.of(platform)) as collector, NameLog(platform.ledgers, "score") as names:
+    return say
+
+
+def _score_here(
+    platform: Platform,
+    version: int,
+    files: list[NamedFile],
+    key: str,
+    report: Callable[[BatchProgress], None],
+    named: Callable[[str, str], None] = lambda name, image_id: None,
+) -> BatchSummary:
+    """In this process; what an earlier attempt under the same key logged is not scored again."""
+    from al_serving.batch import score_files
+    from al_serving.collector import Collector
+    from al_serving.scoring import Scorer
+
+    with closing(Collector.of(platform)) as collector:
         scorer = Scorer.of(platform, platform.registry.fetch(version), collector)
         collector.flush()  # what a killed attempt at this batch left in the spool is in the log before it is asked
-        summary = score_files(
-            scorer,
-            files,
-            collector,
-            report or say,
-            partial(known_as, names),
-            batch=key,
-            is_logged=partial(_logged_predictions, platform),
-        )
+        is_logged = partial(_logged_predictions, platform)
+        summary = score_files(scorer, files, collector, report, named, batch=key, is_logged=is_logged)
         collector.flush()
     return summary
 

@@ -11,6 +11,7 @@ from al_core.errors import GiveUp
 
 if TYPE_CHECKING:
     import polars as pl
+    import pyarrow as pa
 
     from al_core.selection import Selection
     from al_core.strategies.base import QueryStrategy
@@ -28,27 +29,112 @@ class Wishes:
     budget: int | None = None
     control_share: float | None = None
     seed: int | None = None
+    reselect: bool = False  # of a round that is selected already: choose anew what nobody has answered yet
+
+    @property
+    def asks_for_something(self) -> bool:
+        """Whether anything but the settings is wanted."""
+        return self != Wishes(reselect=self.reselect)
 
 
 def choose(
     platform: Platform, round_: int, wishes: Wishes, log: Callable[[str], None]
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """The round's rows of the selections ledger, made now or earlier, and facts about the choice."""
+    """The round's rows of the selections ledger, made now or earlier, and facts about the choice.
+
+    A round is selected once. Where it is asked for again, the facts say so under "selected before"; with
+    `wishes.reselect` what nobody has answered yet is chosen anew.
+    """
     recorded = platform.ledgers.read("selections", round=round_)
-    if recorded.height:
-        log(f"round {round_} was selected before: its {recorded.height} images are staged again")
-        return recorded.sort("rank"), {}
+    if recorded.height and not wishes.reselect:
+        said = _selected_before(platform, round_, recorded, wishes)
+        log(said)
+        return recorded.sort("rank"), {"selected before": said}
+    kept = _withdraw_unanswered(platform, round_, recorded, log) if recorded.height else recorded
     version = platform.endpoint.state().serving_version
-    selection, scored_again = _selection(platform, round_, version, wishes)
-    if selection.table.num_rows == 0:
+    rest = _for_the_rest(platform, wishes, kept, version)
+    if rest.budget == 0:
+        return kept.sort("rank"), {"selected anew": f"nothing: {kept.height} images are answered, and they stay"}
+    selection, scored_again = _selection(platform, round_, version, rest)
+    if selection.table.num_rows == 0 and kept.is_empty():
         raise GiveUp(
             f"round {round_}: nothing to select. Every image {_of(version)} is selected or labeled already; "
             + ("add more with `al ingest FOLDER`" if version is None else "send it more traffic, or `al score FOLDER`")
         )
     if scored_again is not None:
         scored_again.record(platform, selection.table)
-    platform.ledgers.insert_new("selections", selection.table, on=["round", "image_id"])
-    return platform.ledgers.read("selections", round=round_).sort("rank"), selection.facts
+    platform.ledgers.insert_new("selections", _behind(kept, selection.table), on=["round", "image_id"])
+    facts = dict(selection.facts)
+    if recorded.height:
+        facts["selected anew"] = f"{selection.table.num_rows} images; {kept.height} stay, which are answered"
+    return platform.ledgers.read("selections", round=round_).sort("rank"), facts
+
+
+def _selected_before(platform: Platform, round_: int, recorded: pl.DataFrame, wishes: Wishes) -> str:
+    """What somebody hears who asks for a round that is selected."""
+    answered = _answered_of_round(platform, round_, recorded).height
+    told = (
+        f"round {round_} was selected before: its {recorded.height} images, of which {answered} are answered, are "
+        "staged again and nothing is chosen"
+    )
+    if not wishes.asks_for_something:
+        return told
+    return (
+        f"{told}; what this run asks for was not used. reselect = true in the run's config chooses the "
+        f"{recorded.height - answered} anew that nobody has answered yet"
+    )
+
+
+def _answered_of_round(platform: Platform, round_: int, recorded: pl.DataFrame) -> pl.DataFrame:
+    """The rows of a round that stay: answered in the ledger or on the page. A label under review is answered."""
+    import polars as pl
+
+    from al_core.answers import answered
+    from al_resources.labeling.answers import AnswerLog, standing_answers
+
+    page = AnswerLog(platform.blobs, round_)
+    page.refresh()
+    done = {image_id for image_id, _ in standing_answers(page)} | set(answered(platform.ledgers.read("labels")))
+    return recorded.filter(pl.col("image_id").is_in(list(done)))
+
+
+def _withdraw_unanswered(
+    platform: Platform, round_: int, recorded: pl.DataFrame, log: Callable[[str], None]
+) -> pl.DataFrame:
+    """Take back the images of a round that nobody has answered; the rows that stay.
+
+    No other round holds them: what is selected once is offered to no other. From the ledger first, so that a run that
+    is killed meanwhile leaves a round that is chosen to its end by the next one.
+    """
+    from al_resources.labeling.staging import unstage
+
+    kept = _answered_of_round(platform, round_, recorded)
+    withdrawn = recorded.join(kept, on="image_id", how="anti")["image_id"].to_list()
+    if withdrawn:
+        platform.ledgers.erase("selections", withdrawn)
+        unstage(platform.blobs, withdrawn)
+        log(f"round {round_}: {len(withdrawn)} images that nobody has answered are taken back and chosen anew")
+    return kept
+
+
+def _for_the_rest(platform: Platform, wishes: Wishes, kept: pl.DataFrame, version: int | None) -> Wishes:
+    """The wishes, with the budget that answered images of the round leave."""
+    if kept.is_empty():
+        return wishes
+    defaults = platform.settings.selection
+    budget = wishes.budget or (defaults.initial_budget if version is None else defaults.budget)
+    return replace(wishes, budget=max(0, budget - kept.height))
+
+
+def _behind(kept: pl.DataFrame, chosen: pa.Table) -> pa.Table:
+    """The chosen rows, ranked behind those that stay."""
+    import pyarrow.compute as pc
+
+    if kept.is_empty():
+        return chosen
+    place = chosen.schema.get_field_index("rank")
+    first = int(kept["rank"].max()) + 1  # type: ignore[arg-type]
+    return chosen.set_column(place, chosen.schema.field(place), pc.add(chosen["rank"], first))
 
 
 def _of(version: int | None) -> str:
@@ -92,7 +178,7 @@ def with_reviews(selection: Selection, reviews: list[dict[str, Any]], version: i
 
 
 def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> tuple[Selection, Rescored | None]:
-    from al_core.selection import select_batch
+    from al_core.selection import Judging, select_batch
     from al_loop.rescoring import asking_version
     from al_loop.strategy_inputs import strategy_context
     from al_resources.prediction_store.candidates import Candidates
@@ -108,25 +194,27 @@ def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> tup
     if scored_again is None and asking != version:
         asking, context = version, strategy_context(platform, version)
     duels, judged = _duels(platform, version, budget), _judged(platform)
+    rules = defaults.rules
+    if wishes.control_share is not None:
+        rules = replace(rules, control_share=wishes.control_share)
     selection = select_batch(
         Candidates(platform.predictions, name, version, holdout.teaching)
         if scored_again is None
         else scored_again.source,
-        judges=Candidates(platform.predictions, name, version, holdout.judges.part("measure")),
-        duels=duels,
-        different=_different(platform, version, budget, budget - len(duels), judged),
-        judged=judged,
-        judges_version=version,
         strategy=strategy,
         budget=budget,
-        control_share=defaults.control_share if wishes.control_share is None else wishes.control_share,
-        near_duplicate_distance=defaults.near_duplicate_distance,
+        rules=rules,
+        judging=Judging(
+            Candidates(platform.predictions, name, version, holdout.judges.part("measure")),
+            version,
+            duels,
+            judged,
+        ),
+        different=_different(platform, version, budget, budget - len(duels), judged),
         seed=seed,
         round_=round_,
         model_version=asking,
-        pool_limit=defaults.pool_limit,
         context=context,
-        device=defaults.device,
     )
     return replace(selection, details={**selection.details, **about}), scored_again
 
@@ -180,7 +268,7 @@ def _judged(platform: Platform) -> dict[str, str]:
 
 
 def _duels(platform: Platform, serving: int, budget: int) -> list[dict[str, Any]]:
-    """Images on which the newest challenger and who serves disagree, while nobody can tell which is better.
+    """Images on which a challenger and who serves disagree, while nobody can tell which is better.
 
     At most half of the batch: the other half teaches.
     """
@@ -188,9 +276,7 @@ def _duels(platform: Platform, serving: int, budget: int) -> list[dict[str, Any]
     from al_loop.judging import duel_rows
 
     count = min(platform.settings.gate.duel_labels, budget // 2)
-    for challenger in challengers(platform, serving)[:1]:
-        return duel_rows(platform, challenger, serving, count)
-    return []
+    return duel_rows(platform, serving, challengers(platform, serving), count)
 
 
 def _different(

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 def progress(platform: Platform) -> dict[str, Any]:
     """Everything `al status` shows, as plain JSON values."""
     from al_loop.annotators import labeling_report
-    from al_resources.labeling.merge import unmerged_exports
 
     state = platform.endpoint.state()
     watermark = platform.predictions.watermark()
     exports = platform.ledgers.read("exports")
     version = state.serving_version
     return {
+        "waits_for": waits_for(platform),
         "profile": platform.settings.profile,
         "home": str(platform.settings.home),
         "images": platform.images.count(),
@@ -40,7 +40,7 @@ def progress(platform: Platform) -> dict[str, Any]:
         "waiting_for_labels": platform.unlabeled_candidates(),
         "exports": dict(exports["status"].value_counts().sort("status").iter_rows()),
         "events": platform.events.counts() if platform.profile.hears_events else None,
-        "unmerged_exports": unmerged_exports(platform.blobs, platform.ledgers),
+        "unmerged_exports": [blob.path for blob in platform.inbox.unmerged()],
         "gone_exports": exports.filter(pl.col("path").is_unique(), status="gone")["path"].to_list(),
         "quarantined": _as_they_lie(platform, exports).filter(status="quarantined").select("path", "reason").to_dicts(),
         "set_aside": _as_they_lie(platform, exports)
@@ -79,6 +79,14 @@ def monitored(platform: Platform) -> dict[str, Any]:
             "when_judged": None if right.when_judged is None else right.when_judged.model_dump(),
         },
     }
+
+
+def waits_for(platform: Platform) -> dict[str, str]:
+    """Whom the loop waits for, and what ends it."""
+    from al_loop.waiting import standing
+
+    waiting = standing(platform)
+    return {"whom": waiting.whom, "what": waiting.what, "ends": waiting.ends, "sentence": waiting.sentence}
 
 
 def _as_they_lie(platform: Platform, exports: pl.DataFrame) -> pl.DataFrame:
@@ -144,6 +152,15 @@ def rounds(platform: Platform) -> list[dict[str, Any]]:
 def reasons_of(selected: pl.DataFrame) -> dict[str, int]:
     """How many of the selections' rows there are for each reason."""
     return dict(selected["reason"].value_counts().sort("reason").iter_rows())
+
+
+def what_it_cost(platform: Platform) -> tuple[dict[str, int], ModelManifest | None]:
+    """Labels that people gave, by the reason they were asked for; and who serves in return, if the registry has it."""
+    labeled = answered(platform.ledgers.read("labels"))
+    paid = platform.ledgers.read("selections").filter(pl.col("image_id").is_in(labeled.implode()))
+    serving = platform.endpoint.state().serving_version
+    known = serving in platform.registry.versions()
+    return reasons_of(paid), platform.registry.manifest(serving) if serving is not None and known else None
 
 
 def _verdicts(platform: Platform) -> dict[int, str]:

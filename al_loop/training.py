@@ -1,4 +1,4 @@
-"""Training: the champion trained further on all labels, judged on the holdout, published with its verdict."""
+"""Training: the newest model that is not proven worse trained further on all labels, judged, published."""
 
 from __future__ import annotations
 
@@ -26,20 +26,35 @@ def train_challenger(
     from al_loop.prelabeling import refresh_predictions
 
     champion = platform.endpoint.state().serving_version
+    before = None if champion is None else _goes_on_from(platform, champion, dataset)
     settings = platform.settings.training
-    key = training_key(dataset.manifest.version, champion, settings, code_version())
+    key = training_key(dataset.manifest.version, before, settings, code_version())
     if done := platform.registry.by_training_key(key):
         log(f"this training was done before: v{done.version}")
         return done
     with scratch_folder(platform.settings.home / "scratch", "train-") as folder:
-        manifest = _train_and_publish(platform, dataset, champion, key, folder, run_id, log)
+        manifest = _train_and_publish(platform, dataset, before, champion, key, folder, run_id, log)
     refresh_predictions(platform, log)
     return manifest
+
+
+def _goes_on_from(platform: Platform, champion: int, dataset: Dataset) -> int:
+    """The version that is trained further: the newest that is not proven worse than who serves.
+
+    What a model has learned is not lost while its verdict is open. Versions that were trained on these very labels do
+    not count, so that a training that is done again is the same training.
+    """
+    from al_loop.decisions import challengers
+    from al_loop.judging import newest_not_worse
+
+    before = [one for one in challengers(platform, champion) if one.dataset_version != dataset.manifest.version]
+    return newest_not_worse(platform, champion, before)
 
 
 def _train_and_publish(
     platform: Platform,
     dataset: Dataset,
+    before: int | None,
     champion: int | None,
     key: str,
     folder: Path,
@@ -51,7 +66,7 @@ def _train_and_publish(
     from al_core.records import ModelManifest, utc_now
 
     settings = platform.settings
-    parent = platform.registry.fetch(champion) if champion is not None else None
+    parent = platform.registry.fetch(before) if before is not None else None
     result = platform.trainer.fit(
         TrainingRequest(
             train=dataset.images("train"),
@@ -73,7 +88,7 @@ def _train_and_publish(
         classes=result.classes,
         preprocessing=result.preprocessing,
         temperature=result.temperature,
-        parent_version=champion,
+        parent_version=before,
         dataset_version=dataset.manifest.version,
         round=dataset.manifest.round,
         training_key=key,
@@ -87,13 +102,14 @@ def _train_and_publish(
         encoder=result.encoder,
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json())
-    return _judge_and_publish(platform, dataset, manifest, folder, result.weights, log)
+    return _judge_and_publish(platform, dataset, manifest, champion, folder, result.weights, log)
 
 
 def _judge_and_publish(
     platform: Platform,
     dataset: Dataset,
     manifest: ModelManifest,
+    champion: int | None,
     folder: Path,
     weights: Path,
     log: Callable[[str], None],
@@ -102,9 +118,9 @@ def _judge_and_publish(
     from al_core.judging.gate import Costs, first_model
     from al_core.learning.inference import Predictor
     from al_loop.answering import latency_ms, predictor_of
-    from al_loop.judging import PAIRING_FILE, judge_pair, pair, salt_of, to_bytes, truth_of
+    from al_loop.judging import PAIRING_FILE, judge_pair, pair, to_bytes, truth_of
 
-    predictor, champion = Predictor.load(folder), manifest.parent_version
+    predictor = Predictor.load(folder)
     evaluation = judge(platform, predictor, dataset)
     files = {CHALLENGER_EVALUATION: evaluation.to_bytes()}
     costs = Costs(latency_ms(predictor), weights.stat().st_size / 1e6)
@@ -112,10 +128,9 @@ def _judge_and_publish(
         right, images = int(evaluation.correct.sum()), evaluation.answers.height
         verdict = first_model(right, images, platform.settings.gate.rules, truth_of(dataset), costs)
     else:
-        salt = salt_of(manifest.training_key, champion)
-        pairing = pair(platform, predictor, predictor_of(platform, champion), dataset, salt)
+        pairing = pair(platform, predictor, predictor_of(platform, champion), dataset)
         files[PAIRING_FILE] = to_bytes(pairing)
-        verdict = judge_pair(platform, pairing, dataset, champion=champion, salt=salt, costs=costs)
+        verdict = judge_pair(platform, pairing, dataset, champion=champion, costs=costs)
     log(verdict.reason)
     measured = {"latency_ms": costs.latency_ms, "size_mb": costs.size_mb}
     judged = manifest.model_copy(update={"metrics": evaluation.metrics(), "gate": verdict, **measured})

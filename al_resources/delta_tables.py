@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import polars as pl
 import pyarrow as pa
 
+from al_core.records import empty_table
 from al_resources.delta_durability import set_torn_aside, sync_commits
 from al_resources.durable import write_file
 
@@ -102,7 +103,7 @@ def scan(table: DeltaTable, schema: pa.Schema) -> pl.LazyFrame:
     """The table's rows with all columns of `schema`; those that an older table lacks are null."""
     rows = pl.scan_delta(table)
     known = _columns(table)
-    types = pl.DataFrame(schema.empty_table()).schema
+    types = pl.DataFrame(empty_table(schema)).schema
     return rows.with_columns(pl.lit(None, types[name]).alias(name) for name in schema.names if name not in known)
 
 

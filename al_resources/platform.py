@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from al_resources.event_queue import EventQueue
     from al_resources.image_store import ImageStore
     from al_resources.labeling import LabelingProject
+    from al_resources.labeling.inbox import Inbox
     from al_resources.ledgers import Ledgers
     from al_resources.model_registry import ModelRegistry
     from al_resources.prediction_store import PredictionStore
@@ -74,6 +75,13 @@ class Platform:
     def ledgers(self) -> Ledgers:
         """Selections, labels, exports, rejected images, deployments."""
         return self._parts["ledgers"] if "ledgers" in self._parts else self.profile.ledgers(self)
+
+    @cached_property
+    def inbox(self) -> Inbox:
+        """The exports that people release, and what reading them needs."""
+        from al_resources.labeling.inbox import Inbox
+
+        return Inbox(self.blobs, self.ledgers, self.images, self.settings.labeling)
 
     @cached_property
     def predictions(self) -> PredictionStore:

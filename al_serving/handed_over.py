@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from al_core.records import PREDICTIONS, REJECTED_IMAGES, fitted
 from al_resources.forgotten import without_forgotten
@@ -67,6 +66,8 @@ def deliver(platform: Platform) -> Delivered:
 
 def _deliver(platform: Platform, path: str, data: bytes) -> int:
     """One segment into its store; how many of its rows were new there."""
+    import pyarrow.compute as pc
+
     read = pa.ipc.open_file(pa.py_buffer(data)).read_all()
     if path.endswith("-rejections.arrow"):
         rejected = fitted(read, REJECTED_IMAGES)

@@ -29,8 +29,8 @@ from al_resources.blobs.azure import AzureBlobStore
 from al_resources.event_queue.azure import AzureEventQueue
 from al_resources.image_store import ImageStore
 from al_resources.labeling.events import MESSAGES_PER_TICK, EventCursor, listen
-from al_resources.labeling.inbox import InboxCursor, look
-from al_resources.labeling.merge import INBOX
+from al_resources.labeling.inbox import INBOX, Inbox
+from al_resources.labeling.look import InboxCursor, look
 from al_resources.ledgers.delta import DeltaLedgers
 from al_resources.settings import LabelingSettings
 from al_resources.settings.azure_data import AzureDataSettings
@@ -60,7 +60,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         return {}
     with Azurite.start() as azurite:
         short, full = (
-            Inbox(azurite, azurite.container()).full_queue(messages) for messages in (SHORT_QUEUE, options.messages)
+            FilledContainer(azurite, azurite.container()).full_queue(messages)
+            for messages in (SHORT_QUEUE, options.messages)
         )
     result = {
         "few_blobs": FEW, "many_blobs": options.blobs, "few": few, "many": many,
@@ -84,7 +85,7 @@ def ticks_among(old: int, *, listing: bool) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="al-azurite-") as folder:
         container, etag = write_container(Path(folder), old)
         with Azurite.start(folder=Path(folder)) as azurite:
-            return Inbox(azurite, container, old, etag).ticks(listing=listing)
+            return FilledContainer(azurite, container, old, etag).ticks(listing=listing)
 
 
 def write_container(folder: Path, old: int) -> tuple[str, str]:
@@ -114,7 +115,7 @@ def _old(number: int) -> str:
     return f"{INBOX}/old-{number:07d}.json"
 
 
-class Inbox:
+class FilledContainer:
     """A container with old exports that are all on record, and its queue."""
 
     def __init__(self, azurite: Any, container: str, old: int = 0, etag: str = "") -> None:
@@ -197,17 +198,16 @@ class Inbox:
         connection.close()
 
     def _listen(self) -> Any:
-        heard = listen(
-            self.queue, self.blobs, self.ledgers, ImageStore(self.blobs), LabelingSettings(), self.heard,
-            container=self.azure.container, limit=20, now=utc_now(),
-        )  # fmt: skip
+        heard = listen(self.queue, self._inbox, self.heard, container=self.azure.container, limit=20, now=utc_now())
         self.heard = heard.cursor
         return heard
 
     def _look(self, cursor: InboxCursor) -> Any:
-        return look(
-            self.blobs, self.ledgers, ImageStore(self.blobs), LabelingSettings(), cursor, limit=10**9, now=utc_now()
-        )
+        return look(self._inbox, cursor, limit=10**9, now=utc_now())
+
+    @property
+    def _inbox(self) -> Inbox:
+        return Inbox(self.blobs, self.ledgers, ImageStore(self.blobs), LabelingSettings())
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:

@@ -241,7 +241,7 @@ def wait_until_ingested(url: str) -> None:
 
 # ---------------------------------------------------------------------- out
 def out_of_the_log(url: str, orders: Connection, rows: int) -> dict[str, float]:
-    from al_core.selection import select_batch
+    from al_core.selection import Rules, select_batch
     from al_core.strategies.registry import get_strategy
     from al_resources.prediction_store.candidates import Candidates
     from al_resources.prediction_store.kusto import KustoPredictionStore
@@ -255,8 +255,7 @@ def out_of_the_log(url: str, orders: Connection, rows: int) -> dict[str, float]:
             candidates,
             strategy=get_strategy(name),
             budget=BUDGET,
-            control_share=0.1,
-            near_duplicate_distance=4,
+            rules=Rules(control_share=0.1, near_duplicate_distance=4),
             seed=0,
             round_=1,
             model_version=3,

@@ -357,7 +357,7 @@ def store_to_batch(results: Results, size: Callable[[int], int], large: bool, ke
     """
     import polars as pl
 
-    from al_core.selection import select_batch
+    from al_core.selection import Rules, select_batch
     from al_resources.ledgers.delta import DeltaLedgers
     from al_resources.prediction_store.candidates import Candidates
     from al_resources.prediction_store.delta import DeltaPredictionStore
@@ -398,12 +398,10 @@ def store_to_batch(results: Results, size: Callable[[int], int], large: bool, ke
                 source,
                 strategy=strategy,
                 budget=budget,
-                control_share=0.1,
-                near_duplicate_distance=4,
+                rules=Rules(control_share=0.1, near_duplicate_distance=4, pool_limit=limit),
                 seed=0,
                 round_=1,
                 model_version=1,
-                pool_limit=limit,
             ),
         )
     results.require(work, BOUND, 1.5)

@@ -31,10 +31,7 @@ def listen_for_exports(context: dg.SensorEvaluationContext, platform: Platform) 
     again, besides = came_to_nothing(context.instance, cursor.requested)
     heard = listen(
         platform.events,
-        platform.blobs,
-        platform.ledgers,
-        platform.images,
-        platform.settings.labeling,
+        platform.inbox,
         cursor,
         container=platform.settings.azure.container,
         limit=platform.settings.sensors.exports_per_tick,

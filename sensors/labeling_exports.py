@@ -17,7 +17,7 @@ from al_resources.platform import Platform
 from al_resources.settings import Settings
 
 if TYPE_CHECKING:
-    from al_resources.labeling.inbox import Look
+    from al_resources.labeling.look import Look
     from al_resources.labeling.merge import Plan
 
 TRAINING_JOB = "training_deployment"
@@ -55,16 +55,13 @@ def build_sensor(settings: Settings, name: str, description: str, tick: Tick) ->
 def look_for_exports(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
     """One tick: a run request per new export, or what else there is to say."""
     from al_core.records import utc_now
-    from al_resources.labeling.inbox import InboxCursor, look
+    from al_resources.labeling.look import InboxCursor, look
 
     collect_exports(context, platform)
     cursor = InboxCursor.parse(context.cursor)
     again, besides = came_to_nothing(context.instance, cursor.requested)
     found = look(
-        platform.blobs,
-        platform.ledgers,
-        platform.images,
-        platform.settings.labeling,
+        platform.inbox,
         cursor,
         limit=platform.settings.sensors.exports_per_tick,
         now=utc_now(),

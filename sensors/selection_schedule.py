@@ -1,13 +1,34 @@
-"""The schedule that opens the next round of selection, unless there is a reason to wait."""
+"""What opens the next round of selection, unless there is a reason to wait: a sensor that looks at what has changed, or
+a schedule for those who want rounds at fixed times.
+
+The sensor looks at the stores, not at Dagster's events alone: images come in by `al ingest`, and a version serves
+because somebody typed `al promote`; of neither does Dagster know. Where log, endpoint and runs stand as they stood at
+the last look, the stores are asked once a minute only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
 
 import dagster as dg
 
+from al_assets.prediction_log import WAITS_FOR, prediction_log
 from al_assets.rounds import ROUNDS, open_rounds, round_key
+from al_loop.waiting import reason_to_wait, standing
 from al_resources.platform import Platform
 from al_resources.settings import Settings
 
 SELECTION_JOB = "selection"
 TRAINING_JOB = "training_deployment"
+FULL_LOOK_SECONDS = 60
+AT_WORK = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
 
 
 def build_selection_schedule(settings: Settings) -> dg.ScheduleDefinition:
@@ -18,31 +39,80 @@ def build_selection_schedule(settings: Settings) -> dg.ScheduleDefinition:
         job_name=SELECTION_JOB,
         cron_schedule=settings.selection.cron,
         execution_timezone="UTC",
-        description="Opens the next round: which images are worth a person's time now?",
+        description="Opens the next round at fixed times: which images are worth a person's time now?",
     )
     def selection_schedule(
         context: dg.ScheduleEvaluationContext, platform: dg.ResourceParam[Platform]
     ) -> dg.RunRequest | dg.SkipReason:
-        return next_round(context, platform)
+        return next_round(context.instance, platform, context.scheduled_execution_time, context.log.info)
 
     return selection_schedule
 
 
-def next_round(context: dg.ScheduleEvaluationContext, platform: Platform) -> dg.RunRequest | dg.SkipReason:
+def build_next_round_sensor(settings: Settings) -> dg.SensorDefinition:
+    """The sensor, looking every `sensors.round_interval_seconds`."""
+
+    @dg.sensor(
+        name="next_round_sensor",
+        job_name=SELECTION_JOB,
+        minimum_interval_seconds=settings.sensors.round_interval_seconds,
+        description="Opens the next round as soon as nothing stands in its way, and says what it waits for until then.",
+    )
+    def next_round_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]) -> dg.SensorResult:
+        return look_for_next_round(context, platform)
+
+    return next_round_sensor
+
+
+def look_for_next_round(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
+    """One look. What it waits for is told to the page of `prediction_log` whenever it is something else."""
+    from al_core.records import utc_now
+
+    before = json.loads(context.cursor) if context.cursor else {"state": None, "said": ""}
+    now = utc_now()
+    state = _state(context.instance, platform, now)
+    if state == before["state"]:
+        return dg.SensorResult(skip_reason=before["said"])
+    answer = next_round(context.instance, platform, now, context.log.info)
+    if isinstance(answer, dg.RunRequest):
+        return dg.SensorResult(run_requests=[answer], cursor=json.dumps({"state": None, "said": ""}))
+    said = answer.skip_message or ""
+    line = standing(platform, training_on_its_way(context.instance) or "").sentence
+    told = [] if said == before["said"] else [dg.AssetObservation(prediction_log.key, metadata={WAITS_FOR: line})]
+    return dg.SensorResult(skip_reason=said, asset_events=told, cursor=json.dumps({"state": state, "said": said}))
+
+
+def _state(instance: dg.DagsterInstance, platform: Platform, now: datetime) -> list[str]:
+    """What moves when a round may have become possible, and costs little to ask for; all else is seen in a minute."""
+    runs = [
+        run for job in (TRAINING_JOB, SELECTION_JOB) for run in instance.get_runs(dg.RunsFilter(job_name=job), limit=1)
+    ]
+    return [
+        str(platform.endpoint.state().serving_version),
+        platform.predictions.watermark().token,
+        *(f"{run.run_id} {run.status.value}" for run in runs),
+        str(int(now.timestamp() // FULL_LOOK_SECONDS)),
+    ]
+
+
+def next_round(
+    instance: dg.DagsterInstance, platform: Platform, now: datetime, log: Callable[[str], None]
+) -> dg.RunRequest | dg.SkipReason:
     """A request for the next round, or the reason to wait."""
-    rounds = open_rounds(context.instance)
-    unfinished = rounds[-1] if rounds and platform.ledgers.read("selections", round=rounds[-1]).is_empty() else None
-    if unfinished is not None and (running := _active_run(context.instance, unfinished)):
+    rounds = _rounds(instance, platform, log)
+    unfinished = rounds[-1] if rounds and _is_unfinished(instance, platform, rounds[-1]) else None
+    if unfinished is not None and (running := _active_run(instance, unfinished)):
         return dg.SkipReason(f"round {unfinished} is being selected by run {running}")
-    if reason := _reason_to_wait(context.instance, platform):
-        return dg.SkipReason(reason)
-    if why := why_another_random_round(platform):
-        context.log.info(why)
+    if unfinished is None or platform.ledgers.read("selections", round=unfinished).is_empty():
+        if waiting := reason_to_wait(platform, training_on_its_way(instance) or ""):
+            return dg.SkipReason(waiting.sentence)
+        if why := why_another_random_round(platform):
+            log(why)
     if unfinished is not None:  # opened, but its run failed or was never submitted: ask again, under a new key
-        number, attempt = unfinished, f"-{context.scheduled_execution_time:%Y%m%dT%H%M%S}"
+        number, attempt = unfinished, f"-{now:%Y%m%dT%H%M%S}"
     else:
         number, attempt = (rounds[-1] + 1 if rounds else 0), ""
-        context.instance.add_dynamic_partitions(str(ROUNDS.name), [round_key(number)])
+    instance.add_dynamic_partitions(str(ROUNDS.name), [round_key(number)])
     return dg.RunRequest(
         run_key=f"round-{round_key(number)}{attempt}",
         partition_key=round_key(number),
@@ -50,71 +120,43 @@ def next_round(context: dg.ScheduleEvaluationContext, platform: Platform) -> dg.
     )
 
 
+def _rounds(instance: dg.DagsterInstance, platform: Platform, log: Callable[[str], None]) -> list[int]:
+    """The rounds that Dagster knows, and those on record: an instance may be younger than its home."""
+    on_record = platform.ledgers.read("selections")["round"].unique().to_list()
+    return sorted({*open_rounds(instance, log), *on_record})
+
+
+def _is_unfinished(instance: dg.DagsterInstance, platform: Platform, round_: int) -> bool:
+    """Whether nothing is selected for it; or it was staged by `al start`, waits, and Dagster has not heard of it."""
+    from al_core.answers import answered
+
+    selected = platform.ledgers.read("selections", round=round_)["image_id"]
+    if selected.is_empty():
+        return True
+    unknown = not instance.has_dynamic_partition(str(ROUNDS.name), round_key(round_))
+    return unknown and not set(selected) <= set(answered(platform.ledgers.read("labels")))
+
+
 def why_another_random_round(platform: Platform) -> str | None:
     """Why a round of random images is drawn although some are labeled already; None where it is not."""
     if platform.endpoint.state().serving_version is not None or platform.ledgers.read("labels").is_empty():
         return None
+    return (
+        f"the labels so far made no model that serves{_what_came_of_them(platform)}; another random round brings more "
+        "of them"
+    )
+
+
+def _what_came_of_them(platform: Platform) -> str:
+    """What the gate said of the newest model, or why the training ended without one."""
+    if versions := platform.registry.versions():
+        gate = platform.registry.manifest(versions[-1]).gate
+        return f" (v{versions[-1]}: {gate.reason})" if gate else ""
     failed = platform.ledgers.read("failures").filter(job=TRAINING_JOB)
-    told = f": {failed['reason'][-1]}" if failed.height else ""
-    return f"the labels so far made no model that serves{told}; another random round brings more of them"
+    return f": {failed['reason'][-1]}" if failed.height else ""
 
 
-def _reason_to_wait(instance: dg.DagsterInstance, platform: Platform) -> str | None:
-    limits = platform.settings.selection
-    waiting = platform.unlabeled_candidates()
-    if waiting > limits.max_unlabeled:
-        return (
-            f"{waiting} candidates wait for a label, more than selection.max_unlabeled = {limits.max_unlabeled}; label "
-            "some, or raise it"
-        )
-    version = platform.endpoint.state().serving_version
-    if version is None:
-        if waiting:
-            return f"no model yet: the seed round's {waiting} images wait for their labels; label and export them"
-        if platform.images.is_empty():
-            return "there are no images yet; add some with `al ingest FOLDER`"
-        return _reason_to_wait_for_the_first_model(instance, platform)
-    eligible = platform.predictions.count_eligible(platform.settings.model.name, version)
-    if eligible < limits.min_new_predictions and not (eligible and _an_alarm_opens_it(platform)):
-        return (
-            f"{eligible} images that model v{version} scored are neither selected nor labeled; "
-            f"a round starts at selection.min_new_predictions = {limits.min_new_predictions}"
-        )
-    return _advice_to_stop(platform) if limits.stop_when_advised else None
-
-
-def _an_alarm_opens_it(platform: Platform) -> bool:
-    """Whether the traffic differs since after the newest round was selected: an alarm opens one round, not many."""
-    if not platform.settings.monitoring.opens_round:
-        return False
-    from al_loop.monitoring import drift_on_record
-
-    state = drift_on_record(platform)
-    if not state.alarm or state.look is None or state.look.alarm_since is None:
-        return False
-    selected = platform.ledgers.read("selections")["selected_at"]
-    return not (selected > state.look.alarm_since).any()
-
-
-def _reason_to_wait_for_the_first_model(instance: dg.DagsterInstance, platform: Platform) -> str | None:
-    """Everything that was asked for is answered. Where no training is on its way, more images have to be drawn."""
-    from al_core.answers import answered
-
-    labels = platform.ledgers.read("labels")
-    if labels.is_empty():
-        return None
-    if running := _training_on_its_way(instance):
-        return f"no model yet: run {running} trains the first one; a round follows when it has ended"
-    asked = set(platform.ledgers.read("selections")["image_id"]) | set(answered(labels))
-    if all(image_id in asked for image_id in platform.images.ids()):
-        return (
-            "no model yet, and every image is labeled; what is missing says the newest run of training_deployment. "
-            "Add images with `al ingest FOLDER`"
-        )
-    return None
-
-
-def _training_on_its_way(instance: dg.DagsterInstance) -> str | None:
+def training_on_its_way(instance: dg.DagsterInstance) -> str | None:
     """The id of a run that trains or is about to, a retry that is due included."""
     for run in instance.get_runs(dg.RunsFilter(job_name=TRAINING_JOB), limit=20):
         retried = run.tags.get("dagster/will_retry") == "true" and "dagster/auto_retry_run_id" not in run.tags
@@ -123,23 +165,10 @@ def _training_on_its_way(instance: dg.DagsterInstance) -> str | None:
     return None
 
 
-def _advice_to_stop(platform: Platform) -> str | None:
-    from al_loop.advice import stopping_advice
-
-    advice = stopping_advice(platform)
-    return f"{advice.sentence} (selection.stop_when_advised)" if advice.stop else None
-
-
 def _active_run(instance: dg.DagsterInstance, round_: int) -> str | None:
     """The id of a run that is selecting this round right now."""
-    active = [
-        dg.DagsterRunStatus.QUEUED,
-        dg.DagsterRunStatus.NOT_STARTED,
-        dg.DagsterRunStatus.STARTING,
-        dg.DagsterRunStatus.STARTED,
-    ]
     runs = instance.get_runs(
-        dg.RunsFilter(job_name=SELECTION_JOB, statuses=active, tags={"dagster/partition": round_key(round_)}),
+        dg.RunsFilter(job_name=SELECTION_JOB, statuses=AT_WORK, tags={"dagster/partition": round_key(round_)}),
         limit=1,
     )
     return runs[0].run_id if runs else None

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from al_core.judging.duels import PAIRING, asking_order, next_images
+from al_core.judging.contest import Verdict, challengers, duels, who_asks, who_takes_over, whom_to_judge
+from al_core.judging.duels import PAIRING
 from al_core.judging.gate import Costs, Rules, decide, first_model
 from al_core.judging.truth import Reserve
-from al_loop.decisions import CHALLENGERS
 from al_loop.judging import truth_of
 
 if TYPE_CHECKING:
@@ -49,44 +49,34 @@ class Brakes:
             self._seen.setdefault(image_id, round_)
 
     def duels(self, newest: int, dataset: Dataset, known: Collection[str], budget: int) -> list[dict[str, Any]]:
-        """Rows of the next batch on which the newest model and the one that serves disagree, while that is open."""
+        """Rows of the next batch on which a challenger and the one that serves disagree, while that is open."""
         count = min(self.settings.duel_labels, budget // 2)
-        if self.serving is None or self.serving == newest or not count:
+        if self.serving is None:
             return []
-        if self._verdict(newest, dataset, known).outcome != "open":
+        challenger = whom_to_judge(self._challengers(newest), self._verdicts(dataset, known))
+        if challenger is None:
             return []
-        pairing = self._pairing(newest, self.serving)
-        asked = next_images(pairing, self._order(pairing, dataset, newest), known)[:count]
-        rows = {row["image_id"]: row for row in pairing.iter_rows(named=True)}
-        return [
-            {
-                "image_id": image_id,
-                "image_uri": image_id,
-                "image_hash": self._hashes[image_id],
-                "model_version": newest + 1,
-                "against_version": self.serving + 1,
-                "challenger_answer": rows[image_id]["challenger"],
-                "champion_answer": rows[image_id]["champion"],
-            }
-            for image_id in asked
-        ]
+        pairing = self._pairing(challenger, self.serving)
+        rows = duels(pairing, truth_of(dataset).holdout, self.reserve, known=known, count=count)
+        versions = {"model_version": challenger + 1, "against_version": self.serving + 1}
+        return [row | versions for row in rows]
 
     def decide(self, newest: int, dataset: Dataset, known: Collection[str]) -> None:
-        """The newest of the last models that is better serves from now on, as `al_loop.deploying.decide` has it."""
-        earliest = -1 if self.serving is None else self.serving
-        for challenger in range(newest, max(earliest, newest - CHALLENGERS), -1):
-            if self._verdict(challenger, dataset, known).passed:
-                self.serving = challenger
-                return
+        """The newest challenger that is better serves from now on."""
+        better = who_takes_over(self._challengers(newest), self._verdicts(dataset, known))
+        self.serving = self.serving if better is None else better
 
     def asking(self, newest: int, dataset: Dataset, known: Collection[str]) -> int:
-        """The round of the newest model that is not proven worse than who serves, as `newest_not_worse` has it."""
+        """The round of the newest model that is not proven worse than who serves."""
         if self.serving is None:
             return newest
-        for challenger in range(newest, max(self.serving, newest - CHALLENGERS), -1):
-            if self._verdict(challenger, dataset, known).outcome != "worse":
-                return challenger
-        return self.serving
+        return who_asks(self._challengers(newest), self.serving, self._verdicts(dataset, known))
+
+    def _challengers(self, newest: int) -> list[int]:
+        return challengers(range(newest + 1), self.serving)
+
+    def _verdicts(self, dataset: Dataset, known: Collection[str]) -> Verdict:
+        return lambda challenger: self._verdict(challenger, dataset, known)
 
     def _verdict(self, challenger: int, dataset: Dataset, known: Collection[str]) -> GateVerdict:
         truth, rules = truth_of(dataset), self._rules
@@ -100,7 +90,6 @@ class Brakes:
             truth,
             asked=known,
             reserve=self.reserve,
-            salt=f"{challenger}:{self.serving}",
             champion_version=self.serving,
             rules=rules,
             costs=_COSTS,
@@ -111,12 +100,9 @@ class Brakes:
         if (challenger, champion) not in self._pairs:
             ids = [image_id for image_id in self._reserved if self._seen.get(image_id, challenger + 1) <= challenger]
             answers = [self._answer(model, ids) if ids else [] for model in (champion, challenger)]
-            rows = [(one, one, None, *both) for one, *both in zip(ids, *answers, strict=True)]
+            rows = [(one, one, self._hashes[one], *both) for one, *both in zip(ids, *answers, strict=True)]
             self._pairs[challenger, champion] = pl.DataFrame(rows, schema=PAIRING, orient="row")
         return self._pairs[challenger, champion]
-
-    def _order(self, pairing: pl.DataFrame, dataset: Dataset, challenger: int) -> list[str]:
-        return asking_order(pairing, truth_of(dataset).holdout, self.reserve, f"{challenger}:{self.serving}")
 
     @property
     def _rules(self) -> Rules:

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from al_core.class_folders import UnclearFolders, place
 from al_core.errors import ActiveLearningError
 from al_core.images import BadImage, content_id, image_suffix
 from al_core.learning.contract import LabeledImage
 from al_core.picture_files import find_pictures, is_left_behind
-from simulation.class_folders import UnclearFolders, place
 
 SOURCES = "digits, cifar10:FOLDER-or-TAR, imagefolder:PATH, torchvision:NAME"
 LEAST_PER_CLASS = 2

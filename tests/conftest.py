@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
 from al_resources.platform import Platform
 from al_resources.settings import LabelingSettings, Settings
@@ -26,6 +27,11 @@ FILES_OF_THE_DEMO = {"tests/loop/test_demo.py", "tests/loop/test_ui.py"}
 EMULATED = ("azure", "duckdb_kql")  # packages without which whole files and adapters are left out
 RAM_DISK, ROOM = Path("/dev/shm"), 6 << 30  # bytes
 LEFT_OUT = pytest.StashKey[list[str]]()
+
+
+# a busy machine is no fault of what is tested
+settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared-machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from al_core.judging.duels import Comparison, asking_order, compare, evidence, tally
+from al_core.judging.duels import Comparison, asking_order, compare, evidence, tallies
 from al_core.judging.truth import Reserve
 from al_core.records import GateVerdict
 
@@ -78,7 +78,6 @@ def decide(
     *,
     asked: Collection[str],
     reserve: Reserve,
-    salt: str,
     champion_version: int,
     rules: Rules,
     costs: Costs,
@@ -90,14 +89,13 @@ def decide(
         truth: The labels.
         asked: Images that were put to people.
         reserve: Which images may judge.
-        salt: Names the pair, and the random order in which its images are asked.
         champion_version: Who serves.
         rules: What the gate demands.
         costs: What the challenger's answers cost.
     """
-    order = asking_order(pairing, truth.holdout, reserve, salt)
-    count = tally(pairing, order, truth.labels, asked=asked)
-    found = compare(pairing, count, confidence=rules.confidence)
+    order = asking_order(pairing, truth.holdout, reserve)
+    found = compare(pairing, tallies(pairing, order, truth.labels, asked=asked), confidence=rules.confidence)
+    count = found.tally
     outcome, why = _outcome(found, rules)
     if over := _over_budget(rules, costs):
         outcome, why = "worse", over
@@ -118,6 +116,7 @@ def decide(
         lost=count.lost,
         tied=count.tied,
         agreed=count.agreed,
+        unasked=count.unasked,
     )
 
 
@@ -158,18 +157,21 @@ def _fallen_class(
     error = (1 - rules.confidence) / max(1, len(classes))
     for name in classes:
         share = sum(truth.labels.get(one) == name for one in truth.holdout) / len(truth.holdout)
-        of_class = tally(pairing, order, truth.labels, asked=asked, label=name)
-        if evidence(of_class.reversed(), rules.class_tolerance * share)[0] >= 1 / error:
+        of_class = tallies(pairing, order, truth.labels, asked=asked, label=name)
+        if evidence([count.reversed() for count in of_class], rules.class_tolerance * share)[0] >= 1 / error:
+            seen = of_class[-1]
             return (
-                f"class {name} lost {of_class.lost} of these images and won {of_class.won}: its recall fell by more "
+                f"class {name} lost {seen.lost} of these images and won {seen.won}: its recall fell by more "
                 f"than gate.class_tolerance = {rules.class_tolerance:g}"
             )
     return None
 
 
 def _in_words(found: Comparison, champion: int) -> str:
-    won = f"won {found.tally.won}, lost {found.tally.lost} of {found.tally.labels} labeled images"
+    count = found.tally
+    won = f"won {count.won}, lost {count.lost} of {count.labels} labeled images of these"
+    unasked = f", {count.unasked} have no label and are counted against what is to be shown" if count.unasked else ""
     return (
         f"{100 * found.difference.value:+.1f} points against v{champion}; they disagree on "
-        f"{found.disagreement:.1%} of {found.compared} reserved images, {won} of these"
+        f"{found.disagreement:.1%} of {found.compared} reserved images, {won}{unasked}"
     )

@@ -23,7 +23,9 @@ from al_core.errors import InvalidInput
 from al_core.records import image_keys
 
 MODULUS = 2**31 - 1  # a prime; products of two residues fit into 63 bits, in every engine
-UNIFORM_REASONS = ("seed", "control")  # drawn uniformly from the measuring part: unbiased truth
+# labels that were there before any round: of images that people declared a random sample, or of all that there were
+SAMPLE, CENSUS = LABELED_BEFORE = ("sample", "census")
+UNIFORM_REASONS = ("seed", "control", *LABELED_BEFORE)  # drawn uniformly: unbiased truth
 MEASURING = 1 / 4  # of the reserve; the rest is for duels
 DUEL = "duel"  # drawn from the duelling part, where two models disagree: these judge the two, never an accuracy
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from al_core.errors import InvalidInput
 from al_core.learning.settings import TrainingSettings
+from al_core.learning.trainer_path import split_trainer_path
 from al_core.records import DatasetManifest, EncoderRecord, Preprocessing
 
 
@@ -63,11 +64,7 @@ def load_trainer(dotted_path: str) -> Trainer:
     Raises:
         ValueError: the path has another form, nothing is there, or what is there makes no trainer.
     """
-    module_name, colon, attribute = dotted_path.partition(":")
-    if not (module_name and colon and attribute):
-        raise InvalidInput(
-            f"training.trainer is {dotted_path!r}; expected module:attribute, like my_package.my_module:MyTrainer"
-        )
+    module_name, attribute = split_trainer_path(dotted_path)
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from al_core.errors import InvalidInput
-from al_core.records import LABELS
+from al_core.records import LABELS, empty_table
 from al_core.strategies.base import Labeled
 from al_core.strategies.cost_aware import seconds_per_class
 from al_core.strategies.distance_cache import DistanceCache
@@ -46,7 +46,7 @@ class StrategyContext:
 
     classes: Sequence[str]
     dataset: Callable[[], Dataset | None] = lambda: None
-    labels: Callable[[], pl.DataFrame] = lambda: pl.DataFrame(LABELS.empty_table())
+    labels: Callable[[], pl.DataFrame] = lambda: pl.DataFrame(empty_table(LABELS))
     embed: Embed | None = None
     committee: Committee | None = None
     encoder: Callable[[], str] = lambda: ""

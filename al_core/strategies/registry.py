@@ -1,73 +1,86 @@
-"""The query strategies by name. A new one is its module and one line here."""
+"""The query strategies by name. A new one is its module and one line here.
+
+A module is imported when its strategy is asked for: whoever only checks a name waits for no numpy.
+"""
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from al_core.errors import InvalidInput
-from al_core.strategies.auto import Auto
-from al_core.strategies.badge import Badge
-from al_core.strategies.balanced_boundary import BalancedBoundary
-from al_core.strategies.bald import Bald
-from al_core.strategies.base import QueryStrategy
-from al_core.strategies.class_balanced import ClassBalanced
-from al_core.strategies.cluster_margin import ClusterMargin
-from al_core.strategies.cost_aware import CostAware
-from al_core.strategies.entropy import Entropy
-from al_core.strategies.entropy_density import EntropyDensity
-from al_core.strategies.k_center_greedy import KCenterGreedy
-from al_core.strategies.kmeans import KMeans
-from al_core.strategies.least_confidence import LeastConfidence
-from al_core.strategies.margin import Margin
-from al_core.strategies.max_herding import MaxHerding
-from al_core.strategies.mean_std import MeanStd
-from al_core.strategies.power import PowerBald, PowerEntropy, PowerLeastConfidence, PowerMargin
-from al_core.strategies.probcover import ProbCover
-from al_core.strategies.random_sampling import RandomSampling
-from al_core.strategies.typiclust import TypiClust
-from al_core.strategies.uherding import UHerding
 
-STRATEGIES: dict[str, type[QueryStrategy]] = {
-    "random": RandomSampling,
+if TYPE_CHECKING:
+    from al_core.strategies.base import QueryStrategy
+
+# name -> module of this package and class
+_PLACES = {
+    "random": "random_sampling:RandomSampling",
     # uncertainty
-    "least_confidence": LeastConfidence,
-    "margin": Margin,
-    "entropy": Entropy,
-    "bald": Bald,
-    "mean_std": MeanStd,
-    "power_least_confidence": PowerLeastConfidence,
-    "power_margin": PowerMargin,
-    "power_entropy": PowerEntropy,
-    "power_bald": PowerBald,
+    "least_confidence": "least_confidence:LeastConfidence",
+    "margin": "margin:Margin",
+    "entropy": "entropy:Entropy",
+    "bald": "bald:Bald",
+    "mean_std": "mean_std:MeanStd",
+    "power_least_confidence": "power:PowerLeastConfidence",
+    "power_margin": "power:PowerMargin",
+    "power_entropy": "power:PowerEntropy",
+    "power_bald": "power:PowerBald",
     # diversity
-    "k_center_greedy": KCenterGreedy,
-    "kmeans": KMeans,
-    "typiclust": TypiClust,
-    "probcover": ProbCover,
-    "max_herding": MaxHerding,
+    "k_center_greedy": "k_center_greedy:KCenterGreedy",
+    "kmeans": "kmeans:KMeans",
+    "typiclust": "typiclust:TypiClust",
+    "probcover": "probcover:ProbCover",
+    "max_herding": "max_herding:MaxHerding",
     # both
-    "badge": Badge,
-    "cluster_margin": ClusterMargin,
-    "entropy_density": EntropyDensity,
-    "uherding": UHerding,
+    "badge": "badge:Badge",
+    "cluster_margin": "cluster_margin:ClusterMargin",
+    "entropy_density": "entropy_density:EntropyDensity",
+    "uherding": "uherding:UHerding",
     # imbalance and cost
-    "balanced_boundary": BalancedBoundary,
-    "class_balanced": ClassBalanced,
-    "cost_aware": CostAware,
+    "balanced_boundary": "balanced_boundary:BalancedBoundary",
+    "class_balanced": "class_balanced:ClassBalanced",
+    "cost_aware": "cost_aware:CostAware",
     # whichever of them fits
-    "auto": Auto,
+    "auto": "auto:Auto",
 }
 
-StrategyName = Enum("StrategyName", {name: name for name in STRATEGIES})  # type: ignore[misc]  # choices in the launchpad
+
+class _Strategies(Mapping[str, "type[QueryStrategy]"]):
+    """The classes by name, each imported at the first look."""
+
+    def __getitem__(self, name: str) -> type[QueryStrategy]:
+        module, _, class_name = _PLACES[name].partition(":")
+        found: type[QueryStrategy] = getattr(importlib.import_module(f"al_core.strategies.{module}"), class_name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_PLACES)
+
+    def __len__(self) -> int:
+        return len(_PLACES)
+
+    def __contains__(self, name: object) -> bool:
+        return name in _PLACES
+
+
+STRATEGIES: Mapping[str, type[QueryStrategy]] = _Strategies()
+StrategyName = Enum("StrategyName", {name: name for name in _PLACES})  # type: ignore[misc]  # choices in the launchpad
 
 
 def strategy_names() -> list[str]:
     """All names `get_strategy` knows."""
-    return list(STRATEGIES)
+    return list(_PLACES)
+
+
+def check_strategy(name: str) -> None:
+    """Raises `ValueError` where there is no such strategy; the message names the nearest one."""
+    if name not in _PLACES:
+        raise InvalidInput(f"no strategy is called {name!r}{_nearest(name, _PLACES)}")
 
 
 def get_strategy(name: str, **settings: Any) -> QueryStrategy:
@@ -76,8 +89,7 @@ def get_strategy(name: str, **settings: Any) -> QueryStrategy:
     Raises:
         ValueError: there is no such strategy or setting; the message names the nearest one.
     """
-    if name not in STRATEGIES:
-        raise InvalidInput(f"no strategy is called {name!r}{_nearest(name, STRATEGIES)}")
+    check_strategy(name)
     strategy = STRATEGIES[name]
     known = setting_names(strategy)
     for key in settings:

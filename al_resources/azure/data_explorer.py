@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import polars as pl
 import pyarrow as pa
 
-from al_core.records import LEDGERS, PREDICTIONS, UTC_MICROSECONDS
+from al_core.records import LEDGERS, PREDICTIONS, UTC_MICROSECONDS, empty_table
 from al_resources.azure.identity import azure_credential
 from al_resources.forgotten import check_ids
 from al_resources.settings.azure_data import RETENTION_DAYS, is_loopback
@@ -372,7 +372,7 @@ def _literal(kind: str, value: Any) -> Any:
 
 def _frame(rows: list[list[Any]], schema: pa.Schema) -> pl.DataFrame:
     """Rows of an answer as a frame; an empty string is how Data Explorer says that there is none."""
-    types, series = pl.DataFrame(schema.empty_table()).schema, []
+    types, series = pl.DataFrame(empty_table(schema)).schema, []
     for position, (name, kind) in enumerate(zip(schema.names, schema.types, strict=True)):
         values = [row[position] for row in rows]
         if pa.types.is_list(kind):

@@ -6,8 +6,6 @@ import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
 from al_core.errors import InvalidInput
 from al_resources.endpoint import DEPLOYMENT_HEADER, DeploymentFailed
 
@@ -57,6 +55,8 @@ def ask(
     verify: ssl.SSLContext | bool = True,
 ) -> Any:
     """The deployment's answer to one image. Raises `DeploymentFailed`: none within `seconds`, or an error."""
+    import httpx
+
     addressed = {DEPLOYMENT_HEADER: deployment, "content-type": "application/octet-stream", **(headers or {})}
     try:
         answer = httpx.post(address, content=image, headers=addressed, timeout=seconds, verify=verify)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import httpx
 from pydantic import ValidationError
 
 from al_core.images import BadImage, decode_stored_image
@@ -208,6 +207,8 @@ class LocalEndpoint:
 
     def _service(self) -> dict[str, Any] | None:
         """What the service says of itself, or None where none that follows this endpoint is alive."""
+        import httpx  # takes as long as a whole `al status` may
+
         if self._url is None:
             return None
         try:

@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from al_resources.blobs import BlobInfo
-from al_resources.labeling.inbox import Look, consider
-from al_resources.labeling.merge import INBOX, is_export, note_gone, unmerged_exports
-from al_resources.settings import LabelingSettings
+from al_resources.labeling.inbox import INBOX, Inbox, is_export
+from al_resources.labeling.look import Look, consider
+from al_resources.labeling.merge import note_gone
 
 if TYPE_CHECKING:
     from al_resources.blobs import BlobStore
     from al_resources.event_queue import EventQueue, Message
-    from al_resources.image_store import ImageStore
     from al_resources.ledgers import Ledgers
 
 NEW_CONTENT = ("Microsoft.Storage.BlobCreated", "Microsoft.Storage.BlobRenamed")
@@ -80,10 +79,7 @@ class Heard:
 
 def listen(
     queue: EventQueue,
-    blobs: BlobStore,
-    ledgers: Ledgers,
-    images: ImageStore,
-    settings: LabelingSettings,
+    inbox: Inbox,
     cursor: EventCursor,
     *,
     container: str,
@@ -103,7 +99,7 @@ def listen(
     heard = Heard(cursor=EventCursor(receipts=left, reconciled_at=cursor.reconciled_at))
     paths = dict.fromkeys([*again, *cursor.waiting, *cursor.backlog])
     if not cursor.backlog and cursor.is_to_reconcile(now):
-        missed = [path for path in unmerged_exports(blobs, ledgers) if path not in paths]
+        missed = [blob.path for blob in inbox.unmerged() if blob.path not in paths]
         paths |= dict.fromkeys(missed[:BACKLOG])
         heard.cursor.reconciled_at = now if len(missed) <= BACKLOG else None
     while len(paths) < limit and heard.messages < MESSAGES_PER_TICK and time.monotonic() < deadline:
@@ -113,20 +109,20 @@ def listen(
         for message in messages:
             paths |= dict.fromkeys(_hear(message, container, queue, heard))
     chosen, heard.cursor.backlog = list(paths)[:limit], list(paths)[limit:]
-    there, gone = _as_they_lie(blobs, chosen)
-    recorded = {(path, etag) for path in chosen for etag in ledgers.read("exports", path=path)["etag"]}
+    there, gone = _as_they_lie(inbox.blobs, chosen)
+    recorded = {(path, etag) for path in chosen for etag in inbox.ledgers.read("exports", path=path)["etag"]}
     unmerged = [blob for blob in there if (blob.path, blob.etag) not in recorded]
-    heard.found = consider(blobs, ledgers, images, settings, unmerged, cursor.waiting, now)
+    heard.found = consider(inbox, unmerged, cursor.waiting, now)
     read = {path for path, _ in recorded}  # these may be deleted
     for path in gone:
         if path not in read:
-            note_gone(ledgers, path)
+            note_gone(inbox, path)
             heard.found.gone.append(path)
     later = cursor.waiting.keys() & set(heard.cursor.backlog)
     heard.cursor.waiting = heard.found.cursor.waiting | {path: cursor.waiting[path] for path in later}
     heard.cursor.backlog = [*heard.found.left, *heard.cursor.backlog]
     asked = {path: etag for path, etag in cursor.requested.items() if path not in heard.found.gone}
-    heard.cursor.requested = _unmerged(asked, ledgers) | heard.found.cursor.requested
+    heard.cursor.requested = _unmerged(asked, inbox.ledgers) | heard.found.cursor.requested
     return heard
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from al_core.answers import votes
-from al_core.picture_files import is_left_behind
 from al_core.records import EXPORTS, LABELS, table_of, utc_now
 from al_resources.blobs import BlobInfo
 from al_resources.forgotten import forgotten_ids
@@ -20,16 +19,14 @@ from al_resources.image_names import own_names
 from al_resources.labeling.class_list import ClassList, class_list
 from al_resources.labeling.exports import BrokenExport, ExportedLabel, ParsedExport, SetAside, parse_export
 from al_resources.labeling.formats.contract import shortened
+from al_resources.labeling.inbox import RANDOM_SAMPLE
 from al_resources.labeling.quarantine import quarantine_export, quarantine_rows
-from al_resources.settings import LabelingSettings
 
 if TYPE_CHECKING:
-    from al_resources.blobs import BlobStore
-    from al_resources.image_store import ImageStore
     from al_resources.labeling.formats import Reading
+    from al_resources.labeling.inbox import Inbox
     from al_resources.ledgers import LedgerReader, Ledgers
 
-INBOX = "labeling/exports"
 UNKNOWN_ANNOTATOR = "unknown"
 SAME = ["image_id", "annotator", "label", "outcome"]  # what makes an answer another one
 REASONS_TOLD = 3  # of rows that were set aside; quarantine has them all
@@ -83,31 +80,26 @@ class Merge:
     set_aside: int = 0
 
 
-def unmerged_exports(blobs: BlobStore, ledgers: Ledgers) -> list[str]:
-    """The exports in the inbox, in this content, that nothing has become of yet."""
-    known = set(ledgers.read("exports").select("path", "etag").iter_rows())
-    return [blob.path for blob in blobs.list(INBOX) if is_export(blob.path) and (blob.path, blob.etag) not in known]
-
-
-def is_export(path: str) -> bool:
-    """Whether a file of the inbox is meant as an export; what no tool reads is refused by name, not passed over."""
-    return not is_left_behind(path.removeprefix(f"{INBOX}/"))
+def declared_random(ledgers: LedgerReader) -> set[str]:
+    """The images whose labels came in an export that was declared to be of a random sample."""
+    exports = ledgers.read("exports").filter(pl.col("path").str.starts_with(f"{RANDOM_SAMPLE}/"))
+    labels = ledgers.read("labels") if exports.height else None
+    return set() if labels is None else set(labels.join(exports, on="export_id", how="semi")["image_id"])
 
 
 def plan_merge(
-    blobs: BlobStore,
-    ledgers: LedgerReader,
-    images: ImageStore,
-    settings: LabelingSettings,
+    inbox: Inbox,
     export: BlobInfo,
     *,
     now: datetime | None = None,
     data: bytes | None = None,
     reading: Reading | None = None,
+    ledgers: LedgerReader | None = None,
 ) -> Plan:
     """Read an export and compare it with the ledger; nothing is written.
 
-    `data` or `reading`: what it holds, where it does not lie in the inbox yet.
+    `data` or `reading`: what it holds, where it does not lie in the inbox yet; `ledgers`: the inbox's own, read
+    before.
 
     A label is new where the same annotator's latest answer for that image is another one, so a cumulative
     export brings only what changed since the last. An export that was recorded before brings nothing, but for
@@ -117,6 +109,7 @@ def plan_merge(
         BrokenExport: see `parse_export`.
         FileNotFoundError: it is gone.
     """
+    ledgers, images, settings = ledgers or inbox.ledgers, inbox.images, inbox.settings
     forgotten = forgotten_ids(ledgers)
     selections = ledgers.read("selections").select("image_id", "round")
     chosen = dict(selections.iter_rows())
@@ -126,9 +119,9 @@ def plan_merge(
             image_id for image_id in image_ids if image_id in chosen or image_id in forgotten or images.exists(image_id)
         }
 
-    classes = class_list(blobs, settings)
+    classes = class_list(inbox.blobs, settings)
     if data is None and reading is None:
-        data = blobs.read(export.path)
+        data = inbox.blobs.read(export.path)
     parsed = parse_export(
         data or b"", export.path, classes.widened(settings), known_images, lambda: own_names(ledgers), reading
     )
@@ -158,34 +151,32 @@ def _without_forgotten(parsed: ParsedExport, forgotten: Collection[str]) -> Pars
     return replace(parsed, labels=labels, remarks=(*parsed.remarks, told))
 
 
-def merge_export(
-    blobs: BlobStore, ledgers: Ledgers, images: ImageStore, settings: LabelingSettings, path: str
-) -> Merge:
+def merge_export(inbox: Inbox, path: str) -> Merge:
     """Bring one export into the ledger; it is recorded last, so a merge that was interrupted is done again.
 
     A broken export goes to quarantine. Raises `FileNotFoundError` where it is gone.
     """
-    export = blobs.info(path)
+    export = inbox.blobs.info(path)
     try:
-        plan = plan_merge(blobs, ledgers, images, settings, export)
+        plan = plan_merge(inbox, export)
     except BrokenExport as error:
-        return refuse(blobs, ledgers, [(export, error)])[0]
-    return carry_out(blobs, ledgers, plan)
+        return refuse(inbox, [(export, error)])[0]
+    return carry_out(inbox, plan)
 
 
-def carry_out(blobs: BlobStore, ledgers: Ledgers, plan: Plan) -> Merge:
+def carry_out(inbox: Inbox, plan: Plan) -> Merge:
     """Write what was planned; the export is recorded last."""
     if plan.rows.height:
-        plan = replace(plan, rows=_insert_labels(ledgers, plan))
-    (merge,) = put_on_record(blobs, ledgers, [plan])
+        plan = replace(plan, rows=_insert_labels(inbox.ledgers, plan))
+    (merge,) = put_on_record(inbox, [plan])
     return merge
 
 
-def put_on_record(blobs: BlobStore, ledgers: Ledgers, plans: Sequence[Plan]) -> list[Merge]:
+def put_on_record(inbox: Inbox, plans: Sequence[Plan]) -> list[Merge]:
     """Record exports whose labels are in the ledger, or that bring none; their unusable rows go to quarantine."""
     for plan in plans:
         if plan.set_aside:
-            quarantine_rows(blobs, plan.export.path, plan.export.etag, plan.set_aside)
+            quarantine_rows(inbox.blobs, plan.export.path, plan.export.etag, plan.set_aside)
     merges = [
         Merge(
             path=plan.export.path,
@@ -199,13 +190,12 @@ def put_on_record(blobs: BlobStore, ledgers: Ledgers, plans: Sequence[Plan]) -> 
         )
         for plan in plans
     ]
-    _record(ledgers, merges, [plan.export.etag for plan in plans])
+    _record(inbox.ledgers, merges, [plan.export.etag for plan in plans])
     return merges
 
 
 def refuse(
-    blobs: BlobStore,
-    ledgers: Ledgers,
+    inbox: Inbox,
     exports: Sequence[tuple[BlobInfo, BrokenExport]],
     *,
     seconds: float = float("inf"),
@@ -219,18 +209,18 @@ def refuse(
     for export, why in exports:
         if merges and time.monotonic() > deadline:
             break
-        quarantine_export(blobs, export.path, export.etag, why.reason, why.tried)
+        quarantine_export(inbox.blobs, export.path, export.etag, why.reason, why.tried)
         if why.set_aside:
-            quarantine_rows(blobs, export.path, export.etag, why.set_aside)
+            quarantine_rows(inbox.blobs, export.path, export.etag, why.set_aside)
         merges.append(Merge(path=export.path, export_id=None, status="quarantined", reason=why.reason))
-    _record(ledgers, merges, [export.etag for export, _ in exports[: len(merges)]])
+    _record(inbox.ledgers, merges, [export.etag for export, _ in exports[: len(merges)]])
     return merges
 
 
-def note_gone(ledgers: Ledgers, path: str) -> None:
+def note_gone(inbox: Inbox, path: str) -> None:
     """Put on record that an export was deleted before it could be read."""
     gone = Merge(path=path, export_id=None, status="gone", reason="deleted before it was read")
-    _record(ledgers, [gone], [None])
+    _record(inbox.ledgers, [gone], [None])
 
 
 def _label_rows(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from al_core.errors import ActiveLearningError
 from al_resources.labeling.answers import Answer, AnswerLog, standing_answers
 from al_resources.labeling.class_list import ClassList
-from al_resources.labeling.merge import INBOX
+from al_resources.labeling.inbox import INBOX
 from al_resources.labeling.staging import round_folder, staged_images
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Protocol
 import polars as pl
 import pyarrow as pa
 
-from al_core.records import LEDGERS
+from al_core.records import LEDGERS, empty_table
 from al_resources.forgotten import check_ids
 
 
@@ -62,7 +62,7 @@ def schema_of(name: str) -> pa.Schema:
 
 def empty_ledger(schema: pa.Schema) -> pl.DataFrame:
     """A ledger that nobody wrote to yet."""
-    return pl.DataFrame(schema.empty_table())
+    return pl.DataFrame(empty_table(schema))
 
 
 def check_ledger_columns(name: str, columns: Iterable[str]) -> None:

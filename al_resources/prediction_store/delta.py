@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from al_core.judging.truth import Part
-from al_core.records import PREDICTIONS, RESCORE
+from al_core.records import PREDICTIONS, RESCORE, empty_table
 from al_core.strategies.base import KEY_SPACE, Order
 from al_resources.delta_tables import commit, erase_images, merging_files, open_or_create, open_table, scan, vacuum
 from al_resources.forgotten import check_ids, forgotten_ids
@@ -91,6 +90,8 @@ class DeltaPredictionStore:
             ValueError: a column is missing, unknown, of another type, or holds what selection cannot order.
             TimeoutError: other writers were faster for minutes; nothing was written.
         """
+        import pyarrow.compute as pc
+
         rows = checked_rows(predictions)
         if not len(rows):
             return
@@ -295,7 +296,7 @@ class DeltaPredictionStore:
         """One model's part of the log from `since` (inclusive) to `until` (exclusive), not read yet."""
         table = self._table()
         if table is None:
-            return pl.DataFrame(PREDICTIONS.empty_table()).lazy()
+            return pl.DataFrame(empty_table(PREDICTIONS)).lazy()
         in_days = pl.col("logged_on").is_between(_utc(since).date(), _utc(until).date())
         at = pl.col("logged_at")
         return _of_model(table, model_name, model_version).filter(in_days, at >= since, at < until)

@@ -7,9 +7,8 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from al_core.records import PREDICTIONS
+from al_core.records import PREDICTIONS, empty_table
 from al_core.strategies.base import Order
 
 OPTIONAL = {"image_hash", "embedding", "latency_ms"}  # all other columns are never null
@@ -18,6 +17,8 @@ SCORES = ("confidence", "margin", "entropy")
 
 def checked_rows(predictions: pa.Table) -> pa.Table:
     """`predictions` in the schema of the log, or an error that says what is wrong and where."""
+    import pyarrow.compute as pc
+
     missing = [name for name in PREDICTIONS.names if name not in predictions.schema.names]
     unknown = [name for name in predictions.schema.names if name not in PREDICTIONS.names]
     if missing or unknown:
@@ -42,6 +43,8 @@ def checked_rows(predictions: pa.Table) -> pa.Table:
 
 
 def _refuse(rows: pa.Table, wrong: pa.ChunkedArray, reason: str) -> None:
+    import pyarrow.compute as pc
+
     if pc.any(wrong).as_py():
         row = pc.index(wrong, True).as_py()
         raise ValueError(f"row {row} (image {rows['image_id'][row].as_py()!r}): {reason}")
@@ -69,6 +72,6 @@ def as_records(rows: pl.DataFrame | pa.Table, columns: list[str]) -> pa.Table:
     """`rows` as Arrow with the log's own types."""
     schema = pa.schema([PREDICTIONS.field(name) for name in columns])
     if not len(rows):
-        return schema.empty_table()
+        return empty_table(schema)
     table = rows if isinstance(rows, pa.Table) else rows.select(columns).to_arrow()
     return table.select(columns).cast(schema)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from al_core.judging.gate import Rules
-from al_core.judging.truth import Part, Reserve
+if TYPE_CHECKING:
+    from al_core.judging.gate import Rules as GateRules
+    from al_core.judging.truth import Part, Reserve
+    from al_core.selection import Rules as SelectionRules
 
 SHORTEST_TOKEN = 16
 
@@ -100,7 +102,29 @@ class SelectionSettings(_Section):
         0.005, ge=0, lt=1, description="accuracy a round has to bring to be worth its labels; decides the advice"
     )
     stop_when_advised: bool = Field(False, description="no new round once the advice is to stop")
-    max_unlabeled: int = Field(500, ge=0, description="no new round while more candidates than this wait for a label")
+    max_unlabeled: int | None = Field(
+        None,
+        ge=0,
+        description="no new round while more candidates than this wait for a label; unset: a quarter of the budget",
+    )
+    pool_scoring_limit: int = Field(
+        5_000,
+        ge=0,
+        description="images of the store, at most, that `prediction_log` scores for a round because the serving model "
+        "has not seen them; 0: only what requests and `al score` bring is chosen from",
+    )
+
+    @property
+    def most_unlabeled(self) -> int:
+        """`max_unlabeled`, or what stands for it: the next batch is chosen by who has learned from the last one."""
+        return self.budget // 4 if self.max_unlabeled is None else self.max_unlabeled
+
+    @property
+    def rules(self) -> SelectionRules:
+        """What holds for every batch."""
+        from al_core.selection import Rules
+
+        return Rules(self.control_share, self.near_duplicate_distance, self.pool_limit, self.device)
 
 
 class HoldoutSettings(_Section):
@@ -115,6 +139,8 @@ class HoldoutSettings(_Section):
     @property
     def judges(self) -> Reserve:
         """Which images may judge."""
+        from al_core.judging.truth import Reserve
+
         return Reserve(self.reserve)
 
     @property
@@ -139,8 +165,10 @@ class GateSettings(_Section):
     size_mb: float | None = Field(None, gt=0, description="largest size of the weights; none: not looked at")
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> GateRules:
         """What the gate demands."""
+        from al_core.judging.gate import Rules
+
         return Rules(self.tolerance, self.confidence, self.class_tolerance, self.latency_ms, self.size_mb)
 
 
@@ -219,6 +247,9 @@ class SensorSettings(_Section):
     """How often the sensors look, and how much they take at once."""
 
     export_interval_seconds: int = Field(30, ge=1, description="seconds between two looks for exports")
+    round_interval_seconds: int = Field(
+        10, ge=1, description="seconds between two looks of `next_round_sensor` at whether a round can be opened"
+    )
     exports_per_tick: int = Field(20, ge=1, description="more wait for the next tick")
 
 

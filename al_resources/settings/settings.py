@@ -27,6 +27,7 @@ from al_resources.settings.azure_data import AzureDataSettings
 from al_resources.settings.azure_ml import AzureMLSettings
 from al_resources.settings.label_studio import LabelStudioSettings
 from al_resources.settings.labeling_page import LabelingPageSettings
+from al_resources.settings.names import unknown_names
 from al_resources.settings.sections import (
     DeploymentSettings,
     GateSettings,
@@ -100,7 +101,8 @@ def load_settings(**overrides: Any) -> Settings:
     """The settings of this process.
 
     Raises:
-        SettingsError: a key is unknown (its nearest valid one is named) or a value does not fit.
+        SettingsError: a key is unknown (its nearest valid one is named), a value does not fit, or a strategy, an
+            encoder or a trainer is named that nobody knows.
     """
     file = config_file()
     if CONFIG_VARIABLE in os.environ and not file.is_file():
@@ -111,11 +113,14 @@ def load_settings(**overrides: Any) -> Settings:
         hints = [f"{name} is no setting{_nearest(_variable_key(name), valid, _variable)}" for name in sorted(strangers)]
         raise SettingsError("; ".join(hints))
     try:
-        return Settings(**overrides)
+        settings = Settings(**overrides)
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{file} is not valid TOML: {error}") from error
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(problem) for problem in error.errors())) from error
+    if unknown := list(unknown_names(settings)):
+        raise SettingsError("\n".join(unknown))
+    return settings
 
 
 def setting_keys() -> Iterator[tuple[str, FieldInfo]]:

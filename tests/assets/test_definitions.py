@@ -51,7 +51,11 @@ def test_the_jobs_the_schedule_and_the_sensors_are_there() -> None:
     repository = defs.get_repository_def()
     assert {"selection", "training_deployment"} <= {job.name for job in repository.get_all_jobs()}
     assert {schedule.name for schedule in repository.schedule_defs} == {"selection_schedule"}
-    assert {sensor.name for sensor in repository.sensor_defs} == {"labeling_export_sensor", "run_failures"}
+    assert {sensor.name for sensor in repository.sensor_defs} == {
+        "labeling_export_sensor",
+        "next_round_sensor",
+        "run_failures",
+    }
 
 
 def test_a_leaking_dataset_is_held_back_and_a_refusal_blocks_nothing() -> None:
@@ -82,9 +86,9 @@ def test_on_azure_exports_announce_themselves_where_there_is_a_queue(monkeypatch
 
     for name, value in AZURE.items():
         monkeypatch.setenv(name, value)
-    assert sensors() == {"labeling_export_events_sensor", "run_failures"}
+    assert sensors() == {"labeling_export_events_sensor", "next_round_sensor", "run_failures"}
     monkeypatch.delenv("AL_AZURE__EVENTS_QUEUE_URL")
-    assert sensors() == {"labeling_export_sensor", "run_failures"}
+    assert sensors() == {"labeling_export_sensor", "next_round_sensor", "run_failures"}
 
 
 @pytest.mark.parametrize("profile", [{}, AZURE], ids=["local", "azure"])

@@ -23,7 +23,7 @@ from al_resources.azure import checks as azure_checks
 from al_resources.azure.data_explorer import MAPPING
 from al_resources.labeling import events
 from al_resources.labeling.events import EventCursor, listen
-from al_resources.labeling.merge import INBOX
+from al_resources.labeling.inbox import INBOX
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
 from emulators.azurite import shared_azurite
@@ -222,10 +222,8 @@ def hear_of(platform: Platform, name: str, content: bytes, ticks: int = 2) -> No
     announce(azure.events_queue_url, azure.container, path)
     cursor = EventCursor(reconciled_at=utc_now())
     for _ in range(ticks):
-        cursor = listen(
-            platform.events, platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, cursor,
-            container=azure.container, limit=20, now=utc_now(),
-        ).cursor  # fmt: skip
+        heard = listen(platform.events, platform.inbox, cursor, container=azure.container, limit=20, now=utc_now())
+        cursor = heard.cursor
 
 
 def one_prediction() -> pa.Table:

@@ -1,8 +1,13 @@
-"""The query strategies as their papers state them: plain loops in float64, nothing saved, nothing clever."""
+"""What is measured against: query strategies as their papers state them, in plain loops; nothing saved or clever."""
 
 from __future__ import annotations
 
 import numpy as np
+
+
+def hamming_distance(one: str, other: str) -> int:
+    """In how many bits two near-duplicate hashes differ."""
+    return (int(one, 16) ^ int(other, 16)).bit_count()
 
 
 def distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import hamming_distance
 
 from al_core.dataset import (
     JUDGES,
@@ -24,8 +25,7 @@ from al_core.dataset import (
     to_jsonl,
     uses,
 )
-from al_core.judging.truth import DUEL, UNIFORM_REASONS, Reserve
-from al_core.near_duplicates import hamming_distance
+from al_core.judging.truth import DUEL, LABELED_BEFORE, SAMPLE, UNIFORM_REASONS, Reserve
 from al_core.records import LABELS
 
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)
@@ -133,6 +133,26 @@ def test_the_order_of_the_ledger_does_not_matter(votes, rule, random):
 
 
 # ---------------------------------------------------------------- splits
+
+
+@pytest.mark.parametrize("reason", LABELED_BEFORE)
+def test_labels_that_were_there_before_judge_as_far_as_they_are_reserved_if_they_are_a_random_sample(reason):
+    images = [image_id(i) for i in range(500)]
+    reserve = Reserve(0.2)
+    split = split_of(build(dict.fromkeys(images, "x"), reasons=dict.fromkeys(images, reason), reserve=reserve))
+    assert {image for image in images if split[image] == "holdout"} == set(reserve.among(images))
+    assert set(split.values()) == {"holdout", "train", "validation"}
+    people_chose = split_of(build(dict.fromkeys(images, "x"), reserve=reserve))
+    assert set(people_chose.values()) == {"train", "validation"}
+
+
+def test_once_there_was_a_duel_a_sample_from_what_is_reserved_for_duels_measures_nothing():
+    first, images = image_id("asked"), [image_id(i) for i in range(500)]
+    parent = build({first: "x"}, reasons={first: DUEL})
+    split = split_of(build(dict.fromkeys([first, *images], "x"), reasons=dict.fromkeys(images, SAMPLE), parent=parent))
+    for image in images:
+        role = "holdout" if HALF.holds(image, "measure") else "duel" if HALF.holds(image, "duel") else None
+        assert split[image] == role if role else split[image] in ("train", "validation")
 
 
 def test_every_reserved_image_that_was_drawn_uniformly_judges_and_every_other_label_teaches():

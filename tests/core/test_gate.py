@@ -36,7 +36,6 @@ def decided(rows: list, truth: Truth, rules: Rules = RULES, costs: Costs | None 
         truth,
         asked=truth.labels,
         reserve=RESERVE,
-        salt="pair",
         champion_version=3,
         rules=rules,
         costs=costs or Costs(),

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from labeled_context import LabeledContext
+from naive import hamming_distance
 from pools import MemorySource, image_ids, random_hashes, random_probs
 
 from al_core.images import BadImage
 from al_core.judging.truth import Reserve
-from al_core.near_duplicates import hamming_distance
 from al_core.records import SELECTIONS
-from al_core.selection import Selection, select_batch, select_seed_batch
+from al_core.selection import Judging, Rules, Selection, select_batch, select_seed_batch
 from al_core.strategies.base import Labeled, Need, Picks, Pool, QueryStrategy
 from al_core.strategies.registry import get_strategy, strategy_names
 
@@ -40,19 +40,28 @@ class FarthestFromOrigin(QueryStrategy):
         )
 
 
+RULES = ("control_share", "near_duplicate_distance", "pool_limit", "device")
+JUDGING = {"judges": "source", "judges_version": "version", "duels": "duels", "judged": "judged"}
+
+
 def select(source: MemorySource, **changes: object) -> Selection:
     request: dict = {
         "strategy": get_strategy("margin"),
         "budget": 10,
-        "control_share": 0.1,
-        "near_duplicate_distance": 4,
         "seed": 7,
         "round_": 2,
         "model_version": 3,
     }
     if isinstance(changes.get("strategy"), str):
         changes["strategy"] = get_strategy(str(changes["strategy"]))
-    return select_batch(source, **(request | changes))
+    rules = {name: changes.pop(name) for name in RULES if name in changes}
+    judging = {JUDGING[name]: changes.pop(name) for name in JUDGING if name in changes}
+    return select_batch(
+        source,
+        rules=Rules(**{"control_share": 0.1, "near_duplicate_distance": 4, **rules}),  # type: ignore[arg-type]
+        judging=Judging(**judging),  # type: ignore[arg-type]
+        **(request | changes),
+    )
 
 
 def chosen(selection: Selection, reason: str | None = None) -> list[str]:

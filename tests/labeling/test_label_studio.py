@@ -29,7 +29,8 @@ from al_core.answers import standing
 from al_core.images import content_id
 from al_loop.prelabeling import refresh_predictions
 from al_resources.labeling import LabelingError, Prediction
-from al_resources.labeling.merge import INBOX, merge_export, unmerged_exports
+from al_resources.labeling.inbox import INBOX
+from al_resources.labeling.merge import merge_export
 from al_resources.labeling.projects.label_studio import PROJECT
 from al_resources.labeling.projects.label_studio_client import TOKEN_VARIABLE, LabelStudioClient, ProjectGone
 from al_resources.labeling.staging import MANIFEST, round_folder
@@ -77,8 +78,8 @@ def task_of(server: RunningLabelStudio, title: str, image_id: str) -> dict[str, 
 
 def arrived(platform: Platform) -> dict[str, str]:
     platform.labeling.collect()
-    for path in unmerged_exports(platform.blobs, platform.ledgers):
-        merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    for blob in platform.inbox.unmerged():
+        merge_export(platform.inbox, blob.path)
     return dict(standing(platform.ledgers.read("labels")).select("image_id", "label").iter_rows())
 
 

@@ -18,7 +18,8 @@ from al_core.answers import standing
 from al_core.records import utc_now
 from al_resources.labeling import LabelingProject
 from al_resources.labeling.answers import Answer, AnswerLog
-from al_resources.labeling.merge import INBOX, merge_export, unmerged_exports
+from al_resources.labeling.inbox import INBOX
+from al_resources.labeling.merge import merge_export
 from al_resources.labeling.projects.label_studio_client import TOKEN_VARIABLE
 from al_resources.labeling.staging import staged_images
 from al_resources.platform import Platform
@@ -127,8 +128,8 @@ def people(tool: str, open_platform: Callable[[], Platform]) -> People:
 def arrived(platform: Platform) -> dict[str, str]:
     """Merge what lies in the inbox once the tool was asked; image id -> label as the ledger knows it."""
     platform.labeling.collect()
-    for path in unmerged_exports(platform.blobs, platform.ledgers):
-        merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    for blob in platform.inbox.unmerged():
+        merge_export(platform.inbox, blob.path)
     return dict(standing(platform.ledgers.read("labels")).select("image_id", "label").iter_rows())
 
 

@@ -101,7 +101,7 @@ def test_keys_label_undo_skip_and_mark_and_the_release_is_merged(
     expected = {ids[0]: ("label", "cat"), ids[1]: ("label", "fox"), ids[2]: ("unsure", None)}
     assert said(platform) == expected | {ids[3]: ("bad_image", None), ids[4]: ("label", "dog")}
     [export] = platform.blobs.list("labeling/exports")
-    merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, export.path)
+    merge_export(platform.inbox, export.path)
     labels = platform.ledgers.read("labels")
     told = {image: label or outcome for image, label, outcome in labels.select("image_id", "label", "outcome").rows()}
     assert told == {ids[0]: "cat", ids[1]: "fox", ids[2]: "skip", ids[3]: "bad", ids[4]: "dog"}
@@ -198,7 +198,7 @@ def test_a_class_is_added_and_another_renamed_once_it_was_told_what_follows(
         tab.get_by_role("button", name="Do it").click()
         expect(tab.locator("#classes")).to_contain_text("kitten")
         path = page.client().post("release").json()["released"]["path"]
-    merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    merge_export(platform.inbox, path)
     labels = platform.ledgers.read("labels").select("image_id", "label")
     assert dict(labels.iter_rows()) == {ids[0]: "kitten", ids[1]: "<i>owl</i>"}
 

@@ -261,10 +261,7 @@ def test_a_late_answer_after_the_release_comes_with_the_next_one(make_platform: 
         client.answer(second, "dog")
         late = client.post("release").json()["released"]
     assert (early["labels"], late["labels"]) == (1, 2)
-    merges = [
-        merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
-        for path in (early["path"], late["path"])
-    ]
+    merges = [merge_export(platform.inbox, path) for path in (early["path"], late["path"])]
     assert [merge.new_labels for merge in merges] == [1, 1]
     assert set(platform.ledgers.read("labels")["image_id"]) == set(ids)
 

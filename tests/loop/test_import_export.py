@@ -5,30 +5,37 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import numpy as np
 import pytest
 import tomllib
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as law
 from hypothesis import strategies as st
 from PIL import Image
 
+from al_assets.definitions import build_definitions
+from al_cli.digits import digit_pngs
 from al_cli.ingest import ingest_files
 from al_core.dataset import resolve_labels
 from al_core.errors import GiveUp
+from al_core.learning.settings import TrainingSettings
 from al_loop.exporting import export, labels_of
 from al_loop.importing import deliver, plan_import, take_back
-from al_loop.labeling import merge_exports
+from al_loop.labeling import merge_exports, publish_dataset
 from al_loop.status import progress
 from al_resources.labeling.exports import ExportedLabel, parse_export
 from al_resources.labeling.writers import FILES, FORMATS
 from al_resources.platform import Platform
-from al_resources.settings import LabelingSettings
+from al_resources.settings import HoldoutSettings, LabelingSettings, SelectionSettings, Settings
+from sensors.labeling_exports import look_for_exports
+from sensors.selection_schedule import next_round, why_another_random_round
 
 
 @pytest.fixture
@@ -112,8 +119,6 @@ def test_a_full_export_takes_back_what_its_annotators_no_longer_say(
 def test_answers_are_taken_back_by_name_and_leave_the_next_dataset(
     platform: Platform, pictures: dict[str, Path], tmp_path: Path
 ) -> None:
-    from al_loop.labeling import publish_dataset
-
     folder = next(iter(pictures.values())).parent.parent
     bring(platform, folder)
     assert publish_dataset(platform, 0).rows.height == 6
@@ -137,6 +142,119 @@ def test_an_address_is_fetched(platform: Platform, pictures: dict[str, Path]) ->
     assert plan_import(platform, "memory://bucket/labels.csv").facts["new"] == 1
 
 
+# ---------------------------------------------------------------------- from labels that exist to the loop
+class Beginning:
+    """A project with digits in its store whose answers are known, and jobs that run in this process."""
+
+    def __init__(self, home: Path, instance: dg.DagsterInstance, count: int) -> None:
+        self.instance = instance
+        self.platform = Platform(
+            Settings(
+                home=home,
+                labeling=LabelingSettings(project="manual"),
+                selection=SelectionSettings(initial_budget=60),
+                holdout=HoldoutSettings(reserve=0.4, share=0.3),
+                training=TrainingSettings(architecture="small_cnn", image_size=16, channels=1, epochs=1),
+            )
+        )
+        self.truth = {self.platform.images.put(png).image_id: label for png, label in digit_pngs()[:count]}
+        self.cursor: str | None = None
+
+    def bring(self, images: Collection[str], file: Path, **options: bool) -> dict[str, Any]:
+        file.write_text("".join(["image,label\n", *(f"{image}.png,{self.truth[image]}\n" for image in images)]))
+        planned = plan_import(self.platform, str(file), **options)
+        deliver(self.platform, planned)
+        return planned.facts
+
+    def run(self, job: str, round_: int, config: Any = None) -> dict[str, Any]:
+        definitions = build_definitions(self.platform)
+        self.instance.add_dynamic_partitions("round", [f"{round_:04d}"])
+        result = definitions.resolve_job_def(job).execute_in_process(
+            partition_key=f"{round_:04d}", instance=self.instance, run_config=config
+        )
+        assert result.success
+        asset = dg.AssetKey("labeled_dataset" if job == "training_deployment" else "selected_candidates")
+        return dict(result.asset_materializations_for_node(asset.path[-1])[0].metadata)
+
+    def sensor(self) -> dict[str, Any]:
+        """What the export sensor asks for, run; the facts of the dataset."""
+        context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
+        result = look_for_exports(context, self.platform)
+        assert isinstance(result, dg.SensorResult)
+        self.cursor = result.cursor
+        (request,) = result.run_requests or []
+        return self.run("training_deployment", int(str(request.partition_key)), request.run_config)
+
+    def schedule(self) -> dg.RunRequest | dg.SkipReason:
+        at = datetime(2026, 1, 5, tzinfo=timezone.utc)
+        return next_round(dg.build_schedule_context(self.instance, at), self.platform)
+
+    def splits(self) -> dict[str, int]:
+        dataset = self.platform.datasets.latest()
+        assert dataset is not None
+        return {split: count for split, count in dataset.manifest.counts.items() if count}
+
+    @property
+    def champion(self) -> int | None:
+        return self.platform.endpoint.state().serving_version
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Callable[[int], Beginning]]:
+    with dg.instance_for_test() as instance:
+        yield lambda count: Beginning(tmp_path / "project", instance, count)
+
+
+def test_labels_that_people_chose_teach_and_the_random_rounds_that_follow_bring_the_judges(
+    begin: Callable[[int], Beginning], tmp_path: Path
+) -> None:
+    """No holdout is no dead end: what is missing is said, asked for, and then the loop has its first champion."""
+    project = begin(200)
+    facts = project.bring(list(project.truth)[:60], tmp_path / "have.csv")
+    assert (facts["new"], facts["sample"], facts["judging"]) == (60, None, 0)
+    assert "60 are no random sample and judge nothing" in str(project.sensor()["labels that no round asked for"].value)
+    assert project.splits().keys() == {"train", "validation"}
+    assert project.champion is None
+    request = project.schedule()
+    assert isinstance(request, dg.RunRequest)
+    assert "the holdout has 0 images" in str(why_another_random_round(project.platform))
+    number = int(str(request.partition_key))
+    project.run("selection", number)
+    chosen = project.platform.ledgers.read("selections", round=number)["image_id"].to_list()
+    assert len(chosen) == 60
+    assert not set(chosen) & set(list(project.truth)[:60]), "nobody is asked again"
+    project.bring(chosen, tmp_path / "asked.csv")
+    project.sensor()
+    assert project.splits()["holdout"] >= 10
+    assert project.champion == 2
+
+
+def test_where_every_image_is_labeled_the_reserved_ones_judge_and_the_first_model_serves(
+    begin: Callable[[int], Beginning], tmp_path: Path
+) -> None:
+    project = begin(80)
+    facts = project.bring(project.truth, tmp_path / "all.csv")
+    reserved = project.platform.settings.holdout.judges.among(list(project.truth))
+    assert (facts["sample"], facts["judging"]) == ("all", len(reserved))
+    told = project.sensor()
+    assert f"{len(reserved)} judge" in str(told["labels that no round asked for"].value)
+    assert project.splits()["holdout"] == len(reserved)
+    assert project.champion == 1
+
+
+def test_a_random_sample_is_declared_and_stays_on_record(begin: Callable[[int], Beginning], tmp_path: Path) -> None:
+    project = begin(120)
+    images = list(project.truth)[:60]
+    assert project.bring(images, tmp_path / "drawn.csv", random_sample=True)["sample"] == "random"
+    merge_exports(project.platform, "", print)
+    publish_dataset(project.platform, 0)
+    reserved = project.platform.settings.holdout.judges.among(images)
+    assert project.splits()["holdout"] == len(reserved)
+    assert project.platform.ledgers.read("exports")["path"][0].startswith("labeling/exports/random-sample/")
+    later = project.bring(images, tmp_path / "drawn.csv", random_sample=True)
+    assert (later["declared"], later["taught_before"]) == (0, 60), "a split once given stays"
+
+
 # ---------------------------------------------------------------------- round trips
 @pytest.mark.parametrize("format_", FORMATS)
 def test_what_goes_out_comes_in_again(platform: Platform, pictures: dict[str, Path], format_: str) -> None:
@@ -149,8 +267,6 @@ def test_what_goes_out_comes_in_again(platform: Platform, pictures: dict[str, Pa
 
 
 def test_ultralytics_gets_its_train_and_val_and_test(platform: Platform, pictures: dict[str, Path]) -> None:
-    from al_loop.labeling import publish_dataset
-
     bring(platform, next(iter(pictures.values())).parent.parent)
     publish_dataset(platform, 0)
     with zipfile.ZipFile(io.BytesIO(export(platform, "ultralytics")[0])) as archive:
@@ -180,7 +296,7 @@ ANSWERS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@law(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(answers=ANSWERS, format_=st.sampled_from(["jsonl", "coco", "csv"]))
 def test_formats_with_a_place_for_it_lose_nothing(answers: list[ExportedLabel], format_: str) -> None:
     from al_resources.labeling.exports import plain_class

@@ -129,7 +129,8 @@ def test_a_verdict_that_is_taken_again_from_what_is_stored_is_equal(played: Plat
 
 def test_the_answers_of_both_models_to_the_reserved_images_are_stored(played: Platform) -> None:
     newest = played.registry.manifest(played.registry.versions()[-1])
-    champion = newest.parent_version
+    assert newest.gate is not None
+    champion = newest.gate.champion_version
     assert champion is not None
     pairing = pairing_of(played, newest, champion)
     assert pairing["image_id"].is_unique().all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from importlib.util import find_spec
@@ -26,10 +26,10 @@ from al_loop.labeling import publish_dataset
 from al_loop.monitoring import accuracy, different_images, drift, drift_on_record, drift_rows, looks_of
 from al_loop.selecting import Wishes, preview
 from al_loop.status import progress
+from al_loop.waiting import reason_to_wait
 from al_resources.endpoint import EndpointState
 from al_resources.platform import Platform
 from al_resources.settings import MonitoringSettings, SelectionSettings, Settings
-from sensors.selection_schedule import next_round
 
 D, KNOWN = 16, "abc"
 STORES = ["delta", *(["kusto"] if find_spec("duckdb_kql") else [])]
@@ -252,21 +252,14 @@ def test_a_share_of_the_batch_goes_to_the_images_that_differ(
 
 
 def test_an_alarm_opens_one_round_early(drifted: Platform) -> None:
-    few = drifted.with_parts()
-    with dg.instance_for_test() as instance:
-        early = Platform(
-            drifted.settings.model_copy(
-                update={"selection": SelectionSettings(min_new_predictions=10_000)},
-            ),
-            endpoint=Serving(),
-        )
-        context: Callable[[], Any] = lambda: dg.build_schedule_context(instance, utc_now())  # noqa: E731
-        assert isinstance(next_round(context(), early), dg.RunRequest)
-        row = {"round": 0, "image_id": ids_of("first", 1)[0], "selected_at": utc_now()}
-        few.ledgers.insert_new("selections", table_of(SELECTIONS, [row]), ["round", "image_id"])
-        waits = next_round(context(), early)
-        assert isinstance(waits, dg.SkipReason)
-        assert "min_new_predictions" in str(waits.skip_message)
+    many = SelectionSettings(min_new_predictions=10_000)
+    wanting = Platform(drifted.settings.model_copy(update={"selection": many}), endpoint=Serving())
+    assert reason_to_wait(wanting) is None
+    row = {"round": 0, "image_id": ids_of("first", 1)[0], "selected_at": utc_now()}
+    drifted.ledgers.insert_new("selections", table_of(SELECTIONS, [row]), ["round", "image_id"])
+    waits = reason_to_wait(wanting)
+    assert waits is not None
+    assert "min_new_predictions" in waits.sentence
 
 
 def test_a_forgotten_image_is_in_no_reference_and_on_no_list(drifted: Platform) -> None:

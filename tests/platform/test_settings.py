@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from al_cli.ui import answers_on_this_machine
+from al_cli.running_loop import answers_on_this_machine
 from al_resources.platform import Platform
 from al_resources.settings import SettingsError, load_settings, setting_keys, setting_sources
 

@@ -232,9 +232,7 @@ def test_an_export_of_boxes_is_refused_by_the_classifier_and_kept_as_it_was_unde
     platform = Platform(Settings(home=tmp_path))
     box = {"label": "cat", "topX": 0.1, "topY": 0.2, "bottomX": 0.6, "bottomY": 0.7}
     platform.blobs.write("labeling/exports/boxes.jsonl", jsonl({image(1): [box]}))
-    merge = merge_export(
-        platform.blobs, platform.ledgers, platform.images, LabelingSettings(), "labeling/exports/boxes.jsonl"
-    )
+    merge = merge_export(platform.inbox, "labeling/exports/boxes.jsonl")
     assert merge.status == "quarantined"
     assert "a box or polygon, not a label of the image; this classifier is trained on image labels" in merge.reason
     (kept,) = [blob.path for blob in platform.blobs.list("labeling/quarantine") if "set_aside" in blob.path]

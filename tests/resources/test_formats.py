@@ -185,7 +185,41 @@ def test_a_picture_that_comes_along_in_a_zip_is_known_by_itself(png: bytes) -> N
 def test_folders_of_a_zip_are_classes(layout: str, png: bytes) -> None:
     data = export_files.zipped({layout.format(label="cat", n=1): png, "_unlabeled/x.png": b"x", "readme.txt": b""})
     parsed = parse_export(data, "x.zip", LabelingSettings(), lambda ids: {content_id(png)} & set(ids))
-    assert (labels(parsed), parsed.unlabeled) == ({content_id(png): "cat"}, 0)
+    assert (labels(parsed), parsed.unlabeled) == ({content_id(png): "cat"}, 1)
+
+
+@pytest.mark.parametrize(
+    ("beside", "reason"),
+    [
+        ({"ann/instances.json": b'{"images": [{"id": 1, "file_name": "1.png"}], "annotations": [], "categories": []}'},
+         "CVAT leaves tags out"),
+        ({"annotations.xml": b'<annotations><image id="0" name="1.png"/></annotations>'}, "1 images without an answer"),
+        ({"Annotations/1.xml": b"<annotation><object/></annotation>"}, "no class for sure"),
+        ({"images/loose.png": b"\x89PNG loose"}, "1 pictures beside it, like loose.png"),
+    ],
+)  # fmt: skip
+def test_folders_are_no_second_best_where_the_labels_are_somewhere_else(
+    beside: dict[str, bytes], reason: str, png: bytes
+) -> None:
+    data = export_files.zipped({"images/b/1.png": png, "images/b/2.png": png + b"x", **beside})
+    with pytest.raises(BrokenExport, match=reason):
+        parse_export(data, "x.zip", LabelingSettings(), set)
+
+
+def test_a_folder_in_a_folder_of_a_class_is_refused_and_not_taken_for_a_class(png: bytes) -> None:
+    data = export_files.zipped({"cat/1.png": png, "dog/holidays/2.png": png + b"x"})
+    with pytest.raises(BrokenExport, match="is the class 'dog' or 'holidays'"):
+        parse_export(data, "x.zip", LabelingSettings(), set)
+
+
+def test_what_lies_beside_folders_of_classes_and_is_no_labels_is_named(png: bytes) -> None:
+    data = export_files.zipped(
+        {"cat/1.png": png, "dog/2.png": png + b"x", "notes.docx": b"PK\x03\x04", "w.bin": b"\xff"}
+    )
+    known = {content_id(png), content_id(png + b"x")}
+    parsed = parse_export(data, "x.zip", LabelingSettings(), lambda ids: known & set(ids))
+    assert sorted(labels(parsed).values()) == ["cat", "dog"]
+    assert any("notes.docx" in remark for remark in parsed.remarks)
 
 
 # ---------------------------------------------------------------------- what else an export says

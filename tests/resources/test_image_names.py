@@ -40,7 +40,7 @@ def test_a_name_that_nobody_knows_is_said_to_be_unknown(platform: Platform, phot
 def test_an_export_may_name_an_image_as_its_owner_does(platform: Platform, photo: str) -> None:
     path = "labeling/exports/1.csv"
     platform.blobs.write(path, b"image,label\nholiday/photo.png,cat\n")
-    merge = merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    merge = merge_export(platform.inbox, path)
     assert merge.new_labels == 1
     assert platform.ledgers.read("labels")["image_id"].to_list() == [photo]
 
@@ -57,6 +57,6 @@ def test_two_images_of_one_name_are_ambiguous_and_told(platform: Platform, photo
         names.add("/other/photo.png", "f" * 32)
     path = "labeling/exports/1.jsonl"
     platform.blobs.write(path, jsonl({photo: "cat"}) + b'{"image_url": "photo.png", "label": "dog"}\n')
-    merge = merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    merge = merge_export(platform.inbox, path)
     assert (merge.new_labels, merge.set_aside) == (1, 1)
     assert "1 x image 'photo.png' is ambiguous: 2 images came under that name" in merge.reason

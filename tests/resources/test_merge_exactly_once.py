@@ -25,13 +25,12 @@ from al_resources.blobs import BlobInfo
 from al_resources.blobs.local import FsspecBlobStore
 from al_resources.image_store import ImageStore
 from al_resources.labeling import merge as merge_module
-from al_resources.labeling.inbox import InboxCursor, Look, look
-from al_resources.labeling.merge import Merge, carry_out, merge_export, plan_merge, unmerged_exports
+from al_resources.labeling.inbox import INBOX, Inbox
+from al_resources.labeling.look import InboxCursor, Look, look
+from al_resources.labeling.merge import Merge, carry_out, merge_export, plan_merge
 from al_resources.ledgers import Ledgers
 from al_resources.ledgers.delta import DeltaLedgers
 from al_resources.settings import LabelingSettings
-
-INBOX = "labeling/exports"
 
 
 class Desk:
@@ -49,13 +48,19 @@ class Desk:
         self.blobs.write(f"{INBOX}/{name}", data)
         return f"{INBOX}/{name}"
 
+    @property
+    def inbox(self) -> Inbox:
+        return Inbox(self.blobs, self.ledgers, self.images, self.settings)
+
+    def unmerged(self) -> list[str]:
+        return [blob.path for blob in self.inbox.unmerged()]
+
     def merge(self, path: str) -> Merge:
-        return merge_export(self.blobs, self.ledgers, self.images, self.settings, path)
+        return merge_export(self.inbox, path)
 
     def look(self, cursor: str | None = None, limit: int = 20, seconds: float = 0) -> Look:
         now = datetime.now(timezone.utc) + timedelta(seconds=seconds)
-        arguments = (self.blobs, self.ledgers, self.images, self.settings, InboxCursor.parse(cursor))
-        return look(*arguments, limit=limit, now=now)
+        return look(self.inbox, InboxCursor.parse(cursor), limit=limit, now=now)
 
     def labels(self) -> list[tuple[str, str]]:
         return self.ledgers.read("labels").select("image_id", "label").rows()
@@ -167,7 +172,7 @@ def test_a_broken_export_goes_to_quarantine_with_its_reason_and_stays_where_it_w
     assert desk.blobs.read(copy) == desk.blobs.read(path) == b"[]"
     assert "COCO needs" in json.loads(desk.blobs.read(reason))["reason"]
     assert desk.ledgers.read("exports")["status"].to_list() == ["quarantined"]
-    assert unmerged_exports(desk.blobs, desk.ledgers) == []
+    assert desk.unmerged() == []
 
 
 def test_an_export_that_is_gone_is_an_error_of_the_caller(desk: Desk) -> None:
@@ -202,11 +207,8 @@ def test_two_overlapping_exports_merged_at_the_same_time_double_no_label(tmp_pat
     desk = Desk(tmp_path, LEDGER_STORES[adapter](tmp_path))
     first = desk.release("1.json", coco({image(1): "cat", image(2): "cat"}))
     second = desk.release("2.json", coco({image(1): "cat", image(2): "dog", image(3): "cat"}))
-    plans = [
-        plan_merge(desk.blobs, desk.ledgers, desk.images, desk.settings, desk.blobs.info(path))
-        for path in (first, second)
-    ]
-    merges = [carry_out(desk.blobs, desk.ledgers, plan) for plan in plans]
+    plans = [plan_merge(desk.inbox, desk.blobs.info(path)) for path in (first, second)]
+    merges = [carry_out(desk.inbox, plan) for plan in plans]
     assert [merge.new_labels for merge in merges] == [2, 2]
     assert sorted(desk.labels()) == sorted([(image(1), "cat"), (image(2), "cat"), (image(2), "dog"), (image(3), "cat")])
     assert desk.merge(second).status == "nothing_new"
@@ -239,7 +241,7 @@ def test_a_merge_that_dies_is_repeated_with_the_same_result(tmp_path: Path, inse
     with pytest.raises(Crash):
         desk.merge(path)
     desk.ledgers = whole
-    assert unmerged_exports(desk.blobs, desk.ledgers) == [path]
+    assert desk.unmerged() == [path]
     merge = desk.merge(path)
     assert (merge.status, merge.round, merge.new_labels) == ("merged", 1, 2)
     assert len(desk.labels()) == 2
@@ -466,10 +468,9 @@ def test_many_broken_exports_do_not_keep_a_good_one_waiting(desk: Desk) -> None:
 def test_what_there_is_no_time_for_comes_at_the_next_look(desk: Desk) -> None:
     for number in range(5):
         desk.release(f"{number}.json", b"[]")
-    arguments = (desk.blobs, desk.ledgers, desk.images, desk.settings)
     refused, cursor = [], InboxCursor()
     for left in (4, 3, 2, 1, 0):
-        found = look(*arguments, cursor, limit=9, now=utc_now(), seconds=0)
+        found = look(desk.inbox, cursor, limit=9, now=utc_now(), seconds=0)
         assert len(found.left) == left
         refused += [merge.path for merge in found.refused]
         cursor = found.cursor
@@ -479,9 +480,8 @@ def test_what_there_is_no_time_for_comes_at_the_next_look(desk: Desk) -> None:
 def test_what_came_to_nothing_is_ready_again(desk: Desk) -> None:
     path = desk.release("1.json", coco({image(1): "cat"}))
     cursor = desk.look().cursor
-    arguments = (desk.blobs, desk.ledgers, desk.images, desk.settings, cursor)
-    assert look(*arguments, limit=9, now=utc_now()).ready == []
-    assert [plan.export.path for plan in look(*arguments, limit=9, now=utc_now(), again=[path]).ready] == [path]
+    assert look(desk.inbox, cursor, limit=9, now=utc_now()).ready == []
+    assert [plan.export.path for plan in look(desk.inbox, cursor, limit=9, now=utc_now(), again=[path]).ready] == [path]
 
 
 def test_what_systems_and_programs_leave_behind_is_left_alone(desk: Desk) -> None:
@@ -527,7 +527,7 @@ def test_deliveries_again_renamed_or_interrupted_give_the_same_labels(
             path = tossed.release(f"{number}.json", coco(answers))
             dying.inserts_left = data.draw(st.integers(0, 2), label="inserts before a crash")
             try:
-                merge_export(tossed.blobs, dying, tossed.images, tossed.settings, path)
+                merge_export(replace(tossed.inbox, ledgers=dying), path)
             except Crash:
                 tossed.merge(path)
             for old in data.draw(st.lists(st.integers(0, number), max_size=2), label="delivered again"):

@@ -15,7 +15,7 @@ from labeled_context import LabeledContext
 from resource_adapters import LEDGER_STORES, MIDNIGHT, PREDICTION_STORES, after, image
 
 from al_core.records import LABELS, SELECTIONS, image_keys, prediction_table, table_of
-from al_core.selection import select_batch
+from al_core.selection import POOL_LIMIT, Rules, select_batch
 from al_core.strategies.base import Labeled
 from al_core.strategies.registry import STRATEGIES, get_strategy, strategy_names
 from al_resources.prediction_store import PredictionStore
@@ -78,12 +78,13 @@ def filled_stores(folder: Path, table: pa.Table) -> list[PredictionStore]:
     return stores
 
 
-def selection(store: PredictionStore, strategy: str, **request: Any) -> tuple[int, list[dict[str, Any]]]:
+def selection(
+    store: PredictionStore, strategy: str, pool_limit: int = POOL_LIMIT, **request: Any
+) -> tuple[int, list[dict[str, Any]]]:
     chosen = select_batch(
         Candidates(store, "digits", 3),
         strategy=get_strategy(strategy),
-        control_share=0.2,
-        near_duplicate_distance=4,
+        rules=Rules(control_share=0.2, near_duplicate_distance=4, pool_limit=pool_limit),
         round_=2,
         model_version=3,
         context=LabeledContext(LABELED, committee),

@@ -19,6 +19,7 @@ from al_resources.blobs import BlobStore
 from al_resources.image_names import NameLog, first_names, own_names
 from al_resources.image_store import ImageStore, StoredImage
 from al_resources.labeling.formats.contract import Row
+from al_resources.labeling.inbox import Inbox
 from al_resources.labeling.merge import merge_export
 from al_resources.labeling.names import ImageNames
 from al_resources.labeling.projects.manual import ManualLabeling
@@ -98,7 +99,7 @@ def test_the_oracle_answers_what_it_knows_in_an_export_that_merges(
     assert (oracle.status(3).total, oracle.status(3).labeled) == (4, 3)
     ledgers = DeltaLedgers(tmp_path / "tables")
     ledgers.insert_new("selections", chosen(stored).to_arrow().cast(SELECTIONS), ["image_id"])
-    merge = merge_export(blobs, ledgers, images, LabelingSettings(), path)
+    merge = merge_export(Inbox(blobs, ledgers, images, LabelingSettings()), path)
     assert (merge.round, merge.new_labels, merge.set_aside) == (3, 3, 0)
     assert ledgers.read("labels")["annotator"].unique().to_list() == ["oracle"]
     manual = ManualLabeling(blobs, ledgers)

@@ -186,7 +186,7 @@ def test_an_event_that_comes_twice_is_one_run_and_after_the_merge_none(
     path = export("a.json")
     hear(platform, path)
     assert len(keys(tick(platform, instance))) == 1
-    merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    merge_export(platform.inbox, path)
     hear(platform, path)
     assert reason(tick(platform, instance)) == "no new exports"
     assert platform.ledgers.read("labels").height == 1
@@ -209,7 +209,7 @@ def test_an_export_that_was_merged_may_be_deleted(
     platform: Platform, instance: dg.DagsterInstance, export: Callable[..., str]
 ) -> None:
     path = export("a.json")
-    merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    merge_export(platform.inbox, path)
     platform.blobs.delete(path)
     assert reason(tick(platform, instance)) == "no new exports"
     assert platform.ledgers.read("exports")["status"].to_list() == ["merged"]
@@ -436,7 +436,7 @@ def test_an_export_is_one_run_and_its_labels_count_once_whatever_the_clock_says(
             cursor = result.cursor
             for request in result.run_requests or []:
                 found.append(request.tags["al/export"])
-                merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, found[-1])
+                merge_export(platform.inbox, found[-1])
     assert sorted(found) == sorted(written)
     assert platform.ledgers.read("labels").height == len(written)
     assert platform.events.counts()["waiting"] == 0
@@ -475,7 +475,7 @@ def test_a_reconciliation_that_finds_too_much_goes_on_until_it_is_through(
         result = tick(platform, instance, cursor)
         for request in result.run_requests or []:
             path = request.tags["al/export"]
-            merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+            merge_export(platform.inbox, path)
         cursor = result.cursor
     assert set(platform.ledgers.read("exports")["path"]) == set(paths)
     assert not EventCursor.parse(cursor).is_to_reconcile(utc_now())

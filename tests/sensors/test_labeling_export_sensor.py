@@ -118,14 +118,14 @@ def test_a_lost_or_broken_cursor_requests_the_same_run_key_and_after_the_merge_n
     (first,) = tick(platform, instance).run_requests or []
     (again,) = tick(platform, instance, cursor).run_requests or []
     assert again.run_key == first.run_key
-    merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    merge_export(platform.inbox, path)
     assert not tick(platform, instance, cursor).run_requests
 
 
 def test_the_same_labels_under_another_name_bring_nothing_new(platform: Platform, instance: dg.DagsterInstance) -> None:
     content = coco({IMAGES[0]: "cat"})
     path = export(platform, "a.json", content)
-    merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    merge_export(platform.inbox, path)
     export(platform, "b.json", content)
     assert "b.json brings no new labels" in reason(tick(platform, instance))
     assert platform.ledgers.read("labels").height == 1
@@ -136,7 +136,7 @@ def test_an_export_whose_labels_no_longer_stand_is_told_and_not_dropped(
 ) -> None:
     for name, label in (("a.json", "cat"), ("b.json", "dog")):
         path = export(platform, name, coco({IMAGES[0]: label}))
-        merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+        merge_export(platform.inbox, path)
     export(platform, "c.json", coco({IMAGES[0]: "cat"}))
     said = reason(tick(platform, instance))
     assert "c.json brings no new labels" in said
@@ -147,7 +147,7 @@ def test_an_export_whose_labels_no_longer_stand_is_told_and_not_dropped(
 def test_rows_set_aside_and_files_refused_stay_in_status_until_they_are_mended(platform: Platform) -> None:
     def merge(name: str, content: bytes) -> None:
         path = export(platform, name, content)
-        merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+        merge_export(platform.inbox, path)
 
     change(platform, "labeling", classes=("cat",))
     merge("a.json", coco({IMAGES[0]: "cat", IMAGES[1]: "cta"}))
@@ -165,7 +165,7 @@ def test_rows_set_aside_and_files_refused_stay_in_status_until_they_are_mended(p
 
 def test_a_cumulative_export_is_a_run_for_what_it_adds(platform: Platform, instance: dg.DagsterInstance) -> None:
     path = export(platform, "a.json", coco({IMAGES[0]: "cat"}))
-    merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    merge_export(platform.inbox, path)
     export(platform, "b.json", coco({IMAGES[0]: "cat", IMAGES[1]: "dog"}))
     (request,) = tick(platform, instance).run_requests or []
     assert request.partition_key == "0000"
@@ -232,7 +232,7 @@ def test_a_run_that_ended_before_the_merge_is_asked_for_again_and_at_last_left_t
         result = tick(platform, instance, result.cursor, starts=False)
     assert not result.run_requests
     assert f"{path} is not merged: 3 runs ended before" in reason(result)
-    merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    merge_export(platform.inbox, path)
     assert reason(tick(platform, instance, tick(platform, instance, result.cursor).cursor)) == "no new exports"
 
 
@@ -267,7 +267,7 @@ def test_a_request_of_which_dagster_knows_no_run_is_made_again_under_its_key(
     second = tick(platform, instance, first.cursor)
     assert [one.run_key for one in second.run_requests or []] == [one.run_key for one in first.run_requests or []]
     assert not tick(platform, instance, second.cursor).run_requests
-    merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    merge_export(platform.inbox, path)
     assert reason(tick(platform, instance, second.cursor)) == "no new exports"
 
 
@@ -277,5 +277,5 @@ def test_a_failed_run_whose_export_was_merged_is_not_asked_for_again(
     path = export(platform, "a.json", coco({IMAGES[0]: "cat"}))
     first = tick(platform, instance, starts=False)
     record_run(instance, (first.run_requests or [])[0], dg.DagsterRunStatus.FAILURE)
-    merge_export(platform.blobs, platform.ledgers, platform.images, platform.settings.labeling, path)
+    merge_export(platform.inbox, path)
     assert not tick(platform, instance, first.cursor).run_requests

@@ -1,4 +1,4 @@
-"""The schedule opens the next round, or says why it waits."""
+"""Schedule and sensor open the next round, or say why they wait and what ends it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from al_assets.rounds import checking_rounds, open_rounds
 from al_core.errors import GiveUp
 from al_core.judging.stopping import RoundEvidence, advise
 from al_core.records import LABELS, SELECTIONS, prediction_table, table_of, utc_now
 from al_loop.selecting import Wishes, choose
 from al_resources.endpoint import EndpointState
 from al_resources.platform import Platform
-from sensors.selection_schedule import next_round
+from sensors.selection_schedule import look_for_next_round, next_round
 
 TICK = datetime(2026, 1, 5, 12, 0, tzinfo=timezone.utc)
 
@@ -36,7 +37,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def tick(platform: Platform, instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
-    return next_round(dg.build_schedule_context(instance, TICK), platform)
+    return next_round(instance, platform, TICK, print)
 
 
 def reason(platform: Platform, instance: dg.DagsterInstance) -> str:
@@ -63,8 +64,11 @@ def test_with_images_and_no_model_it_opens_the_seed_round(
 def test_it_waits_for_the_labels_of_the_seed_round(
     platform: Platform, instance: dg.DagsterInstance, png: bytes
 ) -> None:
+    instance.add_dynamic_partitions("round", ["0000"])
     select(platform, 0, [platform.images.put(png).image_id])
-    assert "1 images wait for their labels" in reason(platform, instance)
+    said = reason(platform, instance)
+    assert "1 images wait for their labels" in said
+    assert "al label" in said
 
 
 def pictures(platform: Platform, count: int) -> list[str]:
@@ -94,7 +98,7 @@ def test_it_waits_while_the_first_model_is_being_trained(
     select(platform, 0, [labeled])
     label(platform, [labeled])
     train(instance, status, tags)
-    assert "trains the first one; a round follows when it has ended" in reason(platform, instance)
+    assert "trains the first model; the next round follows when it has ended" in reason(platform, instance)
 
 
 def test_where_the_labels_made_no_model_another_random_round_is_drawn(
@@ -139,10 +143,129 @@ def test_enough_new_predictions_open_the_next_round(platform: Platform, instance
     assert request.partition_key == "0001"
 
 
-def test_too_many_unlabeled_candidates_are_a_reason_to_wait(platform: Platform, instance: dg.DagsterInstance) -> None:
+def test_a_batch_that_nobody_labeled_is_a_reason_to_wait_so_that_rounds_do_not_pile_up(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
     ids = serve(platform, predictions=800)
-    select(platform, 0, ids[:501])
-    assert "501 candidates wait for a label" in reason(platform, instance)
+    budget = platform.settings.selection.budget
+    instance.add_dynamic_partitions("round", ["0000"])
+    select(platform, 0, ids[:budget])
+    assert f"{budget} candidates wait for a label, more than selection.max_unlabeled = 12" in reason(platform, instance)
+    label(platform, ids[: budget - 12])
+    assert isinstance(tick(platform, instance), dg.RunRequest), "the few that are left hold nobody up"
+
+
+def test_while_new_labels_are_trained_on_the_next_round_waits_for_the_model_that_knows_them(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    serve(platform, predictions=200)
+    train(instance, dg.DagsterRunStatus.STARTED)
+    assert "trains on the newest labels; the next round follows when it has ended" in reason(platform, instance)
+
+
+def test_what_was_ingested_is_the_pool_although_nobody_scored_it(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    serve(platform, predictions=60)
+    pictures(platform, 39)
+    assert "60 images that model v1 scored and 39 more that it has yet to score" in reason(platform, instance)
+    pictures(platform, 40)
+    assert isinstance(tick(platform, instance), dg.RunRequest)
+
+
+def test_a_round_that_a_command_staged_is_run_once_so_that_dagster_knows_it(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    select(platform, 0, [platform.images.put(png_of(0)).image_id])
+    request = tick(platform, instance)
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == "0000"
+    assert "wait for their labels" in reason(platform, instance)
+
+
+def test_a_new_instance_on_an_old_home_goes_on_counting(platform: Platform, instance: dg.DagsterInstance) -> None:
+    ids = serve(platform, predictions=200)
+    select(platform, 6, ids[:1])
+    label(platform, ids[:1])
+    request = tick(platform, instance)
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == "0007"
+
+
+class TestPartitionsThatPeopleMade:
+    """Past the check of the pages: by another web server, or by a script."""
+
+    def test_a_second_name_of_a_round_becomes_its_own(self, instance: dg.DagsterInstance) -> None:
+        instance.add_dynamic_partitions("round", ["0003", "14"])
+        said: list[str] = []
+        assert open_rounds(instance, said.append) == [3, 14]
+        assert sorted(instance.get_dynamic_partitions("round")) == ["0003", "0014"]
+        assert said == ["partition '14' is called '0014' now, as rounds are"]
+
+    def test_what_is_no_round_breaks_no_tick_and_is_told(
+        self, platform: Platform, instance: dg.DagsterInstance
+    ) -> None:
+        instance.add_dynamic_partitions("round", ["extra cats", "-1", "1e3", "٣"])
+        serve(platform, predictions=200)
+        said: list[str] = []
+        request = next_round(instance, platform, TICK, said.append)
+        assert isinstance(request, dg.RunRequest)
+        assert request.partition_key == "0000"
+        assert sum("is no round" in line for line in said) == 4
+
+    @pytest.mark.parametrize("key", ["14", "extra cats", "00014", ""])
+    def test_pages_refuse_them_in_a_sentence(self, key: str) -> None:
+        with dg.instance_for_test() as pages:
+            checking_rounds(pages)
+            with pytest.raises(GiveUp, match=r"0014"):
+                pages.add_dynamic_partitions("round", [key])
+            pages.add_dynamic_partitions("round", ["0014"])
+            pages.add_dynamic_partitions("somebody else's", ["extra cats"])
+            assert pages.get_dynamic_partitions("round") == ["0014"]
+
+
+class TestTheSensor:
+    def test_it_opens_a_round_as_soon_as_one_is_possible(
+        self, platform: Platform, instance: dg.DagsterInstance
+    ) -> None:
+        looked = look(platform, instance, None)
+        assert looked.skip_reason is not None
+        assert "al ingest" in (looked.skip_reason.skip_message or "")
+        serve(platform, predictions=101)
+        looked = look(platform, instance, looked.cursor)
+        assert [request.partition_key for request in looked.run_requests or []] == ["0000"]
+
+    def test_what_it_waits_for_is_told_once_to_the_page_of_the_log(
+        self, platform: Platform, instance: dg.DagsterInstance
+    ) -> None:
+        first = look(platform, instance, None)
+        (told,) = first.asset_events
+        assert told.asset_key == dg.AssetKey("prediction_log")
+        assert "there are no images yet" in str(told.metadata["the loop waits for"].value)
+        assert look(platform, instance, first.cursor).asset_events == []
+
+    def test_while_nothing_moves_it_says_the_same_without_asking_the_stores(
+        self, platform: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sensors.selection_schedule.FULL_LOOK_SECONDS", 10**9)
+        first = look(platform, instance, None)
+
+        def asked(*_: object) -> None:
+            raise AssertionError("the stores were asked")
+
+        monkeypatch.setattr("sensors.selection_schedule.reason_to_wait", asked)
+        again = look(platform, instance, first.cursor)
+        assert again.skip_reason == first.skip_reason
+
+
+def look(platform: Platform, instance: dg.DagsterInstance, cursor: str | None) -> dg.SensorResult:
+    return look_for_next_round(dg.build_sensor_context(instance, cursor=cursor), platform)
+
+
+def png_of(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (16, 16), shade).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_a_round_whose_selection_failed_is_asked_for_again_under_another_key(

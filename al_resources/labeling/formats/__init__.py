@@ -85,6 +85,9 @@ def _read_document(document: Document) -> Reading:
             rows = list(format_.rows(document))
         except NotThisFormat as error:
             tried[format_.NAME] = str(error)
+        except BrokenExport as error:
+            error.format = format_.NAME
+            raise
         else:
             answered = [row for row in rows if row.outcome != "unanswered"]
             return Reading(format_.NAME, answered, unlabeled=len(rows) - len(answered))
@@ -110,16 +113,19 @@ def read_files(pictures: dict[str, str], documents: list[tuple[str, bytes]], col
     """
     readings: list[Reading] = []
     tried: dict[str, str] = {}
+    broken = False  # a file of labels that cannot be used: then the folders are no second best
     for name, data in documents:
         try:
             reading = _read_document(Document(data, name, columns))
         except BrokenExport as error:
             tried[name] = shortened(error.reason, 200)
+            broken |= bool(error.format) and not error.incomplete
         else:
             readings.append(reading)
     rows = with_pictures([row for reading in readings for row in reading.rows], pictures)
-    if not rows and (rows := rows_of_class_folders(pictures)):
-        return Reading(f"class folders in a {where}", rows, skipped_files=tried)
+    if not readings and not broken and (found := rows_of_class_folders(pictures, alone=not tried)):
+        answered = [row for row in found if row.outcome != "unanswered"]
+        return Reading(f"class folders in a {where}", answered, len(found) - len(answered), tried)
     if rows:
         formats = " and ".join(dict.fromkeys(reading.format for reading in readings))
         return Reading(f"{formats} in a {where}", rows, sum(one.unlabeled for one in readings), tried)

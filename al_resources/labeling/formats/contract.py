@@ -56,6 +56,7 @@ class BrokenExport(ActiveLearningError):
         self.incomplete = incomplete
         self.set_aside = set_aside  # what could be read all the same
         self.tried = dict(tried or {})  # format, or file of an archive -> why it was not read as such
+        self.format = ""  # which one it is in, if that is known
 
 
 class Format(Protocol):

@@ -8,26 +8,53 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from al_resources.labeling.formats.contract import Row
+from al_core.class_folders import NO_CLASS, UnclearFolders, place
+from al_resources.labeling.formats.contract import BrokenExport, Row, listed
 
-SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "images", "data"})
-NO_CLASS = frozenset({"_unlabeled", "unlabeled", "no_label", "__unlabeled__"})  # FiftyOne, Roboflow, CVAT
+WRAPPERS = frozenset({"images", "imgs", "jpegimages", "data"})  # what tools call the folder of all pictures
 
 
-def rows_of_class_folders(pictures: Mapping[str, str]) -> list[Row]:
-    """Rows of pictures (path -> content id) by the folder each lies in; those in no folder of a class are left out."""
-    rows = []
-    for path, content in sorted(pictures.items()):
-        folder = PurePosixPath(path).parent.name
-        if folder and folder.lower() not in SPLITS:
-            unanswered = folder.lower() in NO_CLASS
-            rows.append(
-                Row(
-                    image=path,
-                    label=None if unanswered else folder,
-                    source={"file": path},
-                    outcome="unanswered" if unanswered else "label",
-                    content=content,
-                )
-            )
-    return rows
+def rows_of_class_folders(pictures: Mapping[str, str], *, alone: bool = True) -> list[Row]:
+    """Rows of pictures (path -> content id) by the folders of their classes; those in no folder of one are left out.
+
+    `alone`: nothing else lies beside the pictures. Where something does, a single folder is no class: it is rather
+    where some tool puts all pictures, and the labels are in what could not be read.
+
+    Raises:
+        BrokenExport: the folders do not say which of them are classes.
+    """
+    inner = {_inner(path): path for path in pictures}
+    if len(inner) < len(pictures):
+        inner = {PurePosixPath(path): path for path in pictures}
+    try:
+        placed = place(inner) if inner else None
+    except UnclearFolders as error:
+        raise BrokenExport(str(error)) from error
+    if placed is None or not placed.classes:
+        return []
+    unanswered = [path for path in placed.loose if any(part.lower() in NO_CLASS for part in path.parts)]
+    loose = [path for path in placed.loose if path not in unanswered]
+    classes = {label for label, _ in placed.classes.values()}
+    if len(classes) == 1 and (loose or not alone):
+        beside = f"{len(loose)} pictures beside it, like {loose[0]}" if loose else "files that are no labels here"
+        raise BrokenExport(
+            f"one folder of pictures, {listed(classes)}, and {beside}: it is no class for sure; expected one folder a "
+            "class, CLASS/picture or train/CLASS/picture"
+        )
+    rows = [
+        Row(inner[path], label, {"file": inner[path]}, content=pictures[inner[path]])
+        for path, (label, _) in placed.classes.items()
+    ]
+    rows += [
+        Row(inner[path], None, {"file": inner[path]}, outcome="unanswered", content=pictures[inner[path]])
+        for path in unanswered
+    ]
+    return sorted(rows, key=lambda row: row.image)
+
+
+def _inner(path: str) -> PurePosixPath:
+    """The path without the folders in front of it that only hold all pictures."""
+    parts = list(PurePosixPath(path).parts)
+    while len(parts) > 1 and parts[0].lower() in WRAPPERS:
+        del parts[0]
+    return PurePosixPath(*parts)

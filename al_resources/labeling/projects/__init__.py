@@ -10,19 +10,21 @@ if TYPE_CHECKING:
 
 
 def labeling_project(platform: Platform) -> LabelingProject:
-    """The tool that `labeling.project` names."""
-    from al_resources.labeling.projects.label_studio import LabelStudioLabeling
-    from al_resources.labeling.projects.manual import ManualLabeling
-    from al_resources.labeling.projects.oracle import OracleLabeling
-    from al_resources.labeling.projects.page import PageLabeling
+    """The tool that `labeling.project` names; the others are not imported."""
+    settings = platform.settings
+    stores = platform.blobs, platform.ledgers
+    if settings.labeling.project == "oracle":
+        from al_resources.labeling.projects.oracle import OracleLabeling
 
-    if platform.settings.labeling.project == "oracle":
-        return OracleLabeling.from_file(platform.blobs, platform.settings.labeling.oracle_labels)
-    if platform.settings.labeling.project == "page":
-        auto_release = platform.settings.labeling_page.auto_release
-        return PageLabeling(platform.blobs, platform.ledgers, platform.settings.labeling, auto_release=auto_release)
-    if platform.settings.labeling.project == "label_studio":
-        settings = platform.settings
-        model = settings.model.name
-        return LabelStudioLabeling(platform.blobs, platform.ledgers, settings.labeling, settings.label_studio, model)
-    return ManualLabeling(platform.blobs, platform.ledgers)
+        return OracleLabeling.from_file(platform.blobs, settings.labeling.oracle_labels)
+    if settings.labeling.project == "page":
+        from al_resources.labeling.projects.page import PageLabeling
+
+        return PageLabeling(*stores, settings.labeling, auto_release=settings.labeling_page.auto_release)
+    if settings.labeling.project == "label_studio":
+        from al_resources.labeling.projects.label_studio import LabelStudioLabeling
+
+        return LabelStudioLabeling(*stores, settings.labeling, settings.label_studio, settings.model.name)
+    from al_resources.labeling.projects.manual import ManualLabeling
+
+    return ManualLabeling(*stores)

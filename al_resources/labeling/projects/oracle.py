@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from al_resources.labeling import LabelingStatus, StagedImage
-from al_resources.labeling.merge import INBOX
+from al_resources.labeling.inbox import INBOX
 from al_resources.labeling.staging import is_staged, round_folder, staged_images
 
 if TYPE_CHECKING:

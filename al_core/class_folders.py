@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 SPLIT_FOLDERS = ("train", "training", *TEST_FOLDERS)
-NO_CLASS = ("_unlabeled", "unlabeled", "no_label")  # what tools call the folder of pictures without an answer
+NO_CLASS = ("_unlabeled", "__unlabeled__", "unlabeled", "no_label")  # where tools put pictures without an answer
 
 
 class UnclearFolders(ValueError):
@@ -33,7 +33,10 @@ def place(paths: Iterable[PurePosixPath]) -> Placed:
     Raises:
         UnclearFolders: a class's folder holds folders only, so that either could be the class.
     """
-    pictures = sorted(paths)
+    everything = sorted(paths)
+    unanswered = [path for path in everything if any(part.lower() in NO_CLASS for part in path.parts[:-1])]
+    left_out = set(unanswered)
+    pictures = [path for path in everything if path not in left_out]
     inner = {path: _unwrapped(path, pictures) for path in pictures}
     firsts = {parts[0].lower() for parts in inner.values() if len(parts) > 2}
     has_test = bool(firsts & set(SPLIT_FOLDERS[:2])) and bool(firsts & set(TEST_FOLDERS))
@@ -41,7 +44,7 @@ def place(paths: Iterable[PurePosixPath]) -> Placed:
     below = {
         path: parts[1:] if is_split and parts[0].lower() in SPLIT_FOLDERS else parts for path, parts in inner.items()
     }
-    loose = tuple(path for path, parts in below.items() if len(parts) < 2 or parts[0].lower() in NO_CLASS)
+    loose = tuple(path for path, parts in below.items() if len(parts) < 2)
     direct = {parts[0] for parts in below.values() if len(parts) == 2}
     for path, parts in below.items():
         if path not in loose and parts[0] not in direct:
@@ -55,7 +58,7 @@ def place(paths: Iterable[PurePosixPath]) -> Placed:
             for path, parts in below.items()
             if path not in set(loose)
         },
-        loose,
+        (*loose, *unanswered),
         has_test,
     )
 

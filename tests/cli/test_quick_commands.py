@@ -1,0 +1,135 @@
+"""What keeps the commands quick, and what all of them have: how long they take, benchmarks/commands.py measures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from al_cli.main import COMMANDS, cli
+
+HEAVY = ("torch", "torchvision", "pandas", "dagster", "scipy", "sklearn", "matplotlib", "azure")
+RUNS_ON = {"demo", "ui", "start", "serve", "completion", "azure", "query", "label"}  # or prints a script, or is a group
+
+
+def imported_by(*arguments: str, config: Path | None = None) -> set[str]:
+    """The heavy packages, and those that `al --help` needs not, that a command imports."""
+    prefix = ["--config", str(config)] if config else []
+    program = (
+        "import sys; from al_cli.main import main\n"
+        f"sys.argv = ['al', *{[*prefix, *arguments]!r}]\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('IMPORTED', *{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stderr.rpartition("IMPORTED")[2].split())
+
+
+def test_help_imports_nothing_that_takes_long() -> None:
+    assert imported_by("--help").isdisjoint({*HEAVY, "numpy", "polars", "pyarrow", "pydantic", "rich", "httpx"})
+
+
+def test_status_imports_what_it_reads_with_and_nothing_else(tmp_path: Path) -> None:
+    config = tmp_path / "al.toml"
+    config.write_text('home = "data"\n')
+    assert imported_by("status", config=config).isdisjoint({*HEAVY, "httpx"})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            '[selection]\nstrategy = "margni"\n',
+            "selection.strategy = 'margni': no strategy is called 'margni'",
+        ),
+        (
+            '[selection]\nstrategy = "badge"\nstrategy_settings = {bta = 1}\n',
+            "selection.strategy = 'badge': strategy badge has no setting 'bta'",
+        ),
+        ('[training]\narchitecture = "resnet81"\n', "did you mean resnet18"),
+        ('[training]\narchitecture = "tim:resnet18"\n', "there are no models of 'tim'"),
+        ('[training]\narchitecture = "timm:"\n', "the name of a model is missing"),
+        ('[training]\ntrainer = "my_trainer"\n', "expected module:attribute"),
+        ('[training]\ntrainer = "nobody.knows:Me"\n', "no module nobody.knows is found"),
+        (
+            '[training]\ntrainer = "al_core.learning.torch_trainer:TorchTrianer"\n',
+            "al_core.learning.torch_trainer has no TorchTrianer; did you mean TorchTrainer?",
+        ),
+    ],
+)
+def test_a_name_that_nobody_knows_is_told_by_whoever_loads_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    from al_resources.settings import SettingsError, load_settings
+
+    (tmp_path / "al.toml").write_text(text)
+    monkeypatch.setenv("AL_CONFIG", str(tmp_path / "al.toml"))
+    with pytest.raises(SettingsError) as error:
+        load_settings()
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["small_cnn", "resnet18", "vit_b_16", "timm:resnet18", "timm:resnet18.a1_in1k", "hf:facebook/dinov2-small"],
+)
+def test_a_known_encoder_is_known_without_its_package_being_imported(architecture: str) -> None:
+    program = (
+        "import sys\nfrom al_core.encoders.known_names import check_architecture\n"
+        f"check_architecture({architecture!r})\nprint(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"torch", "torchvision", "timm", "transformers"} & set(done.stdout.split())
+
+
+def test_a_trainer_beside_the_command_is_found_as_the_loops_processes_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from al_core.learning.trainer_path import check_trainer_path
+
+    (tmp_path / "mine.py").write_text("raise SystemExit('nothing of it is run')\nclass Mine: ...\n")
+    monkeypatch.chdir(tmp_path)
+    check_trainer_path("mine:Mine")
+    with pytest.raises(ValueError, match="mine has no Other"):
+        check_trainer_path("mine:Other")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_taught_to_complete(shell: str) -> None:
+    shown = CliRunner().invoke(cli, ["completion", shell])
+    assert shown.exit_code == 0
+    assert "_AL_COMPLETE" in shown.output
+
+
+def test_commands_are_completed_with_their_help_and_without_being_imported(al: Callable[..., Any]) -> None:
+    program = (
+        "import sys\nfrom click.shell_completion import BashComplete\nfrom al_cli.main import cli\n"
+        "found = BashComplete(cli, {}, 'al', '_AL_COMPLETE').get_completions([], 'st')\n"
+        "print([(one.value, one.help) for one in found], 'al_cli.status' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "('status', 'How the loop stands" in done.stdout
+    assert done.stdout.endswith("False\n")
+
+
+def test_every_command_that_tells_something_tells_it_to_machines() -> None:
+    context = cli.make_context("al", [], resilient_parsing=True)
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert "--json" in options or name in RUNS_ON, name
+
+
+def test_quiet_prints_errors_and_json_only(tmp_path: Path, al: Callable[..., Any]) -> None:
+    config = tmp_path / "al.toml"
+    config.write_text('home = "data"\n')
+    assert al("--quiet", "status", config=config).stdout == ""
+    assert json.loads(al("--quiet", "status", "--json", config=config).stdout)["waits_for"]["whom"] == "images"
+    assert "no such command" in al("--quiet", "statsu").stderr.lower()
