@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from al_core.judging.duels import BETS
 from al_core.records import Interval
 
 EDGES = (0.6, 0.9, 0.99)  # of confidence, between strata
 PRIOR_LABELS = 4.0  # what the mean confidence of a stratum counts for, in labels
 TRUST, TRUST_WEIGHT = 0.5, 0.2  # how far expectations are followed before any label speaks, and how firmly
-GRID = np.linspace(0, 1, 401)[1:-1]  # accuracies that are tried
+GRID = np.linspace(0, 1, 301)[1:-1]  # accuracies that are tried
+BETS = np.sqrt((np.arange(12) + 0.5) / 12)  # as shares of the largest bet that cannot ruin
 
 ANSWERED = pl.Schema({"predicted_label": pl.String(), "confidence": pl.Float64(), "label": pl.String()})
 
