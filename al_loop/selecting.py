@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from al_core.errors import GiveUp
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
     import pyarrow as pa
 
@@ -307,7 +308,9 @@ def configured_strategy(platform: Platform, wishes: Wishes) -> QueryStrategy:
 
 
 def _seed_batch(platform: Platform, round_: int, wishes: Wishes) -> Selection:
-    """Before there is a model, images are drawn at random from all that nobody was asked about."""
+    """Before there is a model: those that judge are drawn at random from all that nobody was asked about, those that
+    teach by coverage, where the encoder has learned something already.
+    """
     from al_core.answers import answered
     from al_core.images import decode_stored_image
     from al_core.near_duplicates import near_duplicate_hash
@@ -321,8 +324,11 @@ def _seed_batch(platform: Platform, round_: int, wishes: Wishes) -> Selection:
         uri = uris[image_id]
         return near_duplicate_hash(decode_stored_image(platform.images.read(uri), name=uri))
 
-    return select_seed_batch(
+    embed, note = _seed_embedder(platform, uris)
+    selection = select_seed_batch(
         uris,
+        embed=embed,
+        look_at=defaults.seed_pool,
         hash_of=hash_of,
         budget=wishes.budget or defaults.initial_budget,
         near_duplicate_distance=defaults.near_duplicate_distance,
@@ -331,6 +337,34 @@ def _seed_batch(platform: Platform, round_: int, wishes: Wishes) -> Selection:
         reserve=platform.settings.holdout.judges,
         judging_share=platform.settings.holdout.share,
     )
+    return replace(selection, details={**selection.details, **note})
+
+
+def _seed_embedder(
+    platform: Platform, uris: dict[str, str]
+) -> tuple[Callable[[Sequence[str]], tuple[list[str], np.ndarray]] | None, dict[str, str]]:
+    """What embeds the images of the first round, None where they are drawn at random; and why, or with what."""
+    from al_core.encoders.contract import NoEncoder
+    from al_core.learning.contract import LabeledImage
+    from al_core.learning.embedding import Embedder
+
+    training, look_at = platform.settings.training, platform.settings.selection.seed_pool
+    if not look_at or training.initial_weights == "none":
+        return None, {}
+    try:
+        embedder = Embedder.of_settings(training)
+    except NoEncoder as error:
+        return None, {"first images": f"drawn at random, for the encoder cannot be had: {error}"}
+
+    def embed(ids: Sequence[str]) -> tuple[list[str], np.ndarray]:
+        import numpy as np
+
+        images = [LabeledImage(image_id, uris[image_id], "") for image_id in ids]
+        chunks = list(embedder.chunks(images, platform.images.read))
+        rows = [np.empty((0, embedder.dimension), np.float32), *(chunk.embeddings for chunk in chunks)]
+        return [image_id for chunk in chunks for image_id in chunk.image_ids], np.concatenate(rows)
+
+    return embed, {"first images": f"those that teach cover what {training.architecture} tells apart"}
 
 
 def _seed(wishes: Wishes, default: int, round_: int) -> int:

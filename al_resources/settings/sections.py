@@ -73,6 +73,12 @@ class SelectionSettings(_Section):
     pool_limit: int = Field(
         50_000, ge=1, description="candidates loaded for a strategy that needs embeddings or probabilities"
     )
+    seed_pool: int = Field(
+        5_000,
+        ge=0,
+        description="images, at most, that a pretrained encoder looks at before the first labels, to choose those that "
+        "teach by coverage; 0 draws all of them at random",
+    )
     rescore_limit: int = Field(
         5_000,
         ge=0,
@@ -86,9 +92,7 @@ class SelectionSettings(_Section):
     control_share: float = Field(
         0.1, ge=0, le=1, description="share of the budget drawn at random from the reserve: unbiased truth"
     )
-    initial_budget: int = Field(
-        200, ge=1, description="images of the seed round, drawn at random before there is a model"
-    )
+    initial_budget: int = Field(200, ge=1, description="images of the seed round, before there is a model")
     near_duplicate_distance: int = Field(
         4,
         ge=-1,
