@@ -138,6 +138,7 @@ def select_batch(
     budget: int,
     rules: Rules,
     judging: Judging | None = None,
+    different: Sequence[Mapping[str, Any]] = (),
     seed: int,
     round_: int,
     model_version: int,
@@ -154,6 +155,9 @@ def select_batch(
     so that no strategy is offered it; the control slice is, or it would not be uniform. Duels take part of the budget
     and stand at the batch's end.
 
+    So do `different` images, drawn already, rows with reason and strategy of their own: unlike the traffic that the
+    model began with. They teach, so that what resembles a judge is left out of them, too.
+
     A strategy with an `order` is answered by the store. Any other gets the first `pool_limit` images of its
     `prefilter` order as arrays, on `rules.device`; what it needs besides these it takes from `context`. The same seed
     on the same log chooses the same images. `model_version` is the one that scored `source`.
@@ -166,7 +170,7 @@ def select_batch(
     configured, strategy = strategy, strategy if context is None else strategy.given(context)
     control_seed, strategy_seed = _seeds(seed, 2)
     duplicates = _DuplicateFilter(rules.near_duplicate_distance)
-    candidates = _Candidates(source, duplicates)
+    candidates = _Candidates(source, duplicates, [row["image_id"] for row in different])
     reserved = candidates if judging.source is None else _Candidates(judging.source, duplicates)
     eligible = source.count_eligible()
     to_judge = eligible if judging.source is None else judging.source.count_eligible()
@@ -177,7 +181,10 @@ def select_batch(
     share = _control_size(size, rules.control_share)
     control = reserved.draw(Order("random", seed=control_seed), share)
     duplicates.keep(judging.judged)
-    order, count = strategy.order(strategy_seed), size - control.num_rows
+    hashes = [row["image_hash"] for row in different[: size - control.num_rows]]
+    admitted = duplicates.admit([row["image_id"] for row in different[: len(hashes)]], hashes)
+    different = [different[position] for position in admitted]
+    order, count = strategy.order(strategy_seed), size - control.num_rows - len(different)
     if order is not None:
         chosen = candidates.draw(order, count)
         rows = _rows(chosen, None if order.column == "random" else chosen.column(order.column).to_numpy())
@@ -199,6 +206,7 @@ def select_batch(
     }
     batch += [row | drawn for row in _rows(control)]
     batch += [{"reason": DUEL, "strategy": "disagreement", **row} for row in duels]
+    batch += [dict(row) for row in different]
     return Selection(
         table=_ranked(batch, common),
         budget=budget,
@@ -208,7 +216,7 @@ def select_batch(
         near_duplicates=tuple(duplicates.left_out),
         judges_short=share - control.num_rows,
         unusable=candidates.unusable,
-        details=details,
+        details=details | ({"images that differ": len(different)} if different else {}),
     )
 
 
@@ -373,9 +381,11 @@ class _DuplicateFilter:
 class _Candidates:
     """The eligible images, drawn order by order; no image and nothing near a drawn one comes twice."""
 
-    def __init__(self, source: CandidateSource, duplicates: _DuplicateFilter) -> None:
+    def __init__(
+        self, source: CandidateSource, duplicates: _DuplicateFilter, drawn_already: Sequence[str] = ()
+    ) -> None:
         self._source = source
-        self._looked_at: list[str] = []
+        self._looked_at = list(drawn_already)
         self.duplicates = duplicates
         self.unusable: dict[str, str] = {}
 
