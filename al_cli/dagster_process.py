@@ -1,4 +1,4 @@
-"""A Dagster instance of one's own: its home, its processes, and a small GraphQL client for it."""
+"""A Dagster instance of one's own: its home and its processes."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
 
+from al_cli.dagster_api import LOCATION, DagsterApi, DagsterError
 from al_cli.dagster_services import TOKEN_VARIABLE
 from al_cli.processes import Child, Children
-from al_core.errors import ActiveLearningError
 from al_resources.profiles import profile_of
 from al_resources.settings import Settings
 from al_serving.guard import link_with, new_token
 
 HERE, UI_PORT = "127.0.0.1", 3000
-LOCATION = "active_learning"
-REPOSITORY = "__repository__"
-ATTEMPTS = 3
 
 DAGSTER_YAML = """\
 # One machine: SQLite below this folder, runs queued by the daemon.
@@ -67,10 +63,6 @@ load_from:
       module_name: al_assets.definitions
       location_name: {LOCATION}
 """
-
-
-class DagsterError(ActiveLearningError):
-    """Dagster answered with an error, or did not come up."""
 
 
 def write_dagster_home(folder: Path, settings: Settings | None = None) -> None:
@@ -152,18 +144,13 @@ def start_dagster(children: Children, home: Path, config: Path, listener: socket
     return dagster
 
 
-class Dagster:
-    """What the demo and the tests ask of a running instance, over its public GraphQL API."""
+class Dagster(DagsterApi):
+    """An instance that was started here."""
 
     def __init__(self, url: str, process_group: int, token: str) -> None:
-        self.url = url
+        super().__init__(url, token)
         self.link = link_with(url, token)  # for people: opens the pages
         self.process_group = process_group  # of webserver, daemon and code location; runs have their own
-        self._client = httpx.Client(timeout=60, headers={"authorization": f"Bearer {token}"})
-
-    def close(self) -> None:
-        """Release the connections."""
-        self._client.close()
 
     def wait_until_up(self, children: Children, log: Path, timeout: float = 180) -> None:
         """Return when the code location is loaded and the daemons are healthy. Raises as `start_dagster` does."""
@@ -191,113 +178,3 @@ class Dagster:
         daemons = answer["instance"]["daemonHealth"]["allDaemonStatuses"]
         healthy = all(daemon["healthy"] for daemon in daemons if daemon["required"])
         return bool(loaded) and all(loaded) and healthy
-
-    def query(self, text: str, **variables: Any) -> dict[str, Any]:
-        """One GraphQL operation. Raises `DagsterError` where it is answered with errors."""
-        return self._asked(60, text, **variables)
-
-    def _asked(self, timeout: float, text: str, **variables: Any) -> dict[str, Any]:
-        asked = {"query": text, "variables": variables}
-        answer = self._client.post(f"{self.url}/graphql", json=asked, timeout=timeout).json()
-        if answer.get("errors"):
-            raise DagsterError(str(answer["errors"]))
-        return answer["data"]
-
-    def start_sensor(self, name: str) -> None:
-        """Switch a sensor on."""
-        selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "sensorName": name}
-        self._switch_on(
-            f"sensor {name}",
-            """mutation($s: SensorSelector!) { result: startSensor(sensorSelector: $s) {
-              __typename ... on PythonError { message } } }""",
-            selector,
-        )
-
-    def start_schedule(self, name: str) -> None:
-        """Switch a schedule on."""
-        selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "scheduleName": name}
-        self._switch_on(
-            f"schedule {name}",
-            """mutation($s: ScheduleSelector!) { result: startSchedule(scheduleSelector: $s) {
-              __typename ... on PythonError { message } } }""",
-            selector,
-        )
-
-    def _switch_on(self, what: str, mutation: str, selector: dict[str, str]) -> None:
-        for attempt in range(ATTEMPTS):
-            answer = self.query(mutation, s=selector)["result"]
-            if answer["__typename"] in ("Sensor", "ScheduleStateResult"):
-                return
-            # The daemon may write the first state of an instigator in the same moment; the next attempt finds it.
-            if "already present in storage" not in answer.get("message", "") or attempt == ATTEMPTS - 1:
-                raise DagsterError(f"{what} did not start: {answer}")
-
-    def tick_schedule(self, name: str, job: str) -> tuple[list[str], str]:
-        """Evaluate the schedule now and submit exactly what it requests: (run ids, reason where it skipped)."""
-        selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "scheduleName": name}
-        tick = self.query(
-            """mutation($s: ScheduleSelector!, $t: Float) { scheduleDryRun(selectorData: $s, timestamp: $t) {
-              __typename ... on PythonError { message }
-              ... on DryRunInstigationTick { evaluationResult {
-                skipReason error { message errorChain { error { message } } }
-                runRequests { runKey runConfigYaml jobName tags { key value } } } } } }""",
-            s=selector,
-            t=time.time(),
-        )["scheduleDryRun"]
-        if tick["__typename"] != "DryRunInstigationTick":
-            raise DagsterError(f"schedule {name}: {tick}")
-        result = tick["evaluationResult"]
-        if result["error"]:
-            causes = [link["error"]["message"] for link in result["error"]["errorChain"]]
-            raise DagsterError(f"schedule {name}: {' '.join([result['error']['message'], *causes])}")
-        requests = result["runRequests"] or []
-        return [self._launch(job, request) for request in requests], result["skipReason"] or ""
-
-    def _launch(self, job: str, request: dict[str, Any]) -> str:
-        tags = {tag["key"]: tag["value"] for tag in request["tags"]}
-        if request["runKey"]:
-            tags["dagster/run_key"] = request["runKey"]
-        answer = self.query(
-            """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
-              __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
-              ... on RunConfigValidationInvalid { errors { message } } } }""",
-            p={
-                "selector": {
-                    "repositoryLocationName": LOCATION,
-                    "repositoryName": REPOSITORY,
-                    "jobName": request["jobName"] or job,
-                },
-                "runConfigData": request["runConfigYaml"],
-                "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
-            },
-        )["launchRun"]
-        if answer["__typename"] != "LaunchRunSuccess":
-            raise DagsterError(f"run of {job} was not launched: {answer}")
-        return str(answer["run"]["runId"])
-
-    def runs(self, **tags: str) -> list[dict[str, Any]]:
-        """Runs with all of these tags, newest first; a `/` in a tag is written `__` here."""
-        wanted = [{"key": key.replace("__", "/"), "value": value} for key, value in tags.items()]
-        return self.query(
-            """query($f: RunsFilter!) { runsOrError(filter: $f) { ... on Runs { results {
-              runId status jobName creationTime startTime endTime tags { key value }
-              stepStats { stepKey startTime endTime status } } } } }""",
-            f={"tags": wanted},
-        )["runsOrError"]["results"]
-
-    def at_work(self, job: str) -> str:
-        """The beginning of the id of a run of that job that is queued or running; empty where there is none."""
-        found = self.query(
-            """query($f: RunsFilter!) { runsOrError(filter: $f, limit: 1) { ... on Runs { results { runId } } } }""",
-            f={"pipelineName": job, "statuses": ["QUEUED", "NOT_STARTED", "STARTING", "STARTED"]},
-        )["runsOrError"]["results"]
-        return found[0]["runId"][:8] if found else ""
-
-    def run(self, run_id: str) -> dict[str, Any]:
-        """One run, as `runs` tells it."""
-        return self.query(
-            """query($id: ID!) { runOrError(runId: $id) { ... on Run {
-              runId status jobName creationTime startTime endTime tags { key value }
-              stepStats { stepKey startTime endTime status } } } }""",
-            id=run_id,
-        )["runOrError"]

@@ -25,9 +25,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from al_cli.console import console, print_json
+from al_cli.dagster_api import DagsterError
 from al_cli.dagster_process import (
     Dagster,
-    DagsterError,
     export_sensor,
     free_port,
     listener_of_ui,

@@ -35,6 +35,7 @@ COMMANDS = {
     "select": ("al_cli.select", "Show which images would be chosen now, and why."),
     "simulate": ("al_cli.simulate", "Prove on your own data how many labels active learning saves."),
     "oracle": ("al_cli.oracle", "Let known labels answer what waits for people."),
+    "launch": ("al_cli.launch", "Have a Dagster that runs elsewhere look now, and wait for what it starts."),
     "status": ("al_cli.status", "How the loop stands: rounds, labels, models, what it waits for."),
     "query": ("al_cli.query", "What the log says over time: volume, confidence, classes, latency, drift."),
     "trace": (

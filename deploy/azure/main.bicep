@@ -43,6 +43,9 @@ param image string = ''
 @description('Application (client) id of the registration that people log in by; empty: no page is opened')
 param loginClientId string = ''
 
+@description('Application (client) id of an identity that may start runs without a person, as the workflows of deploy/github do; empty: none')
+param launcherClientId string = ''
+
 @secure()
 @description('Secret of that registration')
 param loginClientSecret string = ''
@@ -187,6 +190,7 @@ module host 'modules/host.bicep' = if (!empty(image)) {
     endpointName: endpointName
     databaseHost: database.outputs.host
     loginClientId: loginClientId
+    launcherClientId: launcherClientId
     labelingTrustedProxies: labelingTrustedProxies
     subnetId: privateNetworking ? network.outputs.appsSubnetId : ''
   }

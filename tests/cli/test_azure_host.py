@@ -12,7 +12,8 @@ import pytest
 import yaml
 from dagster._core.instance.config import dagster_instance_config
 
-from al_cli.dagster_process import DAGSTER_YAML, LOCATION
+from al_cli.dagster_api import LOCATION
+from al_cli.dagster_process import DAGSTER_YAML
 
 pytest.importorskip("dagster_postgres", reason="Dagster on PostgreSQL: pip install dagster-postgres")
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from al_cli import demo
-from al_cli.dagster_process import Children, DagsterError
+from al_cli.dagster_api import DagsterError
+from al_cli.dagster_process import Children
 from al_cli.demo import Demo
 from al_cli.emulators import EmulatedAzure
 from al_resources.platform import Platform

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from al_cli.dagster_process import DagsterError, listener_of_ui
+from al_cli.dagster_api import DagsterError
+from al_cli.dagster_process import listener_of_ui
 from al_cli.processes import Child, ChildEnded, Children, HomeInUse, signals_end_it, sole_use
 
 COMMAND = """

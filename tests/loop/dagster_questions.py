@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from al_cli.dagster_process import LOCATION, REPOSITORY, Dagster
+from al_cli.dagster_api import LOCATION, REPOSITORY
+from al_cli.dagster_process import Dagster
 
 
 def active_runs(dagster: Dagster) -> list[str]:

@@ -20,6 +20,7 @@ param datastoreName string
 param endpointName string
 param databaseHost string
 param loginClientId string
+param launcherClientId string
 param labelingTrustedProxies array
 
 @description('Delegated subnet; empty: an environment of its own')
@@ -265,6 +266,13 @@ resource dagsterLogin 'Microsoft.App/containerApps/authConfigs@2025-01-01' = if 
           clientId: loginClientId
           clientSecretSettingName: 'login-client-secret'
           openIdIssuer: '${environment().authentication.loginEndpoint}${tenant().tenantId}/v2.0'
+        }
+        validation: {
+          allowedAudiences: [loginClientId, 'api://${loginClientId}']
+          defaultAuthorizationPolicy: {
+            // people come by the registration itself, `al launch` under an identity of its own
+            allowedApplications: empty(launcherClientId) ? [loginClientId] : [loginClientId, launcherClientId]
+          }
         }
       }
     }
