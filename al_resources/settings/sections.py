@@ -252,7 +252,7 @@ class SensorSettings(_Section):
 
     export_interval_seconds: int = Field(30, ge=1, description="seconds between two looks for exports")
     round_interval_seconds: int = Field(
-        10, ge=1, description="seconds between two looks of `next_round_sensor` at whether a round can be opened"
+        30, ge=1, description="seconds between two looks of `next_round_sensor` at whether a round can be opened"
     )
     exports_per_tick: int = Field(20, ge=1, description="more wait for the next tick")
 

@@ -350,6 +350,7 @@ def test_the_commands_from_init_to_a_file_for_another_tool(
     config = home / "al.toml"
     assert tomllib.loads(config.read_text())["labeling"]["classes"] == ["cat", "dog", "🍎"]
     assert (home / "data" / "blobs" / "labeling" / "exports").is_dir()
+    assert "names no class" in al("init", str(home), "--class", " ").stderr
     again = al("init", str(home), "--class", "bird").stdout
     assert "--class was not used" in again
 
