@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 @click.option("--seeds", type=click.IntRange(1), help="Runs per strategy.  [default: 5]")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds after the first model.  [default: 30]")
 @click.option("--budget", type=click.IntRange(1), help="Labels per round.  [default: 50]")
-@click.option("--initial", type=click.IntRange(2), help="Random labels of the first model.  [default: 200]")
+@click.option("--initial", type=click.IntRange(2), help="Labels of the first model.  [default: 200]")
+@click.option("--seed-pool", type=click.IntRange(0), help="Images a frozen encoder looks at to choose the first labels "
+              "by coverage; 0: at random, as random sampling always does.  [default: 5000]")  # fmt: skip
 @click.option("--score-sample", type=click.IntRange(1), help="Images scored per round.  [default: 500]")
 @click.option("--no-return", is_flag=True, help="Scored but unselected images do not come back.")
 @click.option("--test-images", type=click.IntRange(1), help="Size of the test set.  [default: 500]")
@@ -57,7 +59,8 @@ def simulate(output: Path | None, workers: int | None, as_json: bool, **options:
     """How many labels would active learning save on this data, with which strategy, and is it luck?
 
     Runs production's selection, training and evaluation with known labels in place of people: every strategy on
-    the same seeds, first labels, traffic and test set. Writes tables, a report (HTML, PNG, Markdown) and a plain
+    the same seeds, traffic and test set, and the same first labels: at random, but with a frozen encoder those that
+    cover the images, for all but random sampling. Writes tables, a report (HTML, PNG, Markdown) and a plain
     sentence. Stopped, it goes on where it was when called again.
     """
     from al_core.strategies.registry import get_strategy
@@ -97,6 +100,7 @@ def _study(options: dict[str, Any]) -> Any:
             "rounds",
             "budget",
             "initial",
+            "seed_pool",
             "score_sample",
             "test_images",
             "imbalance",
@@ -156,7 +160,9 @@ def _encoder(options: dict[str, Any], training: dict[str, Any]) -> Encoder:
 
 def _published(training: dict[str, Any]) -> bool:
     """Whether the encoder comes with weights, and with a size of its own."""
-    return resolve_weights(training.get("architecture", SMALL_CNN), training.get("weights", "auto")) == "default"
+    architecture = training.get("architecture", SMALL_CNN)
+    weights = resolve_weights(architecture, training.get("weights", "auto"))
+    return weights == "default" or (weights != "none" and ":" in architecture)
 
 
 def _explain(problem: Any) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import socket
 
     from al_core.picture_files import PictureFiles
+    from al_loop.importing import Import
     from al_resources.platform import Platform
 
 CLASSES_SHOWN = 12
@@ -95,9 +96,11 @@ def _prepared(folder: Path, home: Path, classes: tuple[str, ...], labeled: bool 
         f"{escape(_shown(settings.labeling.classes)) or 'whatever people answer'}; the project is in {home}",
         soft_wrap=True,
     )
-    _stage_first_batch(platform)  # drawn before anybody looks at a label: what it brings is a random sample
-    if plan.labeled:
-        _deliver_labels(platform, folder)
+    planned = _read_labels(platform, folder) if plan.labeled else None
+    if planned is None or planned.facts["sample"] != "all":  # where all is labeled, nobody is asked
+        _stage_first_batch(platform)  # drawn before a label is delivered: what it brings is a random sample
+    if planned is not None and planned.brings:
+        _deliver_labels(platform, planned)
     return platform
 
 
@@ -113,23 +116,34 @@ def _planned(
     folder: Path, found: PictureFiles, config: Path, classes: tuple[str, ...], labeled: bool | None
 ) -> Planned:
     """Classes and labels, as said by options, else by the folders, else by the person at the terminal."""
-    there = class_folders(folder, found)
-    names = list(classes)
-    if labeled is None:
-        labeled = _looks_labeled(there, names, known=config.is_file())
+    from al_resources.labeling.exports import BrokenExport
+
+    try:
+        there = class_folders(folder, found)
+    except BrokenExport:
+        if labeled:
+            raise
+        there = Counter()
     if labeled and not there:
         raise click.UsageError(f"--labeled: no folder in {folder} holds pictures; expected one a class")
-    if config.is_file():  # its settings hold
-        return Planned(names, labeled)
-    if labeled:
-        names = [*names, *(name for name in there if name not in names)]
-    if not names:
-        names = _asked_for()
-    return Planned(names, labeled)
+    if config.is_file():  # its classes hold
+        own = _classes_of(config)
+        return Planned(classes, bool(there) and set(there) <= set(own) if labeled is None else labeled)
+    if labeled is None:
+        labeled = _looks_labeled(there, classes)
+    names = [*classes, *(name for name in there if labeled and name not in classes)]
+    return Planned(names or _asked_for(), labeled)
+
+
+def _classes_of(config: Path) -> Sequence[str]:
+    from al_resources.settings import load_settings
+
+    os.environ["AL_CONFIG"] = str(config)
+    return load_settings().labeling.classes
 
 
 def class_folders(folder: Path, found: PictureFiles) -> Counter[str]:
-    """The folders that may be classes, each with its pictures, as the reader of labels takes them."""
+    """The folders that may be classes, with how many pictures, as the reader of labels takes them (it may raise)."""
     from al_resources.labeling.exports import plain_class
     from al_resources.labeling.formats.folders import rows_of_class_folders
 
@@ -137,10 +151,10 @@ def class_folders(folder: Path, found: PictureFiles) -> Counter[str]:
     return Counter(plain_class(str(row.label)) for row in rows if row.label is not None)
 
 
-def _looks_labeled(there: Counter[str], classes: Sequence[str], *, known: bool) -> bool:
-    """Several folders, called like the classes where these are named; a person is asked, once."""
-    if classes or known:
-        return bool(there) and (known or set(there) <= set(classes))
+def _looks_labeled(there: Counter[str], classes: Sequence[str]) -> bool:
+    """Several folders, called like the classes where these are named; otherwise a person is asked."""
+    if classes:
+        return bool(there) and set(there) <= set(classes)
     if len(there) < 2:
         return False
     shown = _shown([f"{name} ({count})" for name, count in there.most_common()])
@@ -188,22 +202,26 @@ def _stage_first_batch(platform: Platform) -> None:
     """So that people can begin before Dagster is up; its run of the round finds it selected, and puts it on record."""
     from al_loop.selecting import Wishes, choose, stage
 
-    if platform.ledgers.read("selections").height or platform.endpoint.state().serving_version is not None:
-        return
+    begun = any(platform.ledgers.read(name).height for name in ("selections", "labels"))
+    if begun or platform.endpoint.state().serving_version is not None:
+        return  # from here on the sensor decides
     with console.status("drawing the first batch"):
         chosen, _ = choose(platform, 0, Wishes(), lambda line: None)
         stage(platform, 0, chosen)
     console.print(f"{chosen.height} of them are the first batch, drawn at random")
 
 
-def _deliver_labels(platform: Platform, folder: Path) -> None:
-    """What the folders say, by the way of `al import`."""
-    from al_loop.importing import deliver, plan_import
+def _read_labels(platform: Platform, folder: Path) -> Import:
+    """What the folders say, as `al import` reads it."""
+    from al_loop.importing import plan_import
 
     with console.status("reading the labels"):
-        planned = plan_import(platform, str(folder))
-    if not planned.facts["new"] + planned.facts["changed"]:
-        return
+        return plan_import(platform, str(folder))
+
+
+def _deliver_labels(platform: Platform, planned: Import) -> None:
+    from al_loop.importing import deliver
+
     deliver(platform, planned)
     counts = _shown([f"{name} {count}" for name, count in planned.facts["classes"].items()])
     console.print(f"labels by their folders: {escape(counts)}", soft_wrap=True)

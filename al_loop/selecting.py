@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from al_core.errors import GiveUp
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
     import pyarrow as pa
 
@@ -193,6 +194,7 @@ def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> tup
     about = _who_asked(asking, version, scored_again)
     if scored_again is None and asking != version:
         asking, context = version, strategy_context(platform, version)
+    duels, judged = _duels(platform, version, budget), _judged(platform)
     rules = defaults.rules
     if wishes.control_share is not None:
         rules = replace(rules, control_share=wishes.control_share)
@@ -206,9 +208,10 @@ def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> tup
         judging=Judging(
             Candidates(platform.predictions, name, version, holdout.judges.part("measure")),
             version,
-            _duels(platform, version, budget),
-            _judged(platform),
+            duels,
+            judged,
         ),
+        different=_different(platform, version, budget, budget - len(duels), judged),
         seed=seed,
         round_=round_,
         model_version=asking,
@@ -277,6 +280,19 @@ def _duels(platform: Platform, serving: int, budget: int) -> list[dict[str, Any]
     return duel_rows(platform, serving, challengers(platform, serving), count)
 
 
+def _different(
+    platform: Platform, serving: int, budget: int, room: int, judged: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Images that differ from what the version that serves answered at first, while an alarm says that there are some.
+
+    They take a share of the batch of their own, `monitoring.drift_share`, and leave some of the room to the strategy.
+    """
+    from al_loop.monitoring import drift_rows
+
+    count = min(round(budget * platform.settings.monitoring.drift_share), room // 2)
+    return drift_rows(platform, serving, count, judged)
+
+
 def configured_strategy(platform: Platform, wishes: Wishes) -> QueryStrategy:
     """The strategy that is wished for, else of the settings; its own settings go with the name they are for.
 
@@ -292,7 +308,9 @@ def configured_strategy(platform: Platform, wishes: Wishes) -> QueryStrategy:
 
 
 def _seed_batch(platform: Platform, round_: int, wishes: Wishes) -> Selection:
-    """Before there is a model, images are drawn at random from all that nobody was asked about."""
+    """Before there is a model: those that judge are drawn at random from all that nobody was asked about, those that
+    teach by coverage, where the encoder has learned something already.
+    """
     from al_core.answers import answered
     from al_core.images import decode_stored_image
     from al_core.near_duplicates import near_duplicate_hash
@@ -306,8 +324,11 @@ def _seed_batch(platform: Platform, round_: int, wishes: Wishes) -> Selection:
         uri = uris[image_id]
         return near_duplicate_hash(decode_stored_image(platform.images.read(uri), name=uri))
 
-    return select_seed_batch(
+    embed, note = _seed_embedder(platform, uris)
+    selection = select_seed_batch(
         uris,
+        embed=embed,
+        look_at=defaults.seed_pool,
         hash_of=hash_of,
         budget=wishes.budget or defaults.initial_budget,
         near_duplicate_distance=defaults.near_duplicate_distance,
@@ -316,6 +337,34 @@ def _seed_batch(platform: Platform, round_: int, wishes: Wishes) -> Selection:
         reserve=platform.settings.holdout.judges,
         judging_share=platform.settings.holdout.share,
     )
+    return replace(selection, details={**selection.details, **note})
+
+
+def _seed_embedder(
+    platform: Platform, uris: dict[str, str]
+) -> tuple[Callable[[Sequence[str]], tuple[list[str], np.ndarray]] | None, dict[str, str]]:
+    """What embeds the images of the first round, None where they are drawn at random; and why, or with what."""
+    from al_core.encoders.contract import NoEncoder
+    from al_core.learning.contract import LabeledImage
+    from al_core.learning.embedding import Embedder
+
+    training, look_at = platform.settings.training, platform.settings.selection.seed_pool
+    if not look_at or training.initial_weights == "none":
+        return None, {}
+    try:
+        embedder = Embedder.of_settings(training)
+    except NoEncoder as error:
+        return None, {"first images": f"drawn at random, for the encoder cannot be had: {error}"}
+
+    def embed(ids: Sequence[str]) -> tuple[list[str], np.ndarray]:
+        import numpy as np
+
+        images = [LabeledImage(image_id, uris[image_id], "") for image_id in ids]
+        chunks = list(embedder.chunks(images, platform.images.read))
+        rows = [np.empty((0, embedder.dimension), np.float32), *(chunk.embeddings for chunk in chunks)]
+        return [image_id for chunk in chunks for image_id in chunk.image_ids], np.concatenate(rows)
+
+    return embed, {"first images": f"those that teach cover what {training.architecture} tells apart"}
 
 
 def _seed(wishes: Wishes, default: int, round_: int) -> int:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from al_resources.scratch import scratch_folder
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from al_core.dataset import Dataset
     from al_core.judging.evaluation import Evaluation
     from al_core.learning.inference import Predictor
@@ -78,6 +80,7 @@ def _train_and_publish(
             parent=parent if settings.training.warm_start else None,
             key=key,
             dataset=dataset.manifest,
+            unlabeled=lambda encoder, most: unlabeled_embeddings(platform, champion, encoder, most),
         ),
         log,
     )
@@ -103,6 +106,25 @@ def _train_and_publish(
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json())
     return _judge_and_publish(platform, dataset, manifest, champion, folder, result.weights, log)
+
+
+def unlabeled_embeddings(platform: Platform, version: int | None, encoder: str, most: int) -> np.ndarray:
+    """Embeddings (M, d) that this encoder made of images that teach and have no label, at most so many.
+
+    They are those that `version` logged, where its encoder is that one; before the first model there are none.
+    """
+    import numpy as np
+
+    from al_core.strategies.base import Order
+    from al_loop.answering import predictor_of
+
+    none = np.empty((0, 0), np.float32)
+    if version is None or (predictor := predictor_of(platform, version)).encoder_hash != encoder:
+        return none
+    name, teaching = platform.settings.model.name, platform.settings.holdout.teaching
+    found = platform.predictions.eligible(name, version, Order("random", seed=0), most, ["embedding"], part=teaching)
+    rows = [row for row in found["embedding"].to_pylist() if row is not None and len(row) == predictor.dimension]
+    return np.array(rows, np.float32) if rows else none
 
 
 def _judge_and_publish(

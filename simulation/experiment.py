@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -26,7 +27,7 @@ from al_core.judging.evaluation import Evaluation, answers_of
 from al_core.learning.checkpoint import MANIFEST_FILE, code_version, sha256_of, training_key
 from al_core.learning.contract import LabeledImage, TrainingRequest
 from al_core.learning.inference import Predictor
-from al_core.learning.preprocessing import CHUNK
+from al_core.learning.preprocessing import CHUNK, READERS
 from al_core.learning.settings import TrainingSettings
 from al_core.learning.torch_trainer import TorchTrainer
 from al_core.near_duplicates import near_duplicate_hash
@@ -41,6 +42,8 @@ from simulation.datasets import BadData, LabeledData
 from simulation.study import STARTS, Run, Study
 
 ROUNDS_FILE = "rounds.jsonl"
+PROGRESS_FILE = "embedding.json"
+TELL_AFTER = 10.0  # seconds of embedding between two lines for people
 COMMITTEE = 3  # models of the last rounds whose disagreement committee strategies measure
 _MODEL_NAME = "simulated"
 _EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)  # a simulation has no clock
@@ -52,7 +55,7 @@ class Prepared:
 
     data: LabeledData
     row: dict[str, int]  # image id -> its row in the arrays
-    pixels: np.ndarray  # (N, channels, size, size) uint8
+    pixels: np.ndarray | None  # (N, channels, size, size) uint8; None where the encoder is frozen and nobody needs them
     hashes: dict[str, str | None]
     embeddings: np.ndarray | None = None  # (N, d) float32 of the frozen encoder
 
@@ -175,8 +178,12 @@ class Experiment:
     def _select(self, round_: int, took: dict[str, float]) -> pa.Table:
         study = self.study
         if round_ == 0:
+            # random sampling asks no embeddings from its first label on
+            covers = self.prepared.embeddings is not None and self.run.strategy != "random"
             return select_seed_batch(
                 {image_id: image.uri for image_id, image in self.pool.items()},
+                embed=self._embeddings_of if covers else None,
+                look_at=study.seed_pool,
                 hash_of=self.prepared.hashes.get,
                 budget=study.initial,
                 near_duplicate_distance=study.near_duplicate_distance,
@@ -207,6 +214,10 @@ class Experiment:
             model_version=predictor.version,
             context=self._context(predictor, round_),
         ).table
+
+    def _embeddings_of(self, ids: Sequence[str]) -> tuple[list[str], np.ndarray]:
+        assert self.prepared.embeddings is not None
+        return list(ids), self.prepared.embeddings[[self.prepared.row[image_id] for image_id in ids]]
 
     def _duels(self, round_: int) -> list[dict[str, Any]]:
         if self.brakes is None:
@@ -295,6 +306,7 @@ class Experiment:
             read_image=self.prepared.data.read,
             output=folder,
             parent=parent,
+            unlabeled=None if self.prepared.embeddings is None else self._unlabeled,
         )
         result = TorchTrainer(*self._known(request)).fit(request, lambda line: None)
         manifest = ModelManifest(
@@ -332,6 +344,7 @@ class Experiment:
         if self.prepared.embeddings is not None:
             embeddings = self.prepared.embeddings[rows]
             return predictor.classify(embeddings), embeddings
+        assert self.prepared.pixels is not None
         parts = [
             predictor.predict_pixels(torch.from_numpy(self.prepared.pixels[rows[start : start + CHUNK]]))
             for start in range(0, len(rows), CHUNK)
@@ -368,8 +381,22 @@ class Experiment:
         embeddings, pixels = self.prepared.embeddings, self.prepared.pixels
         return (
             None if embeddings is None else {image_id: embeddings[i] for image_id, i in row.items()},
-            {image_id: pixels[i] for image_id, i in row.items()},
+            {} if pixels is None else {image_id: pixels[i] for image_id, i in row.items()},
         )
+
+    def _unlabeled(self, encoder: str, most: int) -> np.ndarray:
+        """Embeddings of images of the pool that teach and have no label, by the one encoder of the study.
+
+        The same images round after round, as long as nobody labels them.
+        """
+        assert self.prepared.embeddings is not None
+        ids = sorted(self.pool.keys() - self.selected)
+        if self.brakes:
+            ids = sorted(set(ids) - set(self.brakes.reserve.among(ids)))
+        order = np.random.default_rng(self.run.seed).permutation(len(self.pool))
+        rank = dict(zip(sorted(self.pool), order.tolist(), strict=True))
+        drawn = sorted(ids, key=rank.__getitem__)[:most]
+        return self.prepared.embeddings[[self.prepared.row[image_id] for image_id in drawn]]
 
     def _labeled(self) -> dict[str, str]:
         """Image id -> resolved label, of what takes part in training."""
@@ -418,13 +445,75 @@ def prepare(data: LabeledData, preprocessing: Preprocessing, folder: Path) -> No
     part.rename(folder / "pixels.npy")
 
 
+def embed_once(data: LabeledData, training: TrainingSettings, folder: Path, say: Callable[[str], None]) -> None:
+    """Embed and hash every image by the frozen encoder, into `folder`; no more than a chunk's pixels are held.
+
+    Stopped at any moment, it goes on after the last chunk that was written.
+
+    Raises:
+        BadData: an image cannot be read.
+        NoEncoder: the encoder cannot be had.
+    """
+    from al_core.learning.embedding import Embedder
+
+    if (folder / "embeddings.npy").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    embedder = Embedder.of_settings(training)
+    total, done = len(data.images), _embedded_before(folder, embedder.encoder_hash)
+    part, mode = folder / "embeddings.part.npy", "r+" if done else "w+"
+    rows = np.lib.format.open_memmap(part, mode, np.float32, (total, embedder.dimension))
+    hashes: dict[str, str | None] = json.loads((folder / "hashes.json").read_text()) if done else {}
+    say(f"embedding {total - done:,} of {total:,} images with {training.architecture}")
+    began = told = time.monotonic()
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(done, total, CHUNK):
+            chunk = data.images[start : start + CHUNK]
+            read = list(pool.map(lambda image: _decoded(data, image, embedder.preprocessing), chunk))
+            rows[start : start + len(chunk)] = embedder.embed_pixels(torch.cat([pixels for pixels, _ in read]))
+            rows.flush()
+            hashes |= {image.image_id: known for image, (_, known) in zip(chunk, read, strict=True)}
+            (folder / "hashes.json").write_text(json.dumps(hashes))
+            _write_progress(folder, embedder.encoder_hash, start + len(chunk))
+            if time.monotonic() - told > TELL_AFTER:
+                told = time.monotonic()
+                speed = (start + len(chunk) - done) / (told - began)
+                left = (total - start - len(chunk)) / speed / 60
+                say(f"{start + len(chunk):,} of {total:,} images embedded, {speed:.0f} a second, {left:.0f} min left")
+    part.rename(folder / "embeddings.npy")
+
+
+def _decoded(data: LabeledData, image: LabeledImage, preprocessing: Preprocessing) -> tuple[torch.Tensor, str | None]:
+    from al_core.images import BadImage, decode_stored_image
+    from al_core.learning.preprocessing import to_pixels
+
+    try:
+        picture = decode_stored_image(data.read(image.uri), name=image.uri, channels=preprocessing.channels)
+    except BadImage as error:
+        raise BadData(f"{error}; remove it from the folder") from error
+    return to_pixels([picture], preprocessing), near_duplicate_hash(picture)
+
+
+def _embedded_before(folder: Path, encoder: str) -> int:
+    """How many images an earlier process embedded with this encoder."""
+    file = folder / PROGRESS_FILE
+    known = json.loads(file.read_text()) if file.exists() and (folder / "embeddings.part.npy").exists() else {}
+    return int(known["images"]) if known.get("encoder") == encoder else 0
+
+
+def _write_progress(folder: Path, encoder: str, images: int) -> None:
+    part = folder / f"{PROGRESS_FILE}.part"
+    part.write_text(json.dumps({"encoder": encoder, "images": images}))
+    part.replace(folder / PROGRESS_FILE)
+
+
 def load_prepared(data: LabeledData, folder: Path) -> Prepared:
     """What `prepare` left, memory-mapped."""
-    embeddings = folder / "embeddings.npy"
+    embeddings, pixels = folder / "embeddings.npy", folder / "pixels.npy"
     return Prepared(
         data=data,
         row={image.image_id: row for row, image in enumerate(data.images)},
-        pixels=np.load(folder / "pixels.npy", mmap_mode="r"),
+        pixels=np.load(pixels, mmap_mode="r") if pixels.exists() else None,
         hashes=json.loads((folder / "hashes.json").read_text()),
         embeddings=np.load(embeddings) if embeddings.exists() else None,
     )

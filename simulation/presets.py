@@ -29,6 +29,7 @@ FROM_SCRATCH: dict[str, dict[str, Any]] = {"cifar10": {"incremental_epochs": 10,
 FROM_SCRATCH_START: dict[str, Start] = {"cifar10": "shrink"}
 # Of an encoder that has learned something: large steps undo it (1 650 labels of CIFAR-10: .691, with 3e-3 .672).
 LEARNED: dict[str, Any] = {"learning_rate": 1e-3, "incremental_learning_rate": 1e-3}
+WHOLE_POOL = 1_000_000_000  # images; as many as there are
 PRESETS: dict[str, dict[str, Any]] = {
     # Teaching Machine Learning System Efficiently with Active Learning: 30 rounds of 50 of 500 scored images
     "article": {
@@ -37,6 +38,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rounds": 30,
         "budget": 50,
         "score_sample": 500,
+    },
+    # from the first labels on, the whole pool each round
+    "few-labels": {
+        "strategies": ("random", "auto"),
+        "initial": 10,
+        "rounds": 19,
+        "budget": 10,
+        "score_sample": WHOLE_POOL,
+    },
+    "large-batches": {
+        "strategies": ("random", "auto"),
+        "initial": 500,
+        "rounds": 9,
+        "budget": 500,
+        "score_sample": WHOLE_POOL,
     },
     "digits": {
         "strategies": ("random", "least_confidence", "margin", "entropy"),

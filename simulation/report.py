@@ -17,6 +17,7 @@ from al_core.images import decode_stored_image
 from al_core.shown_text import harmless
 from simulation.datasets import LabeledData, load_data
 from simulation.experiment import ROUNDS_FILE, read_rounds
+from simulation.presets import WHOLE_POOL
 from simulation.runner import load_study
 from simulation.statistics import (
     BASELINE,
@@ -164,12 +165,21 @@ def _protocol(study: Study, table: pl.DataFrame) -> Block:
     encoder = "frozen encoder, " if training.frozen else ""
     back = "return" if study.return_unselected else "do not return"
     people = study.oracle
+    scored = (
+        "the whole pool, scored each round"
+        if study.score_sample >= WHOLE_POOL
+        else f"{study.score_sample} scored images"
+    )
+    covering = training.frozen and study.seed_pool > 0
+    first = (
+        "first labels, at random for random sampling and covering for all others" if covering else "random first labels"
+    )
     facts = [
         ("data", f"{study.data} (version {', '.join(table['data_version'].unique().sort())})"),
         (
             "protocol",
-            f"{study.initial} random first labels, {study.rounds} rounds of {study.budget} labels out of "
-            f"{study.score_sample} scored images; unselected images {back}",
+            f"{study.initial} {first}, {study.rounds} rounds of {study.budget} labels out of "
+            f"{scored}; unselected images {back}",
         ),
         ("test set", f"{study.test_images} images outside the pool"),
         ("validation", f"{study.validation_share:.0%} of the labels"),

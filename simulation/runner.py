@@ -161,9 +161,18 @@ def _prepare_alone(study: Study, data: LabeledData, folder: Path, say: Callable[
 
     training = study.training
     preprocessing = preprocessing_for(
-        training.architecture, size=training.image_size, channels=training.channels, weights=training.initial_weights
+        training.architecture,
+        size=training.image_size,
+        channels=training.channels,
+        weights=training.initial_weights,
+        crop=training.crop,
     )
     images = folder / "images"
+    if training.frozen and study.pretrain is None:  # nobody needs the pixels
+        from simulation.experiment import embed_once
+
+        embed_once(data, training, images, say)
+        return
     if not (images / "pixels.npy").exists():
         say(f"decoding {len(data.images)} images")
         prepare(data, preprocessing, images)

@@ -60,7 +60,12 @@ class Study(BaseModel):
     rounds: int = Field(30, ge=1)
     budget: int = Field(50, ge=1, description="labels per round")
     score_sample: int = Field(500, ge=1, description="images scored per round, the candidates of its selection")
-    initial: int = Field(200, ge=2, description="random labels of the first model")
+    initial: int = Field(200, ge=2, description="labels of the first model")
+    seed_pool: int = Field(
+        5_000,
+        ge=0,
+        description="images a frozen encoder looks at to choose them by coverage; 0: at random, like random sampling",
+    )
     return_unselected: bool = Field(True, description="scored but unselected images may be scored again")
     test_images: int = Field(500, ge=1)
     imbalance: float = Field(1, ge=1, description="the rarest class of the pool has this many times fewer images")

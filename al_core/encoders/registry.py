@@ -79,7 +79,14 @@ def build_encoder(architecture: str, request: EncoderRequest) -> Encoder:
     return found.build(replace(request, name=name))
 
 
-def preprocessing_for(architecture: str, *, size: int | None, channels: int, weights: str = "none") -> Preprocessing:
-    """The input a network of that architecture expects; `size` None takes the model's own. Raises `NoEncoder`."""
+def preprocessing_for(
+    architecture: str, *, size: int | None, channels: int, weights: str = "none", crop: float | None = None
+) -> Preprocessing:
+    """The input a network of that architecture expects; `size` and `crop` None take the model's own.
+
+    Raises:
+        NoEncoder: there is no such model, or its configuration cannot be had.
+    """
     found, name = find_encoder(architecture)
-    return found.preprocessing(name, size=size, channels=channels, weights=weights)
+    own = found.preprocessing(name, size=size, channels=channels, weights=weights)
+    return own if crop is None else own.model_copy(update={"crop": crop})

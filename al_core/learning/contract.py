@@ -6,12 +6,15 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from al_core.errors import InvalidInput
 from al_core.learning.settings import TrainingSettings
 from al_core.learning.trainer_path import split_trainer_path
 from al_core.records import DatasetManifest, EncoderRecord, Preprocessing
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class TrainingRequest:
     parent: Path | None = None
     key: str = ""  # `checkpoint.training_key`; a trainer that runs elsewhere finds its work again by it
     dataset: DatasetManifest | None = None  # the published version that `train` and `validation` are the splits of
+    # content hash of an encoder and how many images at most -> embeddings (M, d) float32 that it made of images without
+    # a label; a trainer that works elsewhere has none
+    unlabeled: Callable[[str, int], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 
 from al_core.learning.checkpoint import load_network, read_manifest
-from al_core.learning.networks import Classifier, resolve_device
+from al_core.learning.networks import Classifier, encoder_hash, resolve_device
 from al_core.learning.preprocessing import normalise, to_pixels
 from al_core.records import ModelManifest
 
@@ -62,11 +61,7 @@ class Predictor:
     @cached_property
     def encoder_hash(self) -> str:
         """Content hash of all that makes an embedding; equal in versions that were trained with a frozen encoder."""
-        digest = hashlib.blake2b(self.manifest.preprocessing.model_dump_json().encode(), digest_size=16)
-        for name, tensor in sorted(self._network.encoder.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return encoder_hash(self._network, self.manifest.preprocessing)
 
     def predict(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Probabilities, shape (N, C), float32: softmax of the logits over the temperature."""

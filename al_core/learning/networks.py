@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from al_core.encoders.contract import Encoder, EncoderRequest, NoEncoder
 from al_core.encoders.registry import build_encoder, preprocessing_for
 from al_core.encoders.weight_files import file_hash, load_state, read_state
 from al_core.errors import InvalidInput
-from al_core.learning.settings import SMALL_CNN
-from al_core.records import EncoderRecord
+from al_core.learning.settings import SMALL_CNN, TrainingSettings
+from al_core.records import EncoderRecord, Preprocessing
 
 __all__ = [
     "SMALL_CNN",
     "Classifier",
     "build_network",
+    "encoder_hash",
+    "half_precision_of",
     "has_fast_bfloat16",
     "load_state",
     "preprocessing_for",
@@ -109,6 +112,15 @@ def _fill(encoder: Encoder, state: dict[str, torch.Tensor], file: Path, size: in
     load_state(module, state, str(file))
 
 
+def encoder_hash(network: Classifier, preprocessing: Preprocessing) -> str:
+    """Content hash of all that makes an embedding: the encoder's tensors and what becomes of a picture before it."""
+    digest = hashlib.blake2b(preprocessing.model_dump_json().encode(), digest_size=16)
+    for name, tensor in sorted(network.encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def resolve_device(device: str) -> torch.device:
     """`auto` is the GPU where there is one.
 
@@ -126,3 +138,12 @@ def has_fast_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot tell
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+def half_precision_of(settings: TrainingSettings, device: torch.device) -> torch.dtype | None:
+    """What layers compute in; None where that is float32."""
+    if settings.precision == "bfloat16":
+        return torch.bfloat16
+    if settings.precision == "float32" or device.type == "cpu":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -37,6 +37,13 @@ class TrainingSettings(BaseModel):
         description="images are resized to this many pixels square; by default what the published weights were "
         f"trained on, {SMALL_SIZE} for networks that start from nothing",
     )
+    crop: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="the share of a picture's shorter side that the model sees, around its middle; by default what the "
+        "published weights were validated on (1, or about .9); 1 where what matters may lie at the border",
+    )
     channels: Literal[1, 3] = Field(3, description="1 for grey images, 3 for colour")
     epochs: int = Field(30, ge=1, description="at most this many passes over the labels")
     incremental_epochs: int | None = Field(

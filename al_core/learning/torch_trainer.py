@@ -23,10 +23,18 @@ from al_core.learning.checkpoint import WEIGHTS_FILE, load_weights, read_manifes
 from al_core.learning.contract import LabeledImage, TrainingRequest, TrainingResult
 from al_core.learning.devices import unusable_gpu
 from al_core.learning.early_stopping import EarlyStopping
-from al_core.learning.networks import Classifier, build_network, load_state, preprocessing_for, resolve_device
+from al_core.learning.networks import (
+    Classifier,
+    build_network,
+    encoder_hash,
+    half_precision_of,
+    load_state,
+    preprocessing_for,
+    resolve_device,
+)
 from al_core.learning.preprocessing import normalise, read_in_chunks
 from al_core.learning.settings import TrainingSettings, resolve_weights
-from al_core.learning.softmax_regression import fit_linear_head
+from al_core.learning.softmax_regression import MOST_UNLABELED, TAUGHT_UP_TO, fit_linear_head
 from al_core.records import ModelManifest, Preprocessing
 
 MIN_VALIDATION = 20  # images; fewer say nothing about when to stop
@@ -66,7 +74,8 @@ class TorchTrainer:
     * `frozen`: embeddings once, a chunk of images at a time, then the head as logistic regression, a convex problem
       solved to its end. Every label teaches, those of the validation images too: how strongly the weights are held
       down, and the temperature, come from answers out of fold (`fit_linear_head`). Images are not augmented, and
-      the optimizer's weight decay and label smoothing are not the head's.
+      the optimizer's weight decay and label smoothing are not the head's. While labels are few it learns from its
+      surest answers to `request.unlabeled` as well, where answers out of fold say that this helps.
     * Temperature scaling (Guo et al. 2017), otherwise on the validation images, however few: the prior weighs the
       more the fewer they are.
     * The same request gives the same weights on the same machine.
@@ -108,7 +117,7 @@ class TorchTrainer:
             )
         with tempfile.TemporaryDirectory(dir=request.output) as scratch, _reproducible(settings.seed):
             network = _starting_network(request, preprocessing, parent).to(device)
-            glance = _Glance(network, preprocessing, device, _half_precision(settings, device))
+            glance = _Glance(network, preprocessing, device, half_precision_of(settings, device))
             train, unreadable = self._load(request.train, request, glance, Path(scratch))
             validation, unreadable_validation = self._load(request.validation, request, glance, Path(scratch))
             skipped = unreadable | unreadable_validation
@@ -118,7 +127,7 @@ class TorchTrainer:
                 train = _joined(train, validation)
             _check_decoded(train, request, skipped)
             task = _Task(glance, train, validation, settings, parent is not None, report)
-            history, temperature = task.fit_head() if settings.frozen else task.fit_all()
+            history, temperature = task.fit_head(request.unlabeled) if settings.frozen else task.fit_all()
             del task, train, validation  # the scratch file is about to go
         weights = request.output / WEIGHTS_FILE
         save_weights(network, weights)
@@ -253,14 +262,22 @@ class _Task:
         }
         return history, self._temperature()
 
-    def fit_head(self) -> tuple[dict[str, Any], float]:
-        """The head only, on embeddings; how it went, and the temperature."""
+    def fit_head(self, unlabeled: Callable[[str, int], np.ndarray] | None = None) -> tuple[dict[str, Any], float]:
+        """The head only, on embeddings; how it went, and the temperature.
+
+        `unlabeled` gives embeddings of images without a label, as `TrainingRequest` has it; asked while labels are few.
+        """
         assert self.train.embeddings is not None
+        more = None
+        if unlabeled is not None and len(self.train) <= TAUGHT_UP_TO:
+            found_more = unlabeled(encoder_hash(self.network, self.glance.preprocessing), MOST_UNLABELED)
+            more = torch.from_numpy(found_more).to(self.device) if len(found_more) else None
         found = fit_linear_head(
             self.train.embeddings.to(self.device),
             self.train.targets.to(self.device),
             self.class_weights,
             seed=self.settings.seed,
+            unlabeled=more,
         )
         with torch.no_grad():
             self.network.head.weight.copy_(found.weight)
@@ -272,12 +289,15 @@ class _Task:
             "weight_decay": found.weight_decay,
             "weight_decays": found.tried,
             "out_of_fold": None if found.out_of_fold is None else asdict(found.out_of_fold),
+            "unlabeled_images": found.taught_by,
+            "self_taught_loss": found.taught_loss,
         }
         if found.out_of_fold is not None:
             told = found.out_of_fold
             self.report(
                 f"head on {told.labels} labels: weight decay {found.weight_decay:.3g}; out of fold accuracy "
                 f"{told.accuracy:.3f}, calibration error {told.ece:.3f}"
+                + (f"; taught by its answers to {found.taught_by} images without a label" if found.taught_by else "")
             )
         return history, found.temperature
 
@@ -392,6 +412,7 @@ def _preprocessing(request: TrainingRequest) -> Preprocessing:
             and parent.encoder.configuration
             and parent.architecture == settings.architecture
             and settings.image_size in (None, found.size)
+            and settings.crop in (None, found.crop)
             and settings.channels == found.channels
         ):
             return found
@@ -400,6 +421,7 @@ def _preprocessing(request: TrainingRequest) -> Preprocessing:
         size=settings.image_size,
         channels=settings.channels,
         weights=settings.initial_weights,
+        crop=settings.crop,
     )
 
 
@@ -491,15 +513,6 @@ def _pixel_memory(shape: tuple[int, ...], scratch: Path) -> torch.Tensor:
         return torch.empty(shape, dtype=torch.uint8)
     with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as file:
         return torch.from_numpy(np.memmap(file.name, np.uint8, "w+", shape=shape))
-
-
-def _half_precision(settings: TrainingSettings, device: torch.device) -> torch.dtype | None:
-    """What layers compute in; None where that is float32."""
-    if settings.precision == "bfloat16":
-        return torch.bfloat16
-    if settings.precision == "float32" or device.type == "cpu":
-        return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def _class_weights(targets: torch.Tensor, classes: int) -> torch.Tensor:

@@ -30,7 +30,7 @@ class UHerding(QueryStrategy):
     )
     cost = "time O(N M d + L^2 d) for M references, then usually a few times O(M d) a pick; memory O(N d)"
 
-    def __init__(self, references: int = 5000) -> None:
+    def __init__(self, references: int = 2000) -> None:
         self.references = references
 
     def query(self, pool: Pool, budget: int, seed: int) -> Picks:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +13,7 @@ from labeled_context import LabeledContext
 from naive import hamming_distance
 from pools import MemorySource, image_ids, random_hashes, random_probs
 
+from al_core import selection as selection_module
 from al_core.images import BadImage
 from al_core.judging.truth import Reserve
 from al_core.records import SELECTIONS
@@ -398,6 +402,67 @@ def test_an_image_folder_smaller_than_the_budget_is_taken_whole() -> None:
     selection = seed_batch(3, budget=10)
     assert (selection.size, selection.table.column("propensity").to_pylist()) == (3, [1.0] * 3)
     assert seed_batch(0, budget=10).size == 0
+
+
+def clouds(ids: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Images in five clouds of very different size, the last one tiny."""
+    sizes = (60, 25, 20, 10, 8)
+    cloud = np.repeat(np.arange(len(sizes)), sizes)
+    place = {image_id: number for number, image_id in enumerate(image_ids(sum(sizes)))}
+    rows = np.random.default_rng(0).normal(size=(sum(sizes), 8)) + 20 * np.eye(5, 8)[cloud]
+    return list(ids), rows[[place[image_id] for image_id in ids]].astype(np.float32)
+
+
+def covering(budget: int, **changes: Any) -> Selection:
+    request: dict[str, Any] = {
+        "hash_of": {}.get, "near_duplicate_distance": 4, "seed": 0, "round_": 0, "embed": clouds, "look_at": 123,
+    }  # fmt: skip
+    return select_seed_batch({one: one for one in image_ids(123)}, budget=budget, **(request | changes))
+
+
+def cloud_of(image_id: str) -> int:
+    return int(clouds([image_id])[1][0].argmax())
+
+
+def test_with_an_encoder_the_first_images_that_teach_cover_what_there_is() -> None:
+    rows = covering(5).table.to_pylist()
+    assert {cloud_of(row["image_id"]) for row in rows} == {0, 1, 2, 3, 4}
+    facts = {(row["reason"], row["strategy"], row["propensity"]) for row in rows}
+    assert facts == {("seed", "typiclust", None)}, "no draw, so no propensity"
+    assert all(row["score"] > 0 for row in rows)
+
+
+def test_what_judges_in_the_seed_round_stays_a_random_draw() -> None:
+    plain, covered = (
+        covering(20, reserve=RESERVE, judging_share=0.25, **more) for more in ({"embed": None}, {"look_at": 60})
+    )
+    judges = RESERVE.among(chosen(plain))
+    assert len(judges) == 5
+    assert RESERVE.among(chosen(covered)) == judges
+    taught = [row for row in covered.table.to_pylist() if row["image_id"] not in judges]
+    assert {row["strategy"] for row in taught} == {"typiclust"}
+
+
+def test_beyond_what_coverage_is_good_for_the_first_images_are_drawn(monkeypatch) -> None:
+    monkeypatch.setattr(selection_module, "COVERED", 5)
+    rows = covering(20).table.to_pylist()
+    assert [row["strategy"] for row in rows] == ["typiclust"] * 5 + ["random"] * 15
+    assert {row["propensity"] for row in rows[5:]} == {15 / 118}
+
+
+def test_covering_images_that_resemble_each_other_are_replaced() -> None:
+    same = dict.fromkeys(covering(5).table.column("image_id").to_pylist(), "00" * 16)
+    again = covering(5, hash_of=same.get)
+    assert again.size == 5
+    assert len(set(chosen(again)) & set(same)) == 1
+
+
+def test_images_that_cannot_be_embedded_are_named_and_a_small_folder_is_drawn_from_at_random() -> None:
+    half = covering(10, embed=lambda ids: clouds([one for one in ids if one in image_ids(123)[:60]]))
+    assert set(half.unusable.values()) == {"it cannot be read"}
+    assert len(half.unusable) == 63
+    everything = covering(123)
+    assert {row["strategy"] for row in everything.table.to_pylist()} == {"random"}
 
 
 # ---------------------------------------------------------------- the reserve

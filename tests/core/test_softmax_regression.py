@@ -130,6 +130,44 @@ def test_fewer_labels_than_folds_and_one_label_a_class_are_no_trouble():
     assert (features @ head.weight.T + head.bias).argmax(dim=1).tolist() == [0, 1, 2]
 
 
+# ---------------------------------------------------------------- images without a label
+
+
+def test_a_head_of_few_labels_learns_from_its_own_answers_to_images_without_one():
+    from sklearn.datasets import load_digits
+
+    pixels, digits = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
+    pixels, alone, taught = pixels.float(), [], []
+    for seed in range(3):
+        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
+        labeled, unlabeled, unseen = order[:60], order[60:800], order[800:]
+        for accuracies, more in ((alone, None), (taught, pixels[unlabeled])):
+            head = fit_linear_head(pixels[labeled], digits[labeled], torch.ones(10), seed=seed, unlabeled=more)
+            answers = (pixels[unseen] @ head.weight.T + head.bias).argmax(dim=1)
+            accuracies.append((answers == digits[unseen]).float().mean().item())
+    assert np.mean(taught) > np.mean(alone) + 0.01
+
+
+def test_own_answers_teach_only_where_labels_out_of_fold_are_predicted_better():
+    for seed in range(2):
+        features, targets = noisy(seed, count=60, noise=0.5)
+        unlabeled = torch.randn(300, features.shape[1], generator=torch.Generator().manual_seed(seed))
+        plain = fit_linear_head(features, targets, torch.ones(3), seed=seed)
+        head = fit_linear_head(features, targets, torch.ones(3), seed=seed, unlabeled=unlabeled)
+        best = min(plain.tried.values())
+        assert (head.taught_by > 0) == (head.taught_loss < best)
+        if not head.taught_by:
+            assert torch.equal(head.weight, plain.weight)
+
+
+def test_with_many_labels_or_hardly_an_image_without_one_nobody_asks():
+    labels, plenty = noisy(1, count=501, noise=0.2), torch.randn(100, 40)
+    assert fit_linear_head(*labels, torch.ones(3), unlabeled=plenty).taught_loss is None
+    few = noisy(1, count=60, noise=0.2)
+    assert fit_linear_head(*few, torch.ones(3), unlabeled=plenty[:10]).taught_loss is None
+    assert fit_linear_head(*few, torch.ones(3), unlabeled=plenty).taught_loss is not None
+
+
 @given(counts=st.lists(st.integers(0, 12), min_size=2, max_size=5).filter(sum), seed=st.integers(0, 50))
 def test_folds_deal_out_every_class_evenly(counts, seed):
     targets = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))

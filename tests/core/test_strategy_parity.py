@@ -16,7 +16,7 @@ from pools import random_pool, random_probs
 from al_core.strategies import _balls, _spread, typiclust
 from al_core.strategies._balls import Balls
 from al_core.strategies._spread import Embedded, draw_far_apart
-from al_core.strategies.auto import Auto, neighbour_agreement
+from al_core.strategies.auto import Auto, has_long_tail, neighbour_agreement
 from al_core.strategies.badge import Badge, Gradients
 from al_core.strategies.balanced_boundary import BalancedBoundary
 from al_core.strategies.base import Labeled, Pool
@@ -565,3 +565,32 @@ def test_auto_chooses_what_the_planned_strategy_chooses() -> None:
     classes = np.arange(40) % 2
     warm = replace(pool, labeled_embeddings=np.eye(2, 8, dtype=np.float32)[classes], labeled_targets=classes)
     np.testing.assert_array_equal(Auto().query(warm, 6, 1).indices, ClusterMargin().query(warm, 6, 1).indices)
+
+
+def counted(*counts: int, seed: int = 0) -> np.ndarray:
+    """So many labels of each class, in a random order."""
+    return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_classes_that_are_equally_common_are_no_long_tail(seed: int) -> None:
+    assert not has_long_tail(np.random.default_rng(seed).integers(0, 10, 1000))
+
+
+def test_a_long_tail_is_noticed_by_itself_and_stays_noticed_once_batches_have_evened_it_out() -> None:
+    tail = counted(60, 30, 15, 8, 4)
+    assert has_long_tail(tail)
+    assert has_long_tail(np.concatenate([tail, counted(0, 30, 45, 52, 56)]))
+    assert not has_long_tail(counted(3, 2, 1))
+    assert not has_long_tail(counted(400, 200)), "one class in three is not rare"
+    assert not has_long_tail(np.empty(0, np.int64))
+
+
+def test_auto_goes_by_class_on_a_long_tail() -> None:
+    rng = np.random.default_rng(0)
+    classes = counted(60, 12, 4)
+    rows = rng.normal(size=(76, 8)).astype(np.float32)
+    planned = Auto().plan(Labeled(np.arange(76).astype(str), rows, classes))
+    assert (planned.name, planned.base.name) == ("class_balanced", "uherding")
+    planned = Auto(enough=20).plan(Labeled(np.arange(76).astype(str), rows, classes))
+    assert (planned.name, planned.base.name) == ("class_balanced", "cluster_margin")

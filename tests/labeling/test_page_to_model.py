@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from person import label_everything, wait_for
 
 from al_cli.dagster_process import free_port, listener_of_ui, scoring_service, start_dagster, write_dagster_home
 from al_cli.digits import digit_pngs
 from al_cli.processes import Children
 from al_cli.running_loop import labeling_page
-from al_labeling.guard import page_secret
-from al_labeling.pictures import Pictures
-from al_resources.labeling.staging import round_folder, staged_images
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
 
@@ -74,7 +68,7 @@ def test_digits_labeled_by_keys_become_a_model_that_serves(
         assert runs, reason
         wait_for("the selection", lambda: dagster.run(runs[0])["status"] in ("SUCCESS", "FAILURE"))
         assert dagster.run(runs[0])["status"] == "SUCCESS"
-        label_everything(platform, chromium, link, truth)
+        label_everything(platform, chromium, link, truth, LABELS)
         wait_for("the model", lambda: platform.endpoint.state().serving_version is not None, seconds=300)
         manifest = platform.registry.manifest(1)
     labels = platform.ledgers.read("labels")
@@ -82,34 +76,3 @@ def test_digits_labeled_by_keys_become_a_model_that_serves(
     assert labels.height == LABELS
     assert set(labels["mode"]) == {"single"}
     assert manifest.labels > 0
-
-
-def label_everything(platform: Platform, chromium: str, link: str, truth: dict[str, str]) -> None:
-    """One key a picture, as a person who knows the digits."""
-    settings = platform.settings
-    pictures = Pictures(
-        platform.blobs,
-        round_folder(0),
-        staged_images(platform.blobs, 0),
-        page_secret(settings.labeling_page, settings.home),
-    )
-    label_of = {f"/picture/0-{pictures.opaque(image)}": label for image, label in truth.items()}
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        tab = browser.new_page()
-        tab.goto(link)
-        for done in range(1, LABELS + 1):
-            image = tab.locator("#stage img")
-            expect(image).to_be_visible()
-            tab.keyboard.press(label_of[str(image.get_attribute("src"))])
-            expect(tab.locator("#progress")).to_contain_text(f"{done} of {LABELS}")
-        expect(tab.locator("#message")).to_contain_text(f"{LABELS} labels were released")
-        browser.close()
-
-
-def wait_for(what: str, ready: Callable[[], Any], seconds: float = 180) -> None:
-    """Until it is there; a bound, not a pause."""
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline, f"{what} did not come within {seconds:.0f} s"
-        time.sleep(0.3)

@@ -12,25 +12,30 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
 from click.testing import CliRunner
 from pydantic import ValidationError
+from safetensors.torch import save_file
 from small_study import small_study, write_images
 
 from al_cli.simulate import simulate
 from al_core.errors import ActiveLearningError
+from al_core.learning.embedding import Embedder
 from al_core.learning.networks import preprocessing_for
 from al_core.learning.settings import TrainingSettings
 from al_core.strategies.auto import Auto
 from al_core.strategies.base import Labeled, QueryStrategy
+from simulation import experiment
 from simulation.annotators import OracleSettings
-from simulation.datasets import BadData
+from simulation.datasets import BadData, load_data
+from simulation.experiment import Experiment, embed_once, load_prepared
 from simulation.pretraining import pretrain
 from simulation.report import write_report
 from simulation.runner import RunsFailed, StudyMismatch, load_study, run_study
-from simulation.study import PretrainSettings, Run, Study
+from simulation.study import BrakeSettings, PretrainSettings, Run, Study
 
 # what differs between two machines or checkouts
 INCIDENTAL = pl.selectors.matches("^(train|select|score|evaluate)_seconds$|^code_version$")
@@ -395,3 +400,81 @@ def test_auto_in_a_study_sees_the_labels_in_the_order_in_which_they_came(images,
     run_study(study, tmp_path, workers=1)
     asked = [line["selected"] for line in lines(tmp_path, Run(strategy="auto", start=study.starts[0], seed=0))]
     assert seen == [asked[0], asked[0] + asked[1]], "all labels so far, validation images too, oldest first"
+
+
+# ---------------------------------------------------------------- a frozen encoder that others trained
+
+
+@pytest.fixture
+def published(tmp_path) -> TrainingSettings:
+    """A tiny encoder of torchvision's kind, its weights in a file."""
+    from al_core.learning.networks import build_network
+
+    torch.manual_seed(0)
+    network = build_network("small_cnn", classes=2, size=8, channels=1)
+    file = tmp_path / "encoder.safetensors"
+    save_file({name: value.contiguous() for name, value in network.encoder.state_dict().items()}, file)
+    return TrainingSettings(image_size=8, channels=1, device="cpu", frozen=True, weights=str(file))
+
+
+def test_a_frozen_encoder_embeds_once_without_keeping_pixels_and_goes_on_where_it_was_stopped(
+    images, tmp_path, published, monkeypatch
+):
+    monkeypatch.setattr(experiment, "CHUNK", 50)
+    data = load_data(f"imagefolder:{images}")
+    embed_once(data, published, tmp_path / "whole", lambda line: None)
+    whole = np.load(tmp_path / "whole" / "embeddings.npy")
+    assert whole.shape[0] == len(data.images)
+    assert not (tmp_path / "whole" / "pixels.npy").exists()
+
+    class Killed(Exception):
+        pass
+
+    chunks = Embedder.embed_pixels
+
+    def dies(self: Embedder, pixels: torch.Tensor) -> np.ndarray:
+        if (tmp_path / "again" / "embedding.json").exists():
+            raise Killed
+        return chunks(self, pixels)
+
+    monkeypatch.setattr(Embedder, "embed_pixels", dies)
+    with pytest.raises(Killed):
+        embed_once(data, published, tmp_path / "again", lambda line: None)
+    monkeypatch.setattr(Embedder, "embed_pixels", chunks)
+    said: list[str] = []
+    embed_once(data, published, tmp_path / "again", said.append)
+    assert said[0].startswith(f"embedding {len(data.images) - 50} of {len(data.images)} images")
+    np.testing.assert_array_equal(whole, np.load(tmp_path / "again" / "embeddings.npy"))
+    hashes = json.loads((tmp_path / "again" / "hashes.json").read_text())
+    assert hashes.keys() == {image.image_id for image in data.images}
+
+
+def test_first_labels_cover_the_images_for_all_but_random_sampling(images, tmp_path, published):
+    study = small_study(images, seeds=1, rounds=1, training=published, strategies=("random", "margin", "uherding"))
+    run_study(study, tmp_path / "study", workers=1)
+    first = {name: set(first_of(study, tmp_path / "study", name)) for name in study.strategies}
+    assert first["margin"] == first["uherding"] != first["random"]
+    study = study.model_copy(update={"seed_pool": 0})
+    run_study(study, tmp_path / "at random", workers=1)
+    drawn = [set(first_of(study, tmp_path / "at random", name)) for name in study.strategies]
+    assert drawn == [first["random"]] * 3
+
+
+def first_of(study, folder, strategy) -> list[str]:
+    return lines(folder, Run(strategy=strategy, start=study.starts[0], seed=0))[0]["selected"]
+
+
+def test_with_few_labels_the_head_is_offered_the_pool_but_neither_labels_nor_judges(images, tmp_path, published):
+    study = small_study(images, seeds=1, rounds=1, training=published, strategies=("margin",), deploy=BrakeSettings())
+    run_study(study, tmp_path / "study", workers=1)
+    run = Run(strategy="margin", start=study.starts[0], seed=0)
+    prepared = load_prepared(load_data(study.data), tmp_path / "study" / "images")
+    played = Experiment(study, run, prepared, tmp_path / "study" / "runs" / run.name, published)
+    list(played.resume())
+    waiting = {one for one in played.pool if one not in played.selected} - set(
+        played.brakes.reserve.among(sorted(played.pool))
+    )
+    offered = played._unlabeled("", 10_000)
+    known = prepared.embeddings[[prepared.row[one] for one in sorted(waiting)]]
+    np.testing.assert_array_equal(np.sort(offered, axis=0), np.sort(known, axis=0))
+    assert len(played._unlabeled("", 5)) == 5
