@@ -307,6 +307,7 @@ def growth(lengths: list[int], memory: str, window_rows: int) -> list[dict[str, 
                     lambda store=store: store.eligible("digits", 3, Order("margin"), BUDGET, ["image_id"])  # type: ignore[misc]
                 )
             found.append(facts)
+            print({name: round(value, 2) if isinstance(value, float) else value for name, value in facts.items()})
     return found
 
 
@@ -375,8 +376,6 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.growth:
         found = growth(arguments.growth, arguments.memory, arguments.window)
-        for facts in found:
-            print({name: round(value, 2) if isinstance(value, float) else value for name, value in facts.items()})
         if arguments.plot:
             plot(found, arguments.memory, arguments.window, arguments.plot)
         return
