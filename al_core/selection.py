@@ -21,6 +21,7 @@ from al_core.strategies.context import StrategyContext
 from al_core.strategies.typiclust import TypiClust
 
 Embed = Callable[[Sequence[str]], tuple[Sequence[str], np.ndarray]]  # ids -> the readable ones, (M, d) float32
+SEARCH = "search"  # the reason of images that a person found
 NOBODY = Reserve(0)  # nobody is reserved: what measures the models lies outside of the images
 # first images that are chosen by coverage, those beyond are drawn: typical images stand for many while there are few of
 # them (EfficientNet-Lite2 on CIFAR-10, drawn and by coverage: 50 labels .513 and .651, 200 .681 and .704, 500 .733 and
@@ -142,6 +143,7 @@ def select_batch(
     round_: int,
     model_version: int,
     context: StrategyContext | None = None,
+    searched: Sequence[Mapping[str, Any]] = (),
 ) -> Selection:
     """Choose up to `budget` eligible images: a random control slice to judge by, then the strategy's from `source`.
 
@@ -158,6 +160,9 @@ def select_batch(
     `prefilter` order as arrays, on `rules.device`; what it needs besides these it takes from `context`. The same seed
     on the same log chooses the same images. `model_version` is the one that scored `source`.
 
+    `searched` are images that a person found and wants a label of, rows of `SELECTIONS` with their hash: they teach,
+    and take part of the strategy's share. One that resembles an image that judges or is in the batch is left out.
+
     Raises:
         ValueError: budget or share are out of range, or the strategy refuses the pool.
     """
@@ -166,7 +171,7 @@ def select_batch(
     configured, strategy = strategy, strategy if context is None else strategy.given(context)
     control_seed, strategy_seed = _seeds(seed, 2)
     duplicates = _DuplicateFilter(rules.near_duplicate_distance)
-    candidates = _Candidates(source, duplicates)
+    candidates = _Candidates(source, duplicates, [row["image_id"] for row in searched])
     reserved = candidates if judging.source is None else _Candidates(judging.source, duplicates)
     eligible = source.count_eligible()
     to_judge = eligible if judging.source is None else judging.source.count_eligible()
@@ -177,7 +182,10 @@ def select_batch(
     share = _control_size(size, rules.control_share)
     control = reserved.draw(Order("random", seed=control_seed), share)
     duplicates.keep(judging.judged)
-    order, count = strategy.order(strategy_seed), size - control.num_rows
+    searched = searched[: size - control.num_rows]
+    admitted = duplicates.admit([row["image_id"] for row in searched], [row["image_hash"] for row in searched])
+    searched = [searched[position] for position in admitted]
+    order, count = strategy.order(strategy_seed), size - control.num_rows - len(searched)
     if order is not None:
         chosen = candidates.draw(order, count)
         rows = _rows(chosen, None if order.column == "random" else chosen.column(order.column).to_numpy())
@@ -197,6 +205,7 @@ def select_batch(
         "propensity": min(1.0, share / max(1, to_judge)),
         "model_version": model_version if judging.version is None else judging.version,
     }
+    batch += [{"strategy": SEARCH, **row, "reason": SEARCH} for row in searched]
     batch += [row | drawn for row in _rows(control)]
     batch += [{"reason": DUEL, "strategy": "disagreement", **row} for row in duels]
     return Selection(
@@ -373,9 +382,9 @@ class _DuplicateFilter:
 class _Candidates:
     """The eligible images, drawn order by order; no image and nothing near a drawn one comes twice."""
 
-    def __init__(self, source: CandidateSource, duplicates: _DuplicateFilter) -> None:
+    def __init__(self, source: CandidateSource, duplicates: _DuplicateFilter, taken: Sequence[str] = ()) -> None:
         self._source = source
-        self._looked_at: list[str] = []
+        self._looked_at: list[str] = [*taken]
         self.duplicates = duplicates
         self.unusable: dict[str, str] = {}
 
