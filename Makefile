@@ -67,5 +67,5 @@ constraints: $(READY)  ## write the versions of this environment to constraints.
 	@mv constraints.new constraints.txt
 
 clean:  ## everything a target made, demo included
-	rm -rf $(VENV) $(DEMO_HOME) .al build dist emulators/node_modules emulators/.venv-inference emulators/.arm-models emulators/.rest-models .venv-label-studio .venv-label-studio.lock *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO_HOME) .al build dist emulators/node_modules emulators/.venv-inference emulators/.arm-models emulators/.rest-models .venv-label-studio* .venv-datumaro* *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

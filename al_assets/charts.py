@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from al_core.judging.evaluation import Evaluation
     from al_core.records import ModelManifest
+    from al_loop.monitoring import AccuracyPoint, DriftLook
 
 INK = "#2b2d42"
 BLUE = "#3a6ea5"
@@ -85,6 +86,60 @@ def bars(names: Sequence[str], values: np.ndarray, title: str) -> bytes:
     axes.set_xticks(range(0, len(names), 2), names[::2], fontsize=7)
     axes.set_xlabel(title)
     axes.set_ylabel("images")
+    return _png(figure)
+
+
+def two_histograms(reference: Sequence[int], window: Sequence[int], title: str) -> bytes:
+    """Shares by tenths of the reference (outline) and of the window (bars)."""
+    figure = Figure(figsize=(5, 2.4), dpi=100)
+    axes = figure.add_subplot()
+    places = [(place + 0.5) / len(window) for place in range(len(window))]
+    for counts, color, filled, name in ((window, BLUE, True, "now"), (reference, INK, False, "reference")):
+        shares = [count / max(1, sum(counts)) for count in counts]
+        axes.bar(places, shares, width=0.9 / len(counts), label=name, fill=filled, color=color, edgecolor=color)
+    axes.set_xlabel(title)
+    axes.set_ylabel("share of images")
+    axes.legend(frameon=False, fontsize=7)
+    return _png(figure)
+
+
+def evidence_of_drift(looks: Sequence[DriftLook]) -> bytes:
+    """The p-value of every look beside the level at which it raises the alarm, both as powers of ten."""
+    from math import log10
+
+    import numpy as np
+
+    figure = Figure(figsize=(6, 2.8), dpi=100)
+    axes = figure.add_subplot()
+    moments = np.array([look.looked_at.replace(tzinfo=None) for look in looks], "datetime64[s]")
+    shown = [-log10(max(look.p_value, 1e-30)) for look in looks]
+    axes.plot(moments, [-log10(look.level) for look in looks], color=RED, lw=1, ls="--", marker="_", label="alarm at")
+    axes.plot(moments, shown, color=BLUE, lw=1, marker="o", ms=3, label="evidence")
+    axes.set_ylabel("-log10 p")
+    axes.tick_params(axis="x", labelsize=6, rotation=20)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=7)
+    return _png(figure)
+
+
+def accuracy_over_time(points: Sequence[AccuracyPoint]) -> bytes:
+    """Accuracy on the traffic with its confidence sequence over rounds, version by version; ATC beside it, dashed."""
+    figure = Figure(figsize=(6, 3.2), dpi=110)
+    axes = figure.add_subplot()
+    for shade, version in enumerate(dict.fromkeys(point.version for point in points)):
+        own = [point for point in points if point.version == version]
+        rounds, color = [point.round for point in own], (BLUE, INK)[shade % 2]
+        low, high = ([getattr(point.accuracy, end) for point in own] for end in ("low", "high"))
+        axes.plot(rounds, [point.accuracy.value for point in own], color=color, marker="o", ms=4, label=f"v{version}")
+        axes.vlines(rounds, low, high, color=color, alpha=0.5)
+        guesses = [point.without_labels for point in own if point.without_labels is not None]
+        if guesses:
+            axes.plot(rounds, guesses, color=RED, ls="--", marker="x", ms=4, lw=1)
+    axes.plot([], [], color=RED, ls="--", marker="x", label="guessed without labels")
+    axes.set_xlabel("round")
+    axes.set_ylabel("accuracy on the traffic")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=7)
     return _png(figure)
 
 

@@ -10,6 +10,7 @@ from al_assets.deployment import deployment
 from al_assets.jobs import retirement_job, selection_job, training_deployment_job
 from al_assets.labeled_dataset import labeled_dataset
 from al_assets.model_checkpoint import model_checkpoint
+from al_assets.monitoring_checks import MONITORING_CHECKS
 from al_assets.prediction_log import prediction_log
 from al_assets.resources import platform_resource
 from al_assets.selected_candidates import selected_candidates
@@ -31,7 +32,7 @@ def build_definitions(platform: Platform | None = None) -> dg.Definitions:
     build_export_sensor = build_labeling_export_events_sensor if profile.hears_events else build_labeling_export_sensor
     return dg.Definitions(
         assets=[prediction_log, selected_candidates, labeled_dataset, model_checkpoint, deployment],
-        asset_checks=CHECKS,
+        asset_checks=[*CHECKS, *MONITORING_CHECKS],
         jobs=[
             selection_job,
             training_deployment_job,

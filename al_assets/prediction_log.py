@@ -72,7 +72,7 @@ def prediction_log(
     return dg.MaterializeResult(
         data_version=dg.DataVersion(watermark.token),
         metadata={
-            WAITS_FOR: waits_for(platform),
+            WAITS_FOR: _waits_for(context, platform),
             "dagster/row_count": watermark.rows,
             "newest prediction": str(watermark.last_logged_at or "none yet"),
             "serving version": views.optional_int(version),
@@ -86,9 +86,13 @@ def prediction_log(
     )
 
 
-def waits_for(platform: Platform, training: str = "") -> str:
-    """The one line that says where the loop stands."""
-    return standing(platform, training).sentence
+def _waits_for(context: dg.AssetExecutionContext, platform: Platform) -> str:
+    """The one line that says where the loop stands; a run that selects ends the waiting for a round by itself."""
+    waiting = standing(platform)
+    round_ = context.run.tags.get("dagster/partition")
+    if waiting.whom == "selection" and round_:
+        return f"nothing: this run selects round {int(round_)}" if round_.isdigit() else waiting.sentence
+    return waiting.sentence
 
 
 def batch_metadata(batch: "BatchSummary") -> dict[str, Any]:

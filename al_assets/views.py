@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from al_core.judging.evaluation import Evaluation
+    from al_loop.monitoring import AccuracyState, DriftLook
     from al_resources.platform import Platform
 
 ALL_TIMES = datetime(1970, 1, 1, tzinfo=timezone.utc), datetime(9999, 12, 31, tzinfo=timezone.utc)
@@ -81,6 +82,74 @@ def suspicious_sheet(platform: Platform, worst: pl.DataFrame) -> dg.MetadataValu
             continue
         items.append(SheetItem(image, (row["label"], f"{row['predicted']}?")))
     return picture(draw(items), f"the {len(items)} most suspicious labels")
+
+
+def drift_figures(look: DriftLook) -> dict[str, Any]:
+    """What a look at the traffic has seen; only the first line can raise an alarm."""
+    import polars as pl
+
+    figures: dict[str, Any] = {
+        "p-value": f"{look.p_value:.2g}, alarm at {look.level:.2g}",
+        "told apart from the reference": f"{look.auc:.3f} of pairs (0.5: not at all), by {look.features}",
+        "images compared": f"{look.images} of {look.since:%Y-%m-%d %H:%M} to {look.newest:%Y-%m-%d %H:%M} with "
+        f"{look.reference_images}" + (", reserved ones alone" if look.reserved_only else ""),
+        "class mix": table(pl.DataFrame(look.class_mix)),
+        "stability index of the class mix": look.class_psi,
+        "chi-square of the class mix, p of this look": look.class_p_value,
+        "stability index of the confidence": look.confidence_psi,
+        "predictions a day": "{:.0f}, then {:.0f}".format(*look.predictions_per_day),
+    }
+    if look.latency_ms is not None:
+        figures["median latency, ms"] = "{:.1f}, then {:.1f}".format(*look.latency_ms)
+    if look.left_out:
+        figures["images left out"] = dg.MetadataValue.json(look.left_out)
+    return figures
+
+
+def drift_plots(platform: Platform, version: int, look: DriftLook) -> dict[str, dg.MetadataValue]:
+    """Evidence look by look, and confidences then and now."""
+    from al_assets.charts import evidence_of_drift, two_histograms
+    from al_loop.monitoring import looks_of
+
+    return {
+        "evidence, look by look": picture(evidence_of_drift(looks_of(platform, version)), "evidence of drift"),
+        "confidence": picture(two_histograms(*look.confidences, "confidence"), "confidence, reference and window"),
+    }
+
+
+def different_images(platform: Platform, version: int) -> dict[str, dg.MetadataValue]:
+    """The images that differ most, as a table and as pictures."""
+    from al_loop.monitoring import different_images as found
+
+    named = found(platform, version).head(SUSPICIOUS_SHOWN)
+    facts = {"images that differ most": table(named.select("image_id", "predicted_label", "confidence", "score"))}
+    png = different_sheet_png(platform, named)
+    return facts if png is None else facts | {"pictures": picture(png, f"the {named.height} images that differ most")}
+
+
+def different_sheet_png(platform: Platform, named: pl.DataFrame) -> bytes | None:
+    """A grid of the images that differ, with what was answered; None where none of them can be read."""
+    from al_core.contact_sheet import SheetItem
+    from al_core.contact_sheet import contact_sheet as draw
+    from al_core.images import BadImage, decode_stored_image
+
+    items = []
+    for row in named.iter_rows(named=True):
+        try:
+            image = decode_stored_image(platform.images.read(row["image_uri"]), name=row["image_uri"])
+        except (BadImage, FileNotFoundError):
+            continue
+        items.append(
+            SheetItem(image, (f"{row['predicted_label']} {row['confidence']:.2f}", f"odds {row['score']:+.1f}"))
+        )
+    return draw(items) if items else None
+
+
+def accuracy_plot(state: AccuracyState) -> dg.MetadataValue:
+    """Accuracy on the traffic over rounds, with its sequence, and beside it the guess without labels."""
+    from al_assets.charts import accuracy_over_time
+
+    return picture(accuracy_over_time(state.points), "accuracy on the traffic over rounds")
 
 
 def seconds_per_label(platform: Platform) -> dict[str, dg.MetadataValue]:
@@ -153,7 +222,7 @@ def log_summary(platform: Platform, version: int) -> dict[str, dg.MetadataValue]
         .agg(pl.col("predictions").sum().alias("images"))
         .sort("predicted")
     )
-    bins = ask(platform.predictions, "drift", of_all_times).filter(score="confidence")
+    bins = ask(platform.predictions, "scores", of_all_times).filter(score="confidence")
     places = (bins["low"] * BINS).round().cast(pl.Int64).clip(upper_bound=BINS - 1)  # 1.0 is the last bin's end
     histogram = np.bincount(places, weights=bins["predictions"], minlength=BINS)
     names = [f"{edge / BINS:.2f}" for edge in range(BINS)]

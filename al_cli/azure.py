@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from al_cli.console import console
+from al_cli.console import console, json_option, print_json
 from al_resources.profiles.azure import NEEDED
 from al_resources.settings import load_settings
 from al_resources.settings.azure_data import AzureDataSettings
@@ -42,7 +42,8 @@ def azure() -> None:
 
 @azure.command()
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
-def init(dry_run: bool) -> None:
+@json_option
+def init(dry_run: bool, as_json: bool) -> None:
     """Create container, queues, tables and policies that are missing. Doing it again changes nothing.
 
     Everything is printed first. The event subscription is a Bicep template, to be deployed with the command printed.
@@ -51,6 +52,10 @@ def init(dry_run: bool) -> None:
     if missing := [name for name in NEEDED if not getattr(settings, name)]:
         raise click.ClickException(f"set {', '.join(f'azure.{name}' for name in missing)}; `al doctor` lists all")
     planned = list(steps(settings))
+    if as_json:
+        done = [{"step": step.text, "outcome": "planned" if dry_run else _done(step)} for step in planned]
+        print_json({"steps": done, "events": events_command(settings) if settings.events_queue_url else None})
+        return
     for step in planned:
         console.print(step.text, markup=False, soft_wrap=True)
     if settings.events_queue_url:

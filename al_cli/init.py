@@ -68,6 +68,10 @@ def init(folder: Path, classes: tuple[str, ...], encoder: str, as_json: bool) ->
     `al start` does it, too, and everything that comes after it.
     """
     console.quiet = console.quiet or as_json
+    from al_resources.labeling.exports import plain_class
+
+    if not all(map(plain_class, classes)):
+        raise click.UsageError("--class '' names no class; expected a name, like --class cat")
     file = folder / "al.toml"
     is_new = not file.exists()
     settings = write_project(folder, classes, encoder)

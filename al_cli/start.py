@@ -118,24 +118,28 @@ def _planned(
     """Classes and labels, as said by options, else by the folders, else by the person at the terminal."""
     from al_resources.labeling.exports import BrokenExport
 
-    names = list(classes)
     try:
         there = class_folders(folder, found)
     except BrokenExport:
         if labeled:
             raise
         there = Counter()
-    if labeled is None:
-        labeled = _looks_labeled(there, names, known=config.is_file())
     if labeled and not there:
         raise click.UsageError(f"--labeled: no folder in {folder} holds pictures; expected one a class")
-    if config.is_file():  # its settings hold
-        return Planned(names, labeled)
-    if labeled:
-        names = [*names, *(name for name in there if name not in names)]
-    if not names:
-        names = _asked_for()
-    return Planned(names, labeled)
+    if config.is_file():  # its classes hold
+        own = _classes_of(config)
+        return Planned(classes, bool(there) and set(there) <= set(own) if labeled is None else labeled)
+    if labeled is None:
+        labeled = _looks_labeled(there, classes)
+    names = [*classes, *(name for name in there if labeled and name not in classes)]
+    return Planned(names or _asked_for(), labeled)
+
+
+def _classes_of(config: Path) -> Sequence[str]:
+    from al_resources.settings import load_settings
+
+    os.environ["AL_CONFIG"] = str(config)
+    return load_settings().labeling.classes
 
 
 def class_folders(folder: Path, found: PictureFiles) -> Counter[str]:
@@ -147,10 +151,10 @@ def class_folders(folder: Path, found: PictureFiles) -> Counter[str]:
     return Counter(plain_class(str(row.label)) for row in rows if row.label is not None)
 
 
-def _looks_labeled(there: Counter[str], classes: Sequence[str], *, known: bool) -> bool:
-    """Several folders, called like the classes where these are named; a person is asked, once."""
-    if classes or known:
-        return bool(there) and (known or set(there) <= set(classes))
+def _looks_labeled(there: Counter[str], classes: Sequence[str]) -> bool:
+    """Several folders, called like the classes where these are named; otherwise a person is asked."""
+    if classes:
+        return bool(there) and set(there) <= set(classes)
     if len(there) < 2:
         return False
     shown = _shown([f"{name} ({count})" for name, count in there.most_common()])
@@ -198,8 +202,9 @@ def _stage_first_batch(platform: Platform) -> None:
     """So that people can begin before Dagster is up; its run of the round finds it selected, and puts it on record."""
     from al_loop.selecting import Wishes, choose, stage
 
-    if platform.ledgers.read("selections").height or platform.endpoint.state().serving_version is not None:
-        return
+    begun = any(platform.ledgers.read(name).height for name in ("selections", "labels"))
+    if begun or platform.endpoint.state().serving_version is not None:
+        return  # from here on the sensor decides
     with console.status("drawing the first batch"):
         chosen, _ = choose(platform, 0, Wishes(), lambda line: None)
         stage(platform, 0, chosen)

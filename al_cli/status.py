@@ -86,7 +86,7 @@ def print_progress(facts: dict[str, Any]) -> None:
         f"{facts['images']} images, {facts['predictions']} predictions, {facts['eligible_images']} eligible, "
         f"{facts['labels']} labeled, {facts['waiting_for_labels']} waiting for a label"
     )
-    for line in _about_labeling(facts):
+    for line in [*_about_labeling(facts), *_monitoring(facts["monitoring"])]:
         console.print(line, soft_wrap=True)
     if facts["rejected_images"]:
         console.print(f"{facts['rejected_images']} files were rejected: they are no readable images")
@@ -116,6 +116,18 @@ def print_progress(facts: dict[str, Any]) -> None:
                 "run it again from the Runs page",
                 soft_wrap=True,
             )
+
+
+def _monitoring(found: dict[str, Any]) -> list[str]:
+    """Drift and accuracy on the traffic, a line each; a guess without labels never stands alone."""
+    drift, accuracy = found["drift"], found["accuracy"]
+    guess = accuracy["without_labels"]
+    beside = "" if guess is None else f" (guessed without labels: {guess:.3f})"
+    lower = "[yellow]accuracy[/]" if accuracy["surely_lower"] else "[bold]accuracy[/]"
+    return [
+        ("[yellow]drift[/] " if drift["alarm"] else "[bold]drift[/] ") + escape(drift["sentence"]),
+        f"{lower} {escape(accuracy['sentence'])}{beside}",
+    ]
 
 
 def _some(paths: list[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-LEFT_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
+LEFT_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information")
 LEFT_FILES = ("thumbs.db", "desktop.ini")
 UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download")  # what copying and downloading programs write
 FIRST_BYTES = 64
@@ -50,6 +50,8 @@ def find_pictures(folder: Path) -> PictureFiles:
             pass_over("hidden")
         elif path.is_symlink():
             pass_over("link")
+        elif path.exists() and not path.is_file():
+            pass_over("pipe, socket or device")  # opening one would wait for whoever writes into it
         else:
             try:
                 with path.open("rb") as file:

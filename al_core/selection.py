@@ -139,11 +139,11 @@ def select_batch(
     budget: int,
     rules: Rules,
     judging: Judging | None = None,
+    different: Sequence[Mapping[str, Any]] = (),
     seed: int,
     round_: int,
     model_version: int,
     context: StrategyContext | None = None,
-    searched: Sequence[Mapping[str, Any]] = (),
 ) -> Selection:
     """Choose up to `budget` eligible images: a random control slice to judge by, then the strategy's from `source`.
 
@@ -156,12 +156,13 @@ def select_batch(
     so that no strategy is offered it; the control slice is, or it would not be uniform. Duels take part of the budget
     and stand at the batch's end.
 
+    So do `different` images, drawn already, rows with reason and strategy of their own: unlike the traffic that the
+    model began with, or found by a person (`SEARCH`). They teach, so that what resembles a judge is left out of them,
+    too.
+
     A strategy with an `order` is answered by the store. Any other gets the first `pool_limit` images of its
     `prefilter` order as arrays, on `rules.device`; what it needs besides these it takes from `context`. The same seed
     on the same log chooses the same images. `model_version` is the one that scored `source`.
-
-    `searched` are images that a person found and wants a label of, rows of `SELECTIONS` with their hash: they teach,
-    and take part of the strategy's share. One that resembles an image that judges or is in the batch is left out.
 
     Raises:
         ValueError: budget or share are out of range, or the strategy refuses the pool.
@@ -171,7 +172,7 @@ def select_batch(
     configured, strategy = strategy, strategy if context is None else strategy.given(context)
     control_seed, strategy_seed = _seeds(seed, 2)
     duplicates = _DuplicateFilter(rules.near_duplicate_distance)
-    candidates = _Candidates(source, duplicates, [row["image_id"] for row in searched])
+    candidates = _Candidates(source, duplicates, [row["image_id"] for row in different])
     reserved = candidates if judging.source is None else _Candidates(judging.source, duplicates)
     eligible = source.count_eligible()
     to_judge = eligible if judging.source is None else judging.source.count_eligible()
@@ -182,10 +183,10 @@ def select_batch(
     share = _control_size(size, rules.control_share)
     control = reserved.draw(Order("random", seed=control_seed), share)
     duplicates.keep(judging.judged)
-    searched = searched[: size - control.num_rows]
-    admitted = duplicates.admit([row["image_id"] for row in searched], [row["image_hash"] for row in searched])
-    searched = [searched[position] for position in admitted]
-    order, count = strategy.order(strategy_seed), size - control.num_rows - len(searched)
+    hashes = [row["image_hash"] for row in different[: size - control.num_rows]]
+    admitted = duplicates.admit([row["image_id"] for row in different[: len(hashes)]], hashes)
+    different = [different[position] for position in admitted]
+    order, count = strategy.order(strategy_seed), size - control.num_rows - len(different)
     if order is not None:
         chosen = candidates.draw(order, count)
         rows = _rows(chosen, None if order.column == "random" else chosen.column(order.column).to_numpy())
@@ -205,9 +206,9 @@ def select_batch(
         "propensity": min(1.0, share / max(1, to_judge)),
         "model_version": model_version if judging.version is None else judging.version,
     }
-    batch += [{"strategy": SEARCH, **row, "reason": SEARCH} for row in searched]
     batch += [row | drawn for row in _rows(control)]
     batch += [{"reason": DUEL, "strategy": "disagreement", **row} for row in duels]
+    batch += [dict(row) for row in different]
     return Selection(
         table=_ranked(batch, common),
         budget=budget,
@@ -217,7 +218,7 @@ def select_batch(
         near_duplicates=tuple(duplicates.left_out),
         judges_short=share - control.num_rows,
         unusable=candidates.unusable,
-        details=details,
+        details=details | ({"images that differ": len(different)} if different else {}),
     )
 
 
@@ -382,9 +383,11 @@ class _DuplicateFilter:
 class _Candidates:
     """The eligible images, drawn order by order; no image and nothing near a drawn one comes twice."""
 
-    def __init__(self, source: CandidateSource, duplicates: _DuplicateFilter, taken: Sequence[str] = ()) -> None:
+    def __init__(
+        self, source: CandidateSource, duplicates: _DuplicateFilter, drawn_already: Sequence[str] = ()
+    ) -> None:
         self._source = source
-        self._looked_at: list[str] = [*taken]
+        self._looked_at = list(drawn_already)
         self.duplicates = duplicates
         self.unusable: dict[str, str] = {}
 

@@ -67,6 +67,7 @@ def _put_on_record(platform: Platform, image_id: str) -> None:
 
 
 def _erase(platform: Platform, image_id: str) -> dict[str, int]:
+    from al_loop.monitoring import forget_image
     from al_loop.strategy_inputs import cache_folder
     from al_resources.labeling.answers import erase_answers
     from al_resources.labeling.staging import unstage
@@ -81,4 +82,5 @@ def _erase(platform: Platform, image_id: str) -> dict[str, int]:
     for name in SAID_OF_IMAGES:
         done[name.replace("_", " ")] = platform.ledgers.erase(name, ids)
     done["predictions"] = platform.predictions.erase(ids)
+    done["places in monitoring"] = forget_image(platform, image_id)
     return done

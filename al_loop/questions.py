@@ -18,7 +18,7 @@ from al_core.records import RESCORE, UTC_MICROSECONDS, empty_table
 from al_resources.azure.data_explorer import Query
 from al_resources.prediction_store import PredictionStore
 
-Question = Literal["volume", "confidence", "classes", "latency", "drift"]
+Question = Literal["volume", "confidence", "classes", "latency", "scores"]
 Every = Literal["5m", "1h", "1d"]  # the same literals in KQL and in Polars
 
 _STEP = [("at", UTC_MICROSECONDS), ("model_version", pa.int64())]
@@ -34,7 +34,7 @@ ANSWERS: dict[Question, pa.Schema] = {
         [*_STEP, ("answers", pa.int64())]
         + [(name, pa.float64()) for name in ("median_ms", "p95_ms", "p99_ms", "longest_ms")]
     ),
-    "drift": pa.schema([*_STEP, ("score", pa.string()), ("low", pa.float64()), _COUNT]),
+    "scores": pa.schema([*_STEP, ("score", pa.string()), ("low", pa.float64()), _COUNT]),
 }
 BINS = 20  # of each score, from one whole number to the next
 _MILLIONTHS = 1_000_000
@@ -68,7 +68,7 @@ def ask(store: PredictionStore, question: Question, window: Window) -> pl.DataFr
 
     volume: predictions and different images. confidence: means, and the confidence that a tenth and a half of the
     predictions do not exceed. classes: how often each was predicted. latency: of the answers whose time was taken.
-    drift: histograms of the scores, `low` being a bin's lower edge, to compare one step with another.
+    scores: histograms of the scores, `low` being a bin's lower edge, to compare one step with another.
 
     Raises:
         TypeError: the store is none that questions can be put to.
@@ -121,7 +121,7 @@ _LOGGED: dict[Question, str] = {
     "confidence": "model_version, confidence, margin, entropy",
     "classes": "model_version, predicted_label",
     "latency": "model_version, latency_ms",
-    "drift": "model_version, confidence, margin, entropy",
+    "scores": "model_version, confidence, margin, entropy",
 }
 _KQL: dict[Question, str] = {
     "volume": """asked
@@ -148,7 +148,7 @@ asked
 | order by at asc, model_version asc
 | project at, model_version, answers, median_ms, p95_ms, p99_ms, longest_ms""",
     # Whole millionths, because 0.3 may lie on either side of the edge 0.3 once it was a float of 32 bits.
-    "drift": f"""union
+    "scores": f"""union
     (asked | project at, model_version, score = "confidence", value = confidence),
     (asked | project at, model_version, score = "entropy", value = entropy),
     (asked | project at, model_version, score = "margin", value = margin)
@@ -197,7 +197,7 @@ def _latency(rows: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
-def _drift(rows: pl.LazyFrame) -> pl.LazyFrame:
+def _scores(rows: pl.LazyFrame) -> pl.LazyFrame:
     long = rows.select("at", "model_version", *_SCORES).unpivot(
         _SCORES, index=["at", "model_version"], variable_name="score", value_name="value"
     )
@@ -212,5 +212,5 @@ _POLARS = {
     "confidence": _confidence,
     "classes": _classes,
     "latency": _latency,
-    "drift": _drift,
+    "scores": _scores,
 }

@@ -17,6 +17,7 @@ import polars as pl
 
 from al_core.errors import GiveUp, InvalidInput
 from al_core.records import new_ids
+from al_core.selection import SEARCH
 
 if TYPE_CHECKING:
     from al_core.learning.inference import Predictor
@@ -106,7 +107,7 @@ def searched(platform: Platform, budget: int) -> list[dict[str, Any]]:
     for file in files:
         for row in json.loads(platform.blobs.read(file.path)):
             if row["image_id"] not in asked:
-                waiting.setdefault(row["image_id"], row)
+                waiting.setdefault(row["image_id"], row | {"reason": SEARCH, "strategy": SEARCH})
     return list(waiting.values())[: int(SHARE * budget)]
 
 

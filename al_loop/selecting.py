@@ -201,6 +201,9 @@ def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> tup
     if scored_again is None and asking != version:
         asking, context = version, strategy_context(platform, version)
     wanted = searched(platform, budget)
+    duels, judged = _duels(platform, version, budget), _judged(platform)
+    unlike = _different(platform, version, budget, budget - len(duels), judged)
+    found = {row["image_id"] for row in wanted}
     rules = defaults.rules
     if wishes.control_share is not None:
         rules = replace(rules, control_share=wishes.control_share)
@@ -214,14 +217,14 @@ def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> tup
         judging=Judging(
             Candidates(platform.predictions, name, version, holdout.judges.part("measure")),
             version,
-            _duels(platform, version, budget),
-            _judged(platform),
+            duels,
+            judged,
         ),
+        different=[*wanted, *(row for row in unlike if row["image_id"] not in found)],
         seed=seed,
         round_=round_,
         model_version=asking,
         context=context,
-        searched=wanted,
     )
     if wanted:
         about = {**about, "searched for": sum(reason == SEARCH for reason in selection.table["reason"].to_pylist())}
@@ -286,6 +289,19 @@ def _duels(platform: Platform, serving: int, budget: int) -> list[dict[str, Any]
 
     count = min(platform.settings.gate.duel_labels, budget // 2)
     return duel_rows(platform, serving, challengers(platform, serving), count)
+
+
+def _different(
+    platform: Platform, serving: int, budget: int, room: int, judged: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Images that differ from what the version that serves answered at first, while an alarm says that there are some.
+
+    They take a share of the batch of their own, `monitoring.drift_share`, and leave some of the room to the strategy.
+    """
+    from al_loop.monitoring import drift_rows
+
+    count = min(round(budget * platform.settings.monitoring.drift_share), room // 2)
+    return drift_rows(platform, serving, count, judged)
 
 
 def configured_strategy(platform: Platform, wishes: Wishes) -> QueryStrategy:

@@ -52,7 +52,32 @@ def progress(platform: Platform) -> dict[str, Any]:
         "traffic": state.traffic,
         "labeling": labeling(platform),
         "people": labeling_report(platform),
+        "monitoring": monitored(platform),
         "rounds": rounds(platform),
+    }
+
+
+def monitored(platform: Platform) -> dict[str, Any]:
+    """What looks at the traffic have seen, and how often the version that serves is right on it."""
+    from al_loop.monitoring import accuracy, drift_on_record
+
+    seen, right = drift_on_record(platform), accuracy(platform)
+    newest = right.newest
+    return {
+        "drift": {
+            "alarm": seen.alarm,
+            "sentence": seen.sentence,
+            "quiet_days": seen.quiet_days,
+            "look": None if seen.look is None else seen.look.model_dump(mode="json"),
+        },
+        "accuracy": {
+            "surely_lower": right.surely_lower,
+            "sentence": right.sentence,
+            "labels": 0 if newest is None else newest.labels,
+            "on_traffic": None if newest is None else newest.accuracy.model_dump(),
+            "without_labels": None if newest is None else newest.without_labels,
+            "when_judged": None if right.when_judged is None else right.when_judged.model_dump(),
+        },
     }
 
 
@@ -186,7 +211,9 @@ def _model_columns(
     elif manifest.gate is not None and manifest.gate.outcome is None and not manifest.gate.passed:
         outcome = "refused"  # before there were duels
     else:
-        outcome = {"better": "held"}.get(verdict := verdicts.get(manifest.version, "trained"), verdict)
+        outcome = verdicts.get(manifest.version, "trained")
+        if outcome == "better":  # and does not serve: somebody holds the endpoint, or a newer one was better, too
+            outcome = "passed" if max(promoted, default=0) > manifest.version else "held"
     return {
         "model_version": manifest.version,
         "training_job": manifest.training_log.get("azure_ml_job"),

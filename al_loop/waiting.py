@@ -141,7 +141,7 @@ def _for_images(platform: Platform, version: int) -> Waiting | None:
     to_score = 0
     if missing > 0 and limits.pool_scoring_limit:
         to_score = len(list(islice(unscored(platform, version), min(missing, limits.pool_scoring_limit))))
-    if to_score >= missing:
+    if to_score >= missing or (eligible and _an_alarm_opens_it(platform)):
         return None
     pool = "" if not to_score else f" and {to_score} more that it has yet to score"
     return Waiting(
@@ -150,6 +150,19 @@ def _for_images(platform: Platform, version: int) -> Waiting | None:
         f"a round starts at selection.min_new_predictions = {limits.min_new_predictions}: send it traffic, add images "
         "with `al ingest FOLDER`, or lower it",
     )
+
+
+def _an_alarm_opens_it(platform: Platform) -> bool:
+    """Whether the traffic differs since after the newest round was selected: an alarm opens one round, not many."""
+    if not platform.settings.monitoring.opens_round:
+        return False
+    from al_loop.monitoring import drift_on_record
+
+    state = drift_on_record(platform)
+    if not state.alarm or state.look is None or state.look.alarm_since is None:
+        return False
+    selected = platform.ledgers.read("selections")["selected_at"]
+    return not (selected > state.look.alarm_since).any()
 
 
 def _by_advice(platform: Platform) -> Waiting | None:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from al_core.errors import ActiveLearningError
 
@@ -112,6 +113,7 @@ def base64_bytes(text: str) -> bytes:
         head, _, text = text.partition(",")
         if not head.lower().endswith(";base64"):
             raise ValueError("a data URI without ;base64")
+        text = unquote(text)  # + / and = are often encoded in one
     plain = "".join(text.split()).translate({ord("-"): "+", ord("_"): "/"}).rstrip("=")
     return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
 

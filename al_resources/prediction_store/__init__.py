@@ -55,6 +55,28 @@ class PredictionStore(Protocol):
     def count_eligible(self, model_name: str, model_version: int | None, part: Part | None = None) -> int:
         """How many distinct images `eligible` could return."""
 
+    def first_logged(self, model_name: str, model_version: int) -> datetime | None:
+        """When the traffic of a version began; None before it did. Images scored again are no traffic."""
+
+    def sample(
+        self,
+        model_name: str,
+        model_version: int,
+        since: datetime,
+        until: datetime,
+        limit: int,
+        columns: Sequence[str],
+        *,
+        seed: int,
+        part: Part | None = None,
+    ) -> pa.Table:
+        """A uniform sample of the images that a version answered from `since` (inclusive) to `until` (exclusive).
+
+        The first `limit` images in the random order of `seed`, of that `part` of all images; each with the newest of
+        its predictions in that time. Images scored again for a selection do not count. Returns `image_id` and
+        `columns`.
+        """
+
     def rows_of(self, image_ids: Collection[str], columns: Sequence[str] | None = None) -> pa.Table:
         """Every prediction of these images, newest first."""
 

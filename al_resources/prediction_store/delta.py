@@ -217,6 +217,42 @@ class DeltaPredictionStore:
         erased = f":{forgotten}" if (forgotten := len(forgotten_ids(self.ledgers))) else ""
         return Watermark(rows, last, f"{table.metadata().id}:{rows}{erased}")
 
+    def first_logged(self, model_name: str, model_version: int) -> datetime | None:
+        """When the traffic of a version began: one column of its files."""
+        table = self._table()
+        if table is None:
+            return None
+        log = _of_model(table, model_name, model_version).filter(pl.col("source") != RESCORE)
+        return log.select(pl.col("logged_at").min()).collect(engine="streaming").item()
+
+    def sample(
+        self,
+        model_name: str,
+        model_version: int,
+        since: datetime,
+        until: datetime,
+        limit: int,
+        columns: Sequence[str],
+        *,
+        seed: int,
+        part: Part | None = None,
+    ) -> pa.Table:
+        """A uniform sample of the images answered in some days, see `PredictionStore.sample`.
+
+        Two narrow columns are read of the days that it touches, and the wanted ones around the rows that are drawn.
+        """
+        check_columns(columns)
+        wanted = list(dict.fromkeys(["image_id", *columns]))
+        traffic = self.rows_between(model_name, model_version, since, until).filter(pl.col("source") != RESCORE)
+        rows = _of_part(traffic, part)
+        if limit <= 0 or not (count := rows.select(pl.len()).collect(engine="streaming").item()):
+            return _records(pl.DataFrame(), wanted)
+        order = Order("random", seed=seed)
+        keys = _first_keys(rows, order, limit, count)
+        found = rows.filter(_key.is_in(keys.implode())).select(*dict.fromkeys([*_NARROW, *wanted])).collect()
+        drawn = _newest(found).sort(_from_pivot(order), "image_id").head(limit)
+        return _records(drawn, wanted)
+
     def rows_of(self, image_ids: Collection[str], columns: Sequence[str] | None = None) -> pa.Table:
         """Every prediction of these images, of all models, newest first."""
         wanted = list(dict.fromkeys(columns)) if columns is not None else PREDICTIONS.names
@@ -437,6 +473,18 @@ def _by_key(
             yield _Candidates(rows, pl.lit(True), everything=False)
         width *= 4
     yield _everything_free(log.select(_NARROW), taken)
+
+
+def _first_keys(rows: pl.LazyFrame, order: Order, limit: int, count: int) -> pl.Series:
+    """The keys of the first `limit` images of the ring, from windows of it that grow until they hold so many."""
+    k = limit + limit // 4 + SLACK
+    width = KEY_SPACE if k >= count else KEY_SPACE * k // count
+    while True:
+        within = pl.lit(True) if width >= KEY_SPACE else _from_pivot(order) < width
+        images = rows.filter(within).select(_IMAGE).collect(engine="streaming").unique()
+        if len(images) >= limit or width >= KEY_SPACE:
+            return images.bottom_k(min(limit, len(images)), by=_from_pivot(order))["image_key"].unique()
+        width *= 4
 
 
 def _from_pivot(order: Order) -> pl.Expr:

@@ -22,6 +22,7 @@ from al_resources.prediction_store import Watermark
 from al_resources.prediction_store.rows import as_records, check_columns, checked_rows, wanted_columns
 
 WIDE = ("probs", "embedding")
+_IDENTITY = ("image_id", "logged_at", "prediction_id")
 PAGE = 2_000  # rows with arrays per answer: an answer is cut at 64 MB
 _BEGINNING = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -65,18 +66,46 @@ class KustoPredictionStore:
         wanted = wanted_columns(columns, order)
         if limit < 0:
             raise ValueError(f"limit {limit} is negative")
-        narrow = [name for name in wanted if name not in WIDE]
-        asked = list(dict.fromkeys([*narrow, "prediction_id"]))
+        asked = _narrow(wanted)
         found = self.database.query(eligible_query(model_name, model_version, order, limit, asked, exclude, part))
-        if (wide := [name for name in wanted if name in WIDE]) and len(found):
-            pages = _paged(found["prediction_id"].to_list(), PAGE)
-            arrays = [self.database.query(arrays_query(page, wide)) for page in pages]
-            found = found.join(pl.concat(arrays), on="prediction_id", how="left", maintain_order="left")
-        return as_records(found, wanted)
+        return as_records(self._with_arrays(found, wanted), wanted)
 
     def count_eligible(self, model_name: str, model_version: int | None, part: Part | None = None) -> int:
         """How many distinct images `eligible` could return; exact."""
         return int(self.database.query(count_query(model_name, model_version, part)).item())
+
+    def first_logged(self, model_name: str, model_version: int) -> datetime | None:
+        """When the traffic of a version began."""
+        found = self.database.query(beginning_query(model_name, model_version))
+        return found.item() if len(found) else None
+
+    def sample(
+        self,
+        model_name: str,
+        model_version: int,
+        since: datetime,
+        until: datetime,
+        limit: int,
+        columns: Sequence[str],
+        *,
+        seed: int,
+        part: Part | None = None,
+    ) -> pa.Table:
+        """A uniform sample of the images answered in some days, drawn in the engine; see `PredictionStore.sample`."""
+        check_columns(columns)
+        wanted = list(dict.fromkeys(["image_id", *columns]))
+        window, order = (since, until), Order("random", seed=seed)
+        asked = sample_query(model_name, model_version, window, order, max(0, limit), _narrow(wanted), part)
+        return as_records(self._with_arrays(self.database.query(asked), wanted), wanted)
+
+    def _with_arrays(self, found: pl.DataFrame, wanted: list[str]) -> pl.DataFrame:
+        """What was found, with those of the wanted columns that are arrays, page by page."""
+        wide = [name for name in wanted if name in WIDE]
+        if not wide or found.is_empty():
+            return found
+        pages = _paged(found["prediction_id"].to_list(), PAGE)
+        arrays = [self.database.query(arrays_query(page, wide)) for page in pages]
+        return found.join(pl.concat(arrays), on="prediction_id", how="left", maintain_order="left")
 
     def rows_of(self, image_ids: Collection[str], columns: Sequence[str] | None = None) -> pa.Table:
         """Every prediction of these images, of all models, newest first."""
@@ -179,6 +208,46 @@ def eligible_query(
     return Query(text, _records(columns), parameters)
 
 
+def beginning_query(model_name: str, model_version: int) -> Query:
+    """The first moment of a version's traffic; no row before there is any."""
+    filters, parameters = _of_model(model_name, model_version)
+    text = f"""predictions{filters}
+| where source != "{RESCORE}"
+| summarize logged_at = min(logged_at)
+| where isnotnull(logged_at)
+| project logged_at"""
+    return Query(text, _records(["logged_at"]), parameters)
+
+
+def sample_query(
+    model_name: str,
+    model_version: int,
+    window: tuple[datetime, datetime],
+    order: Order,
+    limit: int,
+    columns: Sequence[str],
+    part: Part | None = None,
+) -> Query:
+    """Images of some days in random order, each with its newest prediction of these days, the first `limit`."""
+    filters, parameters = _of_model(model_name, model_version, part)
+    parameters |= {
+        "_since": ("datetime", window[0]),
+        "_until": ("datetime", window[1]),
+        "_pivot": ("long", order.pivot),
+    }
+    beside = [name for name in dict.fromkeys([*columns, "image_key"]) if name not in _IDENTITY]
+    more = "".join(f", {name}" for name in beside)
+    text = f"""predictions{filters}
+| where logged_at >= _since and logged_at < _until and source != "{RESCORE}"
+| summarize arg_max(prediction_id{more}) by image_id, logged_at
+| summarize arg_max(logged_at, prediction_id{more}) by image_id
+| extend place = (image_key - _pivot + {KEY_SPACE}) % {KEY_SPACE}
+| order by place asc, image_id asc
+| take {int(limit)}
+| project {", ".join(columns)}"""
+    return Query(text, _records(columns), parameters)
+
+
 def count_query(model_name: str, model_version: int | None, part: Part | None = None) -> Query:
     """How many images are free."""
     filters, parameters = _of_model(model_name, model_version, part)
@@ -245,7 +314,7 @@ def _free(
 ) -> tuple[str, dict[str, tuple[str, Any]]]:
     filters, parameters = _of_model(model_name, model_version, part)
     parameters["_exclude"] = ("dynamic", sorted(exclude))
-    beside = [name for name in dict.fromkeys(columns) if name not in ("image_id", "logged_at", "prediction_id")]
+    beside = [name for name in dict.fromkeys(columns) if name not in _IDENTITY]
     more = "".join(f", {name}" for name in beside)
     text = f"""{_TAKEN}
 predictions{filters}
@@ -275,6 +344,11 @@ def _of_model(
         mapped = f"(image_key % {MODULUS} * {reserve.multiplier} + {reserve.offset}) % {MODULUS}"
         text += f"\n| extend role = {mapped}\n| where role >= {low} and role < {high}"
     return text, parameters
+
+
+def _narrow(wanted: Sequence[str]) -> list[str]:
+    """The wanted columns that are no arrays, and the id by which these are found."""
+    return list(dict.fromkeys([*(name for name in wanted if name not in WIDE), "prediction_id"]))
 
 
 def _paged(items: list[str], size: int) -> Iterator[list[str]]:

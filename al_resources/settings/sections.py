@@ -252,6 +252,29 @@ class SensorSettings(_Section):
 
     export_interval_seconds: int = Field(30, ge=1, description="seconds between two looks for exports")
     round_interval_seconds: int = Field(
-        10, ge=1, description="seconds between two looks of `next_round_sensor` at whether a round can be opened"
+        30, ge=1, description="seconds between two looks of `next_round_sensor` at whether a round can be opened"
     )
     exports_per_tick: int = Field(20, ge=1, description="more wait for the next tick")
+
+
+class MonitoringSettings(_Section):
+    """What is watched of the traffic, and what an alarm may do."""
+
+    alpha: float = Field(
+        0.05, gt=0, lt=1, description="probability of a false alarm a year, of all looks together, however many"
+    )
+    reference_images: int = Field(
+        4_000,
+        ge=200,
+        description="images, at most, of the serving version's first traffic, that later traffic is compared with",
+    )
+    reference_days: float = Field(
+        1.0, ge=0, description="how long that first traffic is collected; 7 where weekends differ, 0 for a first try"
+    )
+    window_images: int = Field(1_000, ge=100, description="images of the newest traffic, at most, that a look compares")
+    drift_share: float = Field(
+        0.0, ge=0, le=0.5, description="share of a batch, while an alarm stands, for the images that differ most"
+    )
+    opens_round: bool = Field(
+        False, description="an alarm opens the next round at once, without waiting for selection.min_new_predictions"
+    )

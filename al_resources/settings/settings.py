@@ -34,6 +34,7 @@ from al_resources.settings.sections import (
     HoldoutSettings,
     LabelingSettings,
     ModelSettings,
+    MonitoringSettings,
     SelectionSettings,
     SensorSettings,
     ServingSettings,
@@ -73,6 +74,7 @@ class Settings(BaseSettings):
     gate: GateSettings = GateSettings()
     deployment: DeploymentSettings = DeploymentSettings()
     serving: ServingSettings = ServingSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
     sensors: SensorSettings = SensorSettings()
     azure: AzureDataSettings = AzureDataSettings()
     azure_ml: AzureMLSettings = AzureMLSettings()

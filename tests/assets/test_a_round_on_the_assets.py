@@ -95,6 +95,17 @@ def test_the_launchpad_takes_a_strategy_with_its_own_settings(digits, instance: 
     assert chosen.height == 6
 
 
+def test_the_page_of_the_log_begins_with_what_the_loop_waits_for(digits, instance: dg.DagsterInstance):
+    platform, _ = digits
+    done = run(platform, instance, "selection", 1)
+    [log] = done.asset_materializations_for_node("prediction_log")
+    assert next(iter(log.metadata)) == "the loop waits for"
+    assert "candidates wait for a label" in str(log.metadata["the loop waits for"].value)
+    assert platform.predictions.watermark("classifier", 1).rows >= 400 - 120, "the pool was scored"
+    [chosen] = done.asset_materializations_for_node("selected_candidates")
+    assert next(iter(chosen.metadata)) == "selected before"
+
+
 def test_the_launchpad_offers_the_strategies_by_name_and_refuses_another(digits, instance: dg.DagsterInstance):
     platform, _ = digits
     config = {"ops": {"selected_candidates": {"config": {"strategy": "nonsense"}}}}

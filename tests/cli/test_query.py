@@ -79,6 +79,23 @@ def test_the_question_in_kql_needs_no_database(al: Al, config: Path) -> None:
     assert "| where model_version == _version" in shown
 
 
+def test_drift_and_accuracy_say_what_they_wait_for(al: Al, config: Path) -> None:
+    assert al("query", "drift", config=config).stdout == "drift no model serves yet\n"
+    assert "answered 2 images so far; a reference needs 200" in _after_a_day(al, config)
+    facts = json.loads(al("query", "accuracy", "--version", "1", "--json", config=config).stdout)
+    assert facts == {"sentence": "no control image of v1 has a label yet", "surely_lower": False, "points": []}
+    shown = al("query", "drift", "--version", "1", "--show-kql", config=config).stdout
+    assert shown.startswith('let _name = dynamic(["classifier"]);\n')
+    assert "| take 1000" in shown
+
+
+def _after_a_day(al: Al, config: Path) -> str:
+    """`al query drift` with a reference that may be drawn at once."""
+    at_once = config.with_name("at-once.toml")
+    at_once.write_text("home = 'home'\n[monitoring]\nreference_days = 0\n")
+    return al("query", "drift", "--version", "1", config=at_once).stdout
+
+
 def test_a_time_that_is_none_is_explained(al: Al, config: Path) -> None:
     done = al("query", "volume", "--since", "yesterday", config=config)
     assert done.returncode == 2

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from al_cli.main import COMMANDS, cli
 
 HEAVY = ("torch", "torchvision", "pandas", "dagster", "scipy", "sklearn", "matplotlib", "azure")
-RUNS_ON = {"demo", "ui", "start", "serve", "completion", "azure", "query", "label"}  # or prints a script, or is a group
+RUNS_ON = {"demo", "ui", "start", "serve", "launch", "completion", "azure", "query", "label"}  # or a script, or a group
 
 
 def imported_by(*arguments: str, config: Path | None = None) -> set[str]:
@@ -125,6 +125,30 @@ def test_every_command_that_tells_something_tells_it_to_machines() -> None:
         assert command is not None
         options = {option for parameter in command.params for option in parameter.opts}
         assert "--json" in options or name in RUNS_ON, name
+
+
+def test_figures_are_whole_in_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    from al_cli.console import HarmlessConsole
+    from al_cli.status import rounds_table
+
+    row = {
+        "round": 1234,
+        "strategy": "power_least_confidence",
+        "labeled": 100,
+        "selected": 200,
+        "training_labels": 12_345,
+        "model_version": 1234,
+        "accuracy": {"value": 0.1234, "low": 0.1, "high": 0.2},
+        "outcome": "promoted",
+        "paid": {},
+    }
+    narrow = HarmlessConsole(width=80, highlight=False, record=True, quiet=False)
+    monkeypatch.setattr("al_cli.status.console", narrow)
+    with narrow.capture() as shown:
+        narrow.print(rounds_table([row]))
+    line = next(line for line in shown.get().splitlines() if "1234" in line)
+    assert len(line.rstrip()) <= 80
+    assert line.split()[2:] == ["100/200", "12345", "v1234", "0.123", "[0.100,", "0.200]", "promoted"]
 
 
 def test_quiet_prints_errors_and_json_only(tmp_path: Path, al: Callable[..., Any]) -> None:

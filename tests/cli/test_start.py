@@ -64,6 +64,7 @@ def test_folders_that_are_no_classes_are_taken_for_none(tmp_path: Path) -> None:
     assert platform.settings.labeling.classes == ("cat", "dog")
     assert platform.inbox.unmerged() == []
     assert platform.ledgers.read("selections").height >= 36
+    assert begun(tmp_path, tmp_path / "digits").inbox.unmerged() == [], "and for none when it goes on"
 
 
 def test_the_same_command_again_brings_in_what_came_since_and_asks_nothing_twice(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,14 @@ def test_hidden_files_links_and_folders_called_like_pictures_are_no_pictures(tmp
     (tmp_path / "loop").symlink_to(tmp_path)
     found = find_pictures(tmp_path)
     assert (found.pictures, found.passed_over, found.rejected) == ([real], {"hidden": 5, "link": 3}, {})
+
+
+def test_a_pipe_is_never_opened(tmp_path: Path, png: bytes) -> None:
+    os.mkfifo(tmp_path / "camera.png")
+    (tmp_path / "1.png").write_bytes(png)
+    found = find_pictures(tmp_path)
+    assert [path.name for path in found.pictures] == ["1.png"]
+    assert found.passed_over == {"pipe, socket or device": 1}
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path, png: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,22 @@ def test_nobody_without_the_token_gets_in(ui: RunningUi) -> None:
     assert httpx.post(f"{ui.url}/graphql", json=query, headers=bearer).json()["data"]["version"]
 
 
+@pytest.mark.parametrize(("key", "said"), [("extra cats", "is no round"), ("14", "type 0014"), ("0014", "")])
+def test_a_partition_that_is_no_round_is_refused_where_it_is_typed(ui: RunningUi, key: str, said: str) -> None:
+    mutation = """mutation($r: RepositorySelector!, $k: String!) {
+      addDynamicPartition(repositorySelector: $r, partitionsDefName: "round", partitionKey: $k) {
+        __typename ... on PythonError { message } } }"""
+    repository = {"repositoryLocationName": "active_learning", "repositoryName": "__repository__"}
+    bearer = {"authorization": f"Bearer {ui.link.partition('token=')[2]}"}
+    asked = {"query": mutation, "variables": {"r": repository, "k": key}}
+    answer = httpx.post(f"{ui.url}/graphql", json=asked, headers=bearer, timeout=60).json()["data"]
+    if said:
+        assert answer["addDynamicPartition"]["__typename"] == "PythonError"
+        assert said in answer["addDynamicPartition"]["message"]
+    else:
+        assert answer["addDynamicPartition"]["__typename"] == "AddDynamicPartitionSuccess"
+
+
 def test_a_page_in_another_tab_reads_and_does_nothing(ui: RunningUi, chromium: str, tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text(HOSTILE)
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))

@@ -15,6 +15,7 @@ import dagster as dg
 import numpy as np
 import pytest
 import tomllib
+from export_files import FOUR_TOOLS
 from hypothesis import HealthCheck, given
 from hypothesis import settings as law
 from hypothesis import strategies as st
@@ -31,6 +32,7 @@ from al_loop.importing import deliver, plan_import, take_back
 from al_loop.labeling import merge_exports, publish_dataset
 from al_loop.status import progress
 from al_resources.labeling.exports import ExportedLabel, parse_export
+from al_resources.labeling.inbox import INBOX
 from al_resources.labeling.writers import FILES, FORMATS
 from al_resources.platform import Platform
 from al_resources.settings import HoldoutSettings, LabelingSettings, SelectionSettings, Settings
@@ -187,7 +189,7 @@ class Beginning:
 
     def schedule(self) -> dg.RunRequest | dg.SkipReason:
         at = datetime(2026, 1, 5, tzinfo=timezone.utc)
-        return next_round(dg.build_schedule_context(self.instance, at), self.platform)
+        return next_round(self.instance, self.platform, at, print)
 
     def splits(self) -> dict[str, int]:
         dataset = self.platform.datasets.latest()
@@ -253,6 +255,27 @@ def test_a_random_sample_is_declared_and_stays_on_record(begin: Callable[[int], 
     assert project.platform.ledgers.read("exports")["path"][0].startswith("labeling/exports/random-sample/")
     later = project.bring(images, tmp_path / "drawn.csv", random_sample=True)
     assert (later["declared"], later["taught_before"]) == (0, 60), "a split once given stays"
+
+
+def test_four_tools_in_one_inbox_are_each_merged_and_trained_on(begin: Callable[[int], Beginning]) -> None:
+    """In one process and one training; `test_readme.py` has a live instance with a run for each."""
+    project = begin(80)
+    names = {f"{image}.png": label for image, label in project.truth.items()}
+    for number, (name, write) in enumerate(FOUR_TOOLS.items()):
+        part = dict(list(names.items())[number::4])
+        project.platform.blobs.write(f"{INBOX}/{name}", write(part))
+    result = look_for_exports(dg.build_sensor_context(instance=project.instance), project.platform)
+    assert isinstance(result, dg.SensorResult)
+    asked = {str(request.run_key).partition("@")[0] for request in result.run_requests or []}
+    assert asked == {f"{INBOX}/{name}" for name in FOUR_TOOLS}
+    project.run("training_deployment", 0)
+    exports = project.platform.ledgers.read("exports")
+    assert set(exports["status"]) == {"merged"}
+    assert set(exports["new_labels"]) == {20}
+    assert project.champion == 1
+    manifest = project.platform.registry.manifest(1)
+    trained_on = project.platform.datasets.of_version(manifest.dataset_version)
+    assert dict(trained_on.rows.select("image_id", "label").iter_rows()) == project.truth
 
 
 # ---------------------------------------------------------------------- round trips
@@ -327,6 +350,7 @@ def test_the_commands_from_init_to_a_file_for_another_tool(
     config = home / "al.toml"
     assert tomllib.loads(config.read_text())["labeling"]["classes"] == ["cat", "dog", "🍎"]
     assert (home / "data" / "blobs" / "labeling" / "exports").is_dir()
+    assert "names no class" in al("init", str(home), "--class", " ").stderr
     again = al("init", str(home), "--class", "bird").stdout
     assert "--class was not used" in again
 

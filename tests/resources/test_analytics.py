@@ -78,7 +78,7 @@ def test_the_scores_lie_in_bins_whose_edges_are_exact(store: PredictionStore) ->
             [{"image_id": image(n), "confidence": e, "margin": e, "entropy": 3 * e} for n, e in enumerate(edges)]
         )
     )
-    answer = ask(store, "drift", window())
+    answer = ask(store, "scores", window())
     assert answer.filter(score="confidence")["low"].to_list() == edges
     assert set(answer.filter(score="margin")["predictions"]) == {1}
     assert answer.filter(score="entropy")["low"].to_list() == [3 * n / 20 for n in range(21)]
@@ -91,7 +91,7 @@ def test_a_prediction_that_arrived_twice_counts_once(tmp_path: Path) -> None:
     store.append(rows)
     assert ask(store, "volume", window())["predictions"].to_list() == [1]
     assert ask(store, "latency", window())["answers"].to_list() == [1]
-    assert ask(store, "drift", window())["predictions"].to_list() == [1, 1, 1]
+    assert ask(store, "scores", window())["predictions"].to_list() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
@@ -197,7 +197,7 @@ def test_delta_and_data_explorer_give_the_same_answers(
         assert_frame_equal(delta, kusto, rel_tol=1e-5, abs_tol=1e-6)
         counted = "answers" if question == "latency" else "predictions"
         expected = len([row for row in rows if row["latency_ms"] is not None]) if question == "latency" else len(rows)
-        assert delta[counted].sum() == expected * (3 if question == "drift" else 1)
+        assert delta[counted].sum() == expected * (3 if question == "scores" else 1)
 
 
 def test_what_is_shown_gives_the_same_answer(tmp_path: Path) -> None:

@@ -307,6 +307,39 @@ def test_columns_of_a_table_may_have_any_name() -> None:
     assert (label.label, label.annotator) == ("cat", "Ann")
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        "sep=;\nimage;label\n{0}.png;cat\n",
+        "# exported on Monday\nimage,label\n{0}.png,cat\n",
+        "id,label\n{0},cat\n",
+        "TRAIN,gs://bucket/{0}.png,cat\nTEST,gs://bucket/{0}.png,cat\n",
+        "cat,{0}.png\n",
+        "image,label\n{0}.png,cat,\n",
+    ],
+)
+def test_tables_as_other_programs_write_them(table: str) -> None:
+    assert labels(parse(table.format(image(1)).encode())) == {image(1): "cat"}
+
+
+def test_a_cell_beyond_the_header_is_refused_and_not_cut_off() -> None:
+    with pytest.raises(BrokenExport, match="line 2 has 3 cells, the header 2"):
+        parse(f"image,label\n{image(1)}.png,cat, large\n".encode())
+
+
+def test_rows_with_a_column_called_source_are_no_manifest_of_ground_truth() -> None:
+    rows = [row | {"source": "camera 1"} for row in json.loads(export_files.label_studio_min(ANSWERS))]
+    assert parse(json.dumps(rows).encode()).format.startswith("Label Studio")
+
+
+def test_a_box_of_nothing_is_no_box_and_marks_within_joined_lines_are_no_harm() -> None:
+    content = json.loads(export_files.coco(ANSWERS))
+    content["annotations"] = [one | {"bbox": [0, 0, 0, 0]} for one in content["annotations"]]
+    assert not parse(json.dumps(content).encode()).set_aside
+    first, *others = export_files.azure_ml(ANSWERS).splitlines(keepends=True)
+    assert not parse(b"\xef\xbb\xbf" + first + b"\xef\xbb\xbf" + b"".join(others)).set_aside
+
+
 def test_an_empty_cell_is_an_image_without_an_answer() -> None:
     parsed = parse(f"image,label\n{image(1)}.png,cat\n{image(2)}.png,\n".encode())
     assert (labels(parsed), parsed.unlabeled) == ({image(1): "cat"}, 1)

@@ -24,10 +24,12 @@ from al_resources.ledgers.kusto import known_query, read_query, winners_query
 from al_resources.prediction_store.kusto import (
     WIDE,
     arrays_query,
+    beginning_query,
     count_query,
     eligible_query,
     page_query,
     rows_query,
+    sample_query,
     watermark_query,
 )
 from emulators.kql_analyser import Analysis, shared_analyser
@@ -75,6 +77,12 @@ def queries() -> list[Query]:
         *(count_query("digits", version, part) for version in (3, None) for part in PARTS),
         *(eligible_query("digits", 3, Order("margin"), 5, ["image_id", "margin"], [], part) for part in PARTS),
         *selections,
+        beginning_query("digits", 3),
+        *(
+            sample_query("digits", 3, (MIDNIGHT, after(60)), ORDERS[-1], 9, columns, part)
+            for columns in (["image_id", "prediction_id"], NARROW)
+            for part in PARTS
+        ),
         *(arrays_query(["p"], wide) for wide in (["probs"], ["embedding"], list(WIDE))),
         *(build(columns) for columns in (["image_id"], PREDICTIONS.names) for build in _readers()),
         *ledger_queries(),

@@ -415,6 +415,61 @@ def test_a_strategy_is_never_offered_a_reserved_image_and_every_image_is_in_one_
         assert sorted([*taught, *judged]) == sorted(names)
 
 
+# ---------------------------------------------------------------------- a sample of the traffic
+EVER = after(-1e6), after(1e6)
+
+
+def test_the_traffic_of_a_version_begins_with_its_first_answer_to_a_request(store: PredictionStore) -> None:
+    assert store.first_logged("digits", 1) is None
+    moments = {"rescore": 1, "online": 5, "batch": 3}
+    rows = [{"image_id": image(at), "source": source, "logged_at": after(at)} for source, at in moments.items()]
+    store.append(prediction_rows([*rows, {"image_id": image(9), "model_version": 2, "logged_at": after(0)}]))
+    assert store.first_logged("digits", 1) == after(3)
+    assert store.first_logged("other", 1) is None
+
+
+def test_a_sample_holds_each_image_of_the_window_once_with_its_newest_prediction_there(store: PredictionStore) -> None:
+    store.append(
+        prediction_rows(
+            [
+                {"image_id": image(1), "confidence": 0.1, "logged_at": after(0)},
+                {"image_id": image(1), "confidence": 0.2, "logged_at": after(5)},
+                {"image_id": image(1), "confidence": 0.3, "logged_at": after(10)},
+                {"image_id": image(2), "confidence": 0.4, "logged_at": after(9.5), "source": "rescore"},
+                {"image_id": image(3), "confidence": 0.5, "logged_at": after(9.5), "model_version": 2},
+                {"image_id": image(4), "confidence": 0.75, "embedding": [0.5, 2.0], "logged_at": after(0)},
+            ]
+        )
+    )
+    columns = ["confidence", "embedding", "probs"]
+    found = store.sample("digits", 1, after(0), after(10), 9, columns, seed=1).to_pylist()
+    assert {row["image_id"]: row["confidence"] for row in found} == pytest.approx({image(1): 0.2, image(4): 0.75})
+    assert {row["image_id"]: row["embedding"] for row in found} == {image(1): None, image(4): [0.5, 2.0]}
+    assert {tuple(row["probs"]) for row in found} == {(0.75, 0.25)}
+    assert ids(store.sample("digits", 1, after(1), after(10), 9, [], seed=1)) == [image(1)]
+
+
+def test_a_smaller_sample_is_the_beginning_of_a_larger_one_in_an_order_that_the_seed_draws(
+    store: PredictionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delta, "SLACK", 1)
+    store.append(prediction_rows([{"image_id": image(n % 60), "logged_at": after(n)} for n in range(120)]))
+    whole = ids(store.sample("digits", 1, *EVER, 99, [], seed=1))
+    assert sorted(whole) == sorted(image(n) for n in range(60))
+    assert ids(store.sample("digits", 1, *EVER, 7, [], seed=1)) == whole[:7]
+    assert ids(store.sample("digits", 1, *EVER, 99, [], seed=2)) != whole
+    assert store.sample("digits", 1, *EVER, 0, ["probs"], seed=1).num_rows == 0
+    judges = ids(store.sample("digits", 1, *EVER, 99, [], seed=1, part=JUDGING))
+    assert judges == [one for one in whole if JUDGING.reserve.holds(one)]
+
+
+def test_an_empty_window_is_an_empty_sample(store: PredictionStore) -> None:
+    assert store.sample("digits", 1, *EVER, 9, ["embedding"], seed=1).num_rows == 0
+    store.append(prediction_rows([{"image_id": image(1)}]))
+    found = store.sample("digits", 1, after(1), after(2), 9, ["embedding"], seed=1)
+    assert (found.num_rows, found.schema.names) == (0, ["image_id", "embedding"])
+
+
 # ---------------------------------------------------------------------- many processes
 def append_often(adapter: str, folder: Path, worker: int) -> int:
     """Ten logs are begun by all workers at about the same time; the last one is written to and compacted at length."""

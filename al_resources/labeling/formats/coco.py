@@ -57,6 +57,8 @@ def _row(
     category = annotation["category_id"]
     label: Any = names.get(category, {"unknown category_id": category})
     shape = {key: annotation[key] for key in ("bbox", "segmentation") if annotation.get(key)}
+    if not any(shape.get("bbox", ())):  # some tools write a box of nothing beside a label of the whole image
+        shape.pop("bbox", None)
     if shape:
         label = [{"label": label, "size": size, **shape}]  # a box or a polygon, not a label of the image
     return Row(

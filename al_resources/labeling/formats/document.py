@@ -7,6 +7,8 @@ import csv
 import io
 import json
 import math
+import re
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -146,20 +148,35 @@ class Document:
     def _separated(self) -> pd.DataFrame:
         import pandas as pd
 
-        text = self.text.strip("\ufeff")
-        header = next(line for line in text.splitlines() if line.strip())
+        text = self._without_remarks(self.text.strip("\ufeff"))
+        header = next((line for line in text.splitlines() if line.strip()), "")
         separator = max(_SEPARATORS, key=header.count)
         bare = not any(header.count(one) for one in _SEPARATORS)
         self._refuse_half_a_line(text, header, separator)
-        return pd.read_csv(
-            io.StringIO(text),
-            sep="," if bare else separator,
-            header=None if _names_an_image(header.split(separator)[0]) else 0,
-            dtype=str,
-            keep_default_na=False,
-            skipinitialspace=True,
-            index_col=False,
-        )
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                io.StringIO(text),
+                sep="," if bare else separator,
+                header=None if any(map(names_an_image, header.split(separator))) else 0,
+                dtype=str,
+                keep_default_na=False,
+                skipinitialspace=True,
+                index_col=False,
+            )
+        if said:  # lines are longer than the header: pandas cuts them off
+            _refuse_more_cells(text, separator, frame.shape[1])
+        return frame
+
+    @staticmethod
+    def _without_remarks(text: str) -> str:
+        """Without the line with which Excel is told the separator, and without comments in front of the header."""
+        while text.startswith("#") or re.match(r"(?i)sep=.\r?\n", text):
+            first, _, rest = text.partition("\n")
+            if first.startswith("#") and any(map(first.count, _SEPARATORS)):
+                break  # a header that begins with a #, like VIA's
+            text = rest
+        return text
 
     @property
     def may_be_cut(self) -> bool:
@@ -196,7 +213,7 @@ class _Lines(list[Any]):
 
 def _line(number: int, line: str, *, last: bool) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line.strip("\ufeff"))  # files that were put one behind the other bring their marks along
     except RecursionError as error:
         raise BrokenExport(f"line {number} is nested too deeply") from error
     except ValueError as error:
@@ -212,15 +229,25 @@ def _is_json(text: str) -> bool:
     return True
 
 
+def _refuse_more_cells(text: str, separator: str, columns: int) -> None:
+    """A cell beyond the header belongs to no column; empty ones are what a separator at the end of a line makes."""
+    for number, cells in enumerate(csv.reader(io.StringIO(text), delimiter=separator), 1):
+        if any(cell.strip() for cell in cells[columns:]):
+            raise BrokenExport(
+                f"line {number} has {len(cells)} cells, the header {columns}: is a {separator!r} in a cell without "
+                'quotes? Expected "cell, with comma"'
+            )
+
+
 def _and(keys: tuple[str, ...]) -> str:
     return f"{', '.join(keys[:-1])} and {keys[-1]}" if len(keys) > 1 else keys[0]
 
 
-def _names_an_image(cell: str) -> bool:
+def names_an_image(cell: str) -> bool:
     """Whether the first cell of a table is an image already: then the table has no header."""
     from al_core.images import IMAGE_SUFFIXES
 
-    return cell.strip().strip('"').lower().endswith(tuple(IMAGE_SUFFIXES))
+    return str(cell).strip().strip('"').lower().endswith(tuple(IMAGE_SUFFIXES))
 
 
 def _text(value: Any) -> str:

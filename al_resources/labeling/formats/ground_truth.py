@@ -19,7 +19,8 @@ METADATA = "-metadata"
 def rows(document: Document) -> Iterator[Row]:
     """See `Format.rows`."""
     found = document.records()
-    if not all("source-ref" in row or "source" in row for row in found):
+    told = any(key.endswith(METADATA) for row in found for key in row)  # `source` alone is a column of anybody's
+    if not all("source-ref" in row or (told and "source" in row) for row in found):
         raise NotThisFormat("source-ref in every line")
     for row in found:
         yield _row(row)

@@ -9,15 +9,18 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from al_resources.labeling.formats.contract import Kind, NotThisFormat, Row, listed
-from al_resources.labeling.formats.document import Document
+from al_resources.labeling.formats.document import Document, names_an_image
 
 NAME = "table of images and labels"
 KINDS: tuple[Kind, ...] = ("table", "json", "records")
 IMAGE = (
     "image", "image_url", "image_id", "image_path", "image_name", "file_name", "filename", "file", "filepath", "path",
-    "img", "url", "uri", "key", "name",
+    "img", "picture", "photo", "url", "uri", "key", "name", "id",
 )  # fmt: skip
-LABEL = ("label", "class", "choice", "category", "class_name", "label_name", "annotation", "answer", "tag", "target")
+LABEL = (
+    "label", "labels", "class", "choice", "category", "class_name", "label_name", "category_name", "annotation",
+    "answer", "tag", "target", "ground_truth",
+)  # fmt: skip
 ANNOTATOR = ("annotator", "labeled_by", "user", "worker", "worker_id", "email", "created_by")
 LABELED_AT = ("labeled_at", "updated_at", "created_at", "timestamp", "date", "time")
 CONFIDENCE = ("confidence", "label_confidence", "score", "probability")
@@ -32,8 +35,8 @@ def rows(document: Document) -> Iterator[Row]:
     else:
         found = document.records()
         columns = list(dict.fromkeys(key for row in found for key in row))
-    if columns[:2] == ["0", "1"]:  # a table without a header
-        image, label = "0", "1"
+    if len(columns) > 1 and columns == [str(place) for place in range(len(columns))]:  # a table without a header
+        image, label = _by_place(found[0])
     else:
         image, label = _columns(columns, document.columns)
     beside = {
@@ -50,6 +53,13 @@ def rows(document: Document) -> Iterator[Row]:
         answer = row.get(label)
         outcome: Any = "unanswered" if answer in (None, "") else "label"
         yield Row(str(row.get(image) or ""), answer, row, **told, outcome=outcome)
+
+
+def _by_place(first: dict[str, Any]) -> tuple[str, str]:
+    """The columns of image and label in a table without a header: a file name, and what follows it (or precedes)."""
+    places = list(first)
+    image = next(place for place in places if names_an_image(first[place]))
+    return image, places[places.index(image) + 1] if image != places[-1] else places[-2]
 
 
 def _whole(found: list[dict[str, Any]], columns: list[str], label: str, *, cut: bool) -> Iterator[dict[str, Any]]:

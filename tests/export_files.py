@@ -325,3 +325,11 @@ FILES: dict[str, Callable[[Answers], bytes]] = TEXT_FILES | {
         {f"set/train/{label}/{name}": name.encode() for name, label in answers.items()}
     ),
 }
+
+# what lies in one inbox where everybody uses another tool
+FOUR_TOOLS: dict[str, Callable[[Answers], bytes]] = {
+    "project-1-at-2026-01-05.json": label_studio,
+    "annotations.xml": cvat,
+    "labels.csv": FILES["CSV"],
+    "roboflow.zip": lambda answers: zipped({"train/_classes.csv": roboflow(answers)}),
+}
