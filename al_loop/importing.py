@@ -228,14 +228,18 @@ def _read_folder(folder: Path, platform: Platform) -> Reading:
     """A folder as a zip of it would be read; its pictures are known by their content."""
     from al_core.images import content_id
     from al_core.picture_files import find_pictures
+    from al_resources.labeling.class_list import class_list
+    from al_resources.labeling.exports import known_classes
     from al_resources.labeling.formats import read_files
-    from al_resources.labeling.formats.archive import NO_LABELS
+    from al_resources.labeling.formats.archive import may_hold_labels
 
     found = find_pictures(folder)
     pictures = {path.relative_to(folder).as_posix(): content_id(path.read_bytes()) for path in found.pictures}
-    others = [path for path in found.others if path.suffix.lower() not in NO_LABELS]
+    others = [path for path in found.others if may_hold_labels(path.name, path.read_bytes)]
     documents = [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in others]
-    return read_files(pictures, documents, platform.settings.labeling.columns, "folder")
+    labeling = platform.settings.labeling
+    classes = known_classes(class_list(platform.blobs, labeling).widened(labeling))
+    return read_files(pictures, documents, labeling.columns, "folder", classes)
 
 
 def _fetch(address: str) -> bytes:

@@ -322,7 +322,7 @@ ANSWERS = st.lists(
 @law(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(answers=ANSWERS, format_=st.sampled_from(["jsonl", "coco", "csv"]))
 def test_formats_with_a_place_for_it_lose_nothing(answers: list[ExportedLabel], format_: str) -> None:
-    from al_resources.labeling.exports import plain_class
+    from al_core.class_folders import plain_class
 
     data = FILES[format_][1](answers)
     parsed = parse_export(data, "x", LabelingSettings(), set)

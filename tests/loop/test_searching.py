@@ -23,7 +23,7 @@ from al_loop.labeling import merge_exports, publish_dataset
 from al_loop.searching import Query, find, searched, stage
 from al_loop.selecting import Wishes, choose, preview
 from al_loop.selecting import stage as stage_round
-from al_loop.training import train_challenger
+from al_loop.training import train_challenger, unlabeled_embeddings
 from al_resources.labeling.projects.oracle import OracleLabeling
 from al_resources.platform import Platform
 from al_resources.settings import (
@@ -187,3 +187,14 @@ def test_without_the_encoder_the_first_round_is_drawn_and_says_why(tmp_path: Pat
     batch, facts = preview(platform, Wishes(budget=10))
     assert set(batch["strategy"]) == {"random"}
     assert str(facts["first images"]).startswith("drawn at random, for the encoder cannot be had")
+
+
+def test_a_head_of_few_labels_is_offered_what_the_champion_embedded_and_nobody_labeled(platform: Platform) -> None:
+    encoder = predictor_of(platform, 1).encoder_hash
+    offered = unlabeled_embeddings(platform, 1, encoder, 20)
+    assert offered.shape == (20, predictor_of(platform, 1).dimension)
+    everything = unlabeled_embeddings(platform, 1, encoder, 10_000)
+    waiting = platform.predictions.count_eligible("classifier", 1, platform.settings.holdout.teaching)
+    assert len(everything) == waiting, "neither labels nor reserved images are among them"
+    assert len(unlabeled_embeddings(platform, 1, "another encoder", 20)) == 0, "embeddings of two encoders never mix"
+    assert len(unlabeled_embeddings(platform, None, encoder, 20)) == 0, "before the first model nothing is embedded"
