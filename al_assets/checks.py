@@ -161,6 +161,32 @@ def endpoint_serves_it(
 
 @loop_check(
     asset=labeled_dataset,
+    by_round=False,
+    description="What people released could be read: no export waits in quarantine for somebody to mend it.",
+)
+def exports_were_taken(platform: dg.ResourceParam[Platform]) -> dg.AssetCheckResult:
+    """A refused export starts no run, so the sensor that refuses it puts this check on record, too."""
+    import polars as pl
+
+    from al_loop.status import troubled_exports
+
+    troubled = troubled_exports(platform)
+    refused = troubled.filter(status="quarantined")
+    metadata: dict[str, Any] = {"refused": refused.height, "rows set aside": int(troubled["set_aside"].sum())}
+    if troubled.height:
+        metadata["exports"] = views.table(
+            troubled.select("path", "status", "set_aside", pl.col("reason").fill_null(""))
+        )
+    return dg.AssetCheckResult(
+        passed=refused.is_empty(),
+        severity=dg.AssetCheckSeverity.WARN,
+        description="; ".join(f"{path}: {why}" for path, why in refused.select("path", "reason").iter_rows()),
+        metadata=metadata,
+    )
+
+
+@loop_check(
+    asset=labeled_dataset,
     description="Few labels look wrong to heads on the logged embeddings that were not trained on them.",
 )
 def labels_look_right(
@@ -194,6 +220,7 @@ CHECKS = [
     chosen_once,
     holdout_is_untouched,
     holdout_is_large_enough,
+    exports_were_taken,
     labels_look_right,
     challenger_serves,
     confidence_can_be_believed,

@@ -47,6 +47,6 @@ def labeled_dataset(
             "class balance": views.class_balance(dataset.rows),
             **views.seconds_per_label(platform),
             **views.labeling_progress(platform),
-            "stored at": dg.MetadataValue.url(platform.blobs.url(f"datasets/{manifest.version}")),
+            "stored at": views.place(platform, f"datasets/{manifest.version}"),
         },
     )

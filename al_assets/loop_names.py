@@ -173,11 +173,12 @@ class LoopCheck:
 
     function: Callable[..., Any]
     asset: LoopAsset
+    by_round: bool
     facts: dict[str, Any]
 
     def of(self, loop: LoopNames = THE_LOOP) -> dg.AssetChecksDefinition:
         """The check of that loop."""
-        partitions: dict[str, Any] = {"partitions_def": loop.rounds} if self.asset.by_round else {}
+        partitions: dict[str, Any] = {"partitions_def": loop.rounds} if self.by_round else {}
         decorator = dg.asset_check(
             asset=loop.key(self.asset.name), name=self.function.__name__, **partitions, **self.facts
         )
@@ -188,9 +189,11 @@ class LoopCheck:
         return self.function(*arguments, **named)
 
 
-def loop_check(*, asset: LoopAsset, **facts: Any) -> Callable[[Callable[..., Any]], LoopCheck]:
-    """A check on an asset of a loop, of the asset's round where it has rounds."""
-    return lambda function: LoopCheck(function, asset, facts)
+def loop_check(
+    *, asset: LoopAsset, by_round: bool | None = None, **facts: Any
+) -> Callable[[Callable[..., Any]], LoopCheck]:
+    """A check on an asset of a loop; of the asset's round where it has rounds, unless `by_round` says otherwise."""
+    return lambda function: LoopCheck(function, asset, asset.by_round if by_round is None else by_round, facts)
 
 
 def loop_job(

@@ -40,6 +40,6 @@ def model_checkpoint(context: dg.AssetExecutionContext, platform: dg.ResourcePar
             "learning curve": views.learning_curve(platform),
             "confusion matrix": views.confusion_matrix(evaluation),
             "training": dg.MetadataValue.json(manifest.training_log),
-            "stored at": dg.MetadataValue.url(platform.blobs.url(f"models/{manifest.name}/{manifest.version}")),
+            "stored at": views.place(platform, f"models/{manifest.name}/{manifest.version}"),
         },
     )

@@ -59,7 +59,7 @@ def selected_candidates(
             "scores by reason": views.table(views.score_summary(chosen)),
             "model version": views.optional_int(chosen["model_version"][0] if chosen.height else None),
             "seed": int(chosen["seed"][0]) if chosen.height else 0,
-            "staged at": dg.MetadataValue.url(platform.blobs.url(staged.folder)),
+            "staged at": views.place(platform, staged.folder),
             **views.labeling_page(platform, round_),
             **views.labeling_progress(platform),
             **({"missing images": dg.MetadataValue.json(staged.missing)} if staged.missing else {}),

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
+from urllib.request import url2pathname
 
 import dagster as dg
 
@@ -164,6 +165,14 @@ def seconds_per_label(platform: Platform) -> dict[str, dg.MetadataValue]:
         if any(row["seconds"] is not None for row in rows):
             found[f"seconds per label by {name}"] = table(pl.DataFrame(rows))
     return found
+
+
+def place(platform: Platform, path: str) -> dg.MetadataValue:
+    """Where something lies: a link where browsers may open it, else the path, to be copied."""
+    address = platform.blobs.url(path)
+    if address.startswith("file://"):
+        return dg.MetadataValue.path(url2pathname(address.removeprefix("file://")))
+    return dg.MetadataValue.url(address)
 
 
 def labeling_page(platform: Platform, round_: int) -> dict[str, dg.MetadataValue]:

@@ -22,7 +22,7 @@ def progress(platform: Platform) -> dict[str, Any]:
     watermark = platform.predictions.watermark()
     exports = platform.ledgers.read("exports")
     version = state.serving_version
-    troubled = _as_they_lie(platform, exports)
+    troubled = troubled_exports(platform)
     quarantined = troubled.filter(status="quarantined")
     counted = exports.filter(pl.col("status") != "quarantined")["status"].value_counts().sort("status")
     return {
@@ -89,8 +89,9 @@ def waits_for(platform: Platform) -> dict[str, str]:
     return {"whom": waiting.whom, "what": waiting.what, "ends": waiting.ends, "sentence": waiting.sentence}
 
 
-def _as_they_lie(platform: Platform, exports: pl.DataFrame) -> pl.DataFrame:
+def troubled_exports(platform: Platform) -> pl.DataFrame:
     """The newest record of each export that still lies in the inbox as it was read: what was mended is history."""
+    exports = platform.ledgers.read("exports")
     troubled = exports.unique("path", keep="last", maintain_order=True).filter(
         (pl.col("status") == "quarantined") | (pl.col("set_aside") > 0)
     )

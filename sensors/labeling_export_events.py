@@ -47,4 +47,4 @@ def listen_for_exports(
     besides += [f"a message cannot be read: {reason}" for reason in heard.unreadable]
     if heard.cursor.backlog:
         besides.append(f"{len(heard.cursor.backlog)} more exports wait for the next tick")
-    return what_to_run(context, heard.found, heard.cursor.model_dump_json(), besides, loop)
+    return what_to_run(context, platform, heard.found, heard.cursor.model_dump_json(), besides, loop)

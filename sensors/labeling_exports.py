@@ -72,7 +72,7 @@ def look_for_exports(
     )
     if found.left:
         besides.append(f"{len(found.left)} more exports wait for the next tick")
-    return what_to_run(context, found, found.cursor.model_dump_json(), besides, loop)
+    return what_to_run(context, platform, found, found.cursor.model_dump_json(), besides, loop)
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,7 @@ def collect_exports(context: dg.SensorEvaluationContext, platform: Platform) -> 
 
 def what_to_run(
     context: dg.SensorEvaluationContext,
+    platform: Platform,
     found: "Look",
     cursor: str,
     besides: Sequence[str] = (),
@@ -143,20 +144,40 @@ def what_to_run(
 
     `besides`: what else happened, in words.
     """
+    told = [_refused_ones(platform, loop)] if found.refused else []
     for merge in found.refused:
         context.log.error(f"{merge.path} was refused and lies in quarantine: {merge.reason}")
     for plan in found.ready:
         if plan.set_aside:
             context.log.warning(f"{plan.export.path}: {plan.remarks}")
     if not found.ready:
-        return dg.SensorResult(skip_reason=dg.SkipReason(_nothing_to_do(found, besides)), cursor=cursor)
+        return dg.SensorResult(
+            skip_reason=dg.SkipReason(_nothing_to_do(found, besides)), asset_events=told, cursor=cursor
+        )
     rounds = [round_key(plan.round or 0) for plan in found.ready]
     known = context.instance.has_dynamic_partition
     unopened = [key for key in dict.fromkeys(rounds) if not known(loop.round_partitions, key)]
     return dg.SensorResult(
         run_requests=[_run_request(context.instance, plan, loop) for plan in found.ready],
         dynamic_partitions_requests=[loop.rounds.build_add_request(unopened)] if unopened else None,
+        asset_events=told,
         cursor=cursor,
+    )
+
+
+def _refused_ones(platform: Platform, loop: LoopNames) -> dg.AssetCheckEvaluation:
+    """What the check `exports_were_taken` says, on the page of `labeled_dataset` although nothing runs."""
+    from al_assets.checks import exports_were_taken
+    from al_assets.labeled_dataset import labeled_dataset
+
+    found = exports_were_taken(platform)
+    return dg.AssetCheckEvaluation(
+        loop.key(labeled_dataset.name),
+        exports_were_taken.function.__name__,
+        found.passed,
+        metadata=found.metadata,
+        severity=found.severity,
+        description=found.description,
     )
 
 

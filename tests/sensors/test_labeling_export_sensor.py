@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 from dagster_runs import record_run, start_runs
 
+from al_assets.checks import exports_were_taken
 from al_core.records import SELECTIONS, table_of, utc_now
 from al_loop.status import progress
 from al_resources.labeling.merge import merge_export
@@ -202,6 +203,19 @@ def test_a_broken_export_does_not_hold_up_a_good_one(platform: Platform, instanc
     export(platform, "good.json", coco({IMAGES[0]: "cat"}))
     assert len(tick(platform, instance).run_requests or []) == 1
     assert platform.ledgers.read("exports")["status"].to_list() == ["quarantined"]
+
+
+def test_a_refused_export_is_seen_on_the_page_of_the_dataset_and_a_mended_one_no_longer(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    path = export(platform, "bad.json", b'{"no": "coco"}')
+    (told,) = tick(platform, instance).asset_events
+    assert isinstance(told, dg.AssetCheckEvaluation)
+    assert (told.asset_key, told.check_name) == (dg.AssetKey("labeled_dataset"), "exports_were_taken")
+    assert not told.passed
+    assert path in (told.description or "")
+    merge_export(platform.inbox, export(platform, "bad.json", coco({IMAGES[0]: "cat"})))
+    assert exports_were_taken(platform).passed
 
 
 def test_a_tick_takes_a_bounded_number_and_the_next_ones_the_rest(

@@ -68,7 +68,7 @@ def test_answers_outlive_their_container_are_counted_and_reach_the_log_once(
     status = json.loads(CliRunner().invoke(cli, ["status", "--json"]).stdout)
     assert status["segments_in_blob_store"] == len(segments)
     for delivered in (len(segments), 0):
-        done = dg.materialize([prediction_log], resources={"platform": platform})
+        done = dg.materialize([prediction_log.of()], resources={"platform": platform})
         (made,) = done.asset_materializations_for_node("prediction_log")
         told = made.metadata.get("segments from the blob store")
         assert (0 if told is None else told.value) == delivered
