@@ -53,13 +53,13 @@ def what_labels_bought(rounds: list[dict[str, Any]], accuracies: Mapping[int, In
 def bought_table(rows: list[dict[str, Any]]) -> Table:
     """As the demo shows it."""
     table = Table(
-        caption="true accuracy: every label is known here; of the reserved images, none of which has taught",
+        caption="true accuracy, for every label is known here: on all reserved images,\nof which none has taught",
         box=SIMPLE,
         padding=(0, 1),
         pad_edge=False,
         header_style="bold",
     )
-    for column in ("round", "labels paid", "new model", "accuracy", "serves", "true accuracy of who serves"):
+    for column in ("round", "labels paid", "new model", "accuracy", "serves", "accuracy of who serves"):
         table.add_column(column, justify="left" if "accuracy" in column else "right", no_wrap=True)
     for row in rows:
         new, serves = row["model_accuracy"], row["deployed_accuracy"]

@@ -33,6 +33,7 @@ COMMANDS = {
     "strategies": ("al_cli.strategies", "The query strategies, what they need and what they cost."),
     "encoders": ("al_cli.encoders", "The encoders that can be used here, how large and how fast they are."),
     "select": ("al_cli.select", "Show which images would be chosen now, and why."),
+    "find": ("al_cli.find", "Find images without a label that resemble pictures, a class or a text."),
     "simulate": ("al_cli.simulate", "Prove on your own data how many labels active learning saves."),
     "oracle": ("al_cli.oracle", "Let known labels answer what waits for people."),
     "launch": ("al_cli.launch", "Have a Dagster that runs elsewhere look now, and wait for what it starts."),

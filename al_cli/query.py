@@ -211,6 +211,19 @@ def _drift_lines(look: DriftLook) -> list[str]:
 
 
 @query.command()
+def dashboard() -> None:
+    """Print all of these questions as a dashboard file, which the web page of Data Explorer imports."""
+    import json
+
+    from al_loop.dashboard import dashboard as made_of
+    from al_resources.settings import load_settings
+
+    settings = load_settings()
+    cluster = settings.azure.kusto_uri or "https://<cluster>.<region>.kusto.windows.net"
+    click.echo(json.dumps(made_of(settings.model.name, cluster, settings.azure.kusto_database), indent=2))
+
+
+@query.command()
 @click.option("--send-again", is_flag=True, help="Queue these rows again, once what kept them out is mended.")
 @json_option
 def failures(send_again: bool, as_json: bool) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.box import SIMPLE
 from rich.table import Table
 
 from al_cli.console import console, escape, json_option, open_platform, print_json
+
+if TYPE_CHECKING:
+    from al_resources.azure.data_explorer import Query
+    from al_resources.platform import Platform
 
 
 @click.command()
@@ -19,9 +24,18 @@ from al_cli.console import console, escape, json_option, open_platform, print_js
 @click.option(
     "--sheet", type=click.Path(dir_okay=False, path_type=Path), default="contact_sheet.png", show_default=True
 )
+@click.option(
+    "--show-kql", is_flag=True, help="Print what was asked of the log in Data Explorer instead, a long log in windows."
+)
 @json_option
 def select(
-    strategy: str | None, budget: int | None, seed: int | None, dry_run: bool, sheet: Path, as_json: bool
+    strategy: str | None,
+    budget: int | None,
+    seed: int | None,
+    dry_run: bool,
+    sheet: Path,
+    show_kql: bool,
+    as_json: bool,
 ) -> None:
     """Show which images the next round would choose and why, as a table and a contact sheet. Nothing is written
     to the ledgers.
@@ -32,7 +46,11 @@ def select(
     if not dry_run:
         raise click.UsageError("add --dry-run; to open a round, use selection_schedule or materialize in the UI")
     platform = open_platform()
+    asked = _listened_to(platform) if show_kql else []
     chosen, facts = preview(platform, Wishes(strategy=strategy, budget=budget, seed=seed))
+    if show_kql:
+        click.echo("\n\n".join(query.shown for query in asked if "predictions" in query.text))
+        return
     if chosen.height:
         sheet.write_bytes(contact_sheet_png(platform, chosen))
     columns = ["rank", "image_id", "reason", "strategy", "score", "cluster", "propensity"]
@@ -48,6 +66,19 @@ def select(
     for name, value in facts.items():
         console.print(f"{name}: {escape(str(value))}")
     console.print(f"contact sheet: {sheet}")
+
+
+def _listened_to(platform: Platform) -> list[Query]:
+    """What is asked of Data Explorer from now on."""
+    from al_resources.prediction_store.kusto import KustoPredictionStore
+
+    if not isinstance(platform.predictions, KustoPredictionStore):
+        raise click.UsageError(
+            "--show-kql: the log of this profile lies in Delta, no KQL is asked; see profile = azure"
+        )
+    asked: list[Query] = []
+    platform.predictions.database.listener = asked.append
+    return asked
 
 
 def _cell(value: object) -> str:

@@ -48,7 +48,10 @@ SELECTIONS = pa.schema(
         ("image_uri", pa.string()),
         ("image_hash", pa.string()),
         ("rank", pa.int64()),  # 0 is the image the strategy wants most
-        ("reason", pa.string()),  # strategy | control | seed | duel | drift | review: a label that is probably wrong
+        (
+            "reason",
+            pa.string(),
+        ),  # strategy | control | seed | duel | drift | search | review: a label that is probably wrong
         ("strategy", pa.string()),
         ("score", pa.float64()),  # what the strategy ordered by; null for random draws
         ("cluster", pa.int64()),  # of strategies that cluster; null otherwise

@@ -21,6 +21,7 @@ from al_core.strategies.context import StrategyContext
 from al_core.strategies.typiclust import TypiClust
 
 Embed = Callable[[Sequence[str]], tuple[Sequence[str], np.ndarray]]  # ids -> the readable ones, (M, d) float32
+SEARCH = "search"  # the reason of images that a person found
 NOBODY = Reserve(0)  # nobody is reserved: what measures the models lies outside of the images
 # first images that are chosen by coverage, those beyond are drawn: typical images stand for many while there are few of
 # them (EfficientNet-Lite2 on CIFAR-10, drawn and by coverage: 50 labels .513 and .651, 200 .681 and .704, 500 .733 and
@@ -156,7 +157,8 @@ def select_batch(
     and stand at the batch's end.
 
     So do `different` images, drawn already, rows with reason and strategy of their own: unlike the traffic that the
-    model began with. They teach, so that what resembles a judge is left out of them, too.
+    model began with, or found by a person (`SEARCH`). They teach, so that what resembles a judge is left out of them,
+    too.
 
     A strategy with an `order` is answered by the store. Any other gets the first `pool_limit` images of its
     `prefilter` order as arrays, on `rules.device`; what it needs besides these it takes from `context`. The same seed

@@ -117,7 +117,8 @@ def _from_log(
 ) -> Rescored:
     best, left_out = _First(order, keep), 0
     for rows in _eligible_rows(platform, serving):
-        usable = rows.filter(pl.col("embedding").list.len() == predictor.dimension)
+        fits = (rows["embedding"].list.len() == predictor.dimension).fill_null(False)
+        usable = rows if fits.all() else rows.filter(fits)
         left_out += rows.height - usable.height
         for part in usable.iter_slices(CHUNK):
             best.add(part, _place(part, predictor, order))
@@ -130,11 +131,11 @@ def _from_log(
 def _eligible_rows(platform: Platform, serving: int) -> Iterator[pl.DataFrame]:
     """The log of the serving version, batch by batch, without reserved images and those somebody was asked about."""
     teaching = platform.settings.holdout.teaching.filter(pl.col("image_key"))
-    taken = pl.concat([platform.ledgers.read(ledger).select("image_id") for ledger in ("selections", "labels")])
-    taken = taken.unique()
+    taken = pl.concat([platform.ledgers.read(ledger)["image_id"] for ledger in ("selections", "labels")]).unique()
+    free = ~pl.col("image_id").is_in(taken.implode())  # one filter: every one copies the embeddings that stay
     name = platform.settings.model.name
     for batch in platform.predictions.scan(_EMBEDDED, model_name=name, model_version=serving):
-        yield pl.DataFrame(batch).filter(teaching).join(taken, on="image_id", how="anti", maintain_order="left")
+        yield pl.DataFrame(batch).filter(teaching & free)
 
 
 def _place(rows: pl.DataFrame, predictor: Predictor, order: Order) -> np.ndarray:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from al_resources.platform import Platform
     from al_serving.batch import BatchProgress, BatchSummary, NamedFile
 
-PAGE = 4_096  # images of the store compared with the log at once
+PAGE = 256  # images of the store compared with the log at once
 LINE_EVERY = 1_024  # files
 _REJECTED = re.compile(r"\(([0-9a-f]{32})\)$")
 
@@ -90,13 +90,14 @@ def unscored(platform: Platform, version: int) -> Iterator[tuple[str, str]]:
     and another one for the next version. Files that were rejected once are passed over.
     """
     import numpy as np
+    import polars as pl
 
     from al_core.answers import answered
     from al_core.records import image_keys
     from al_core.strategies.base import KEY_SPACE
 
     log = platform.predictions.scan(["image_key"], model_name=platform.settings.model.name, model_version=version)
-    parts = [np.unique(batch["image_key"].to_numpy()) for batch in log]
+    parts = [pl.DataFrame(batch)["image_key"].unique().to_numpy() for batch in log]  # Arrow's own way imports pandas
     known = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
     passed_over = {*platform.ledgers.read("selections")["image_id"], *answered(platform.ledgers.read("labels"))}
     passed_over.update(_rejected(platform))
@@ -104,7 +105,8 @@ def unscored(platform: Platform, version: int) -> Iterator[tuple[str, str]]:
     items = iter(platform.images.items(start))
     while page := list(islice(items, PAGE)):
         keys = image_keys([image_id for image_id, _ in page])
-        is_known = np.isin(keys, known, assume_unique=False)
+        place = np.searchsorted(known, keys)
+        is_known = known[np.minimum(place, len(known) - 1)] == keys if len(known) else np.zeros(len(keys), bool)
         yield from (item for item, seen in zip(page, is_known, strict=True) if not seen and item[0] not in passed_over)
 
 

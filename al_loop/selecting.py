@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,7 @@ def choose(
     rest = _for_the_rest(platform, wishes, kept, version)
     if rest.budget == 0:
         return kept.sort("rank"), {"selected anew": f"nothing: {kept.height} images are answered, and they stay"}
-    selection, scored_again = _selection(platform, round_, version, rest)
+    selection, scored_again = _selection(platform, round_, version, rest, log)
     if selection.table.num_rows == 0 and kept.is_empty():
         raise GiveUp(
             f"round {round_}: nothing to select. Every image {_of(version)} is selected or labeled already; "
@@ -153,13 +154,17 @@ def preview(platform: Platform, wishes: Wishes) -> tuple[pl.DataFrame, dict[str,
 
 
 def _selection(
-    platform: Platform, round_: int, version: int | None, wishes: Wishes
+    platform: Platform,
+    round_: int,
+    version: int | None,
+    wishes: Wishes,
+    log: Callable[[str], None] = lambda line: None,
 ) -> tuple[Selection, Rescored | None]:
     """New images, and labels that are worth a second look in a share of their places; and what was scored for it."""
     from al_loop.reviewing import labels_to_review
 
     if version is None:
-        return _seed_batch(platform, round_, wishes), None
+        return _seed_batch(platform, round_, wishes, log), None
     budget = wishes.budget or platform.settings.selection.budget
     reviews = labels_to_review(platform, round_, budget)
     selection, scored_again = _batch(platform, round_, version, replace(wishes, budget=budget - len(reviews)))
@@ -179,8 +184,9 @@ def with_reviews(selection: Selection, reviews: list[dict[str, Any]], version: i
 
 
 def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> tuple[Selection, Rescored | None]:
-    from al_core.selection import Judging, select_batch
+    from al_core.selection import SEARCH, Judging, select_batch
     from al_loop.rescoring import asking_version
+    from al_loop.searching import searched
     from al_loop.strategy_inputs import strategy_context
     from al_resources.prediction_store.candidates import Candidates
 
@@ -194,7 +200,10 @@ def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> tup
     about = _who_asked(asking, version, scored_again)
     if scored_again is None and asking != version:
         asking, context = version, strategy_context(platform, version)
+    wanted = searched(platform, budget)
     duels, judged = _duels(platform, version, budget), _judged(platform)
+    unlike = _different(platform, version, budget, budget - len(duels), judged)
+    found = {row["image_id"] for row in wanted}
     rules = defaults.rules
     if wishes.control_share is not None:
         rules = replace(rules, control_share=wishes.control_share)
@@ -211,12 +220,14 @@ def _batch(platform: Platform, round_: int, version: int, wishes: Wishes) -> tup
             duels,
             judged,
         ),
-        different=_different(platform, version, budget, budget - len(duels), judged),
+        different=[*wanted, *(row for row in unlike if row["image_id"] not in found)],
         seed=seed,
         round_=round_,
         model_version=asking,
         context=context,
     )
+    if wanted:
+        about = {**about, "searched for": sum(reason == SEARCH for reason in selection.table["reason"].to_pylist())}
     return replace(selection, details={**selection.details, **about}), scored_again
 
 
@@ -307,7 +318,7 @@ def configured_strategy(platform: Platform, wishes: Wishes) -> QueryStrategy:
     return get_strategy(wishes.strategy, **wishes.strategy_settings)
 
 
-def _seed_batch(platform: Platform, round_: int, wishes: Wishes) -> Selection:
+def _seed_batch(platform: Platform, round_: int, wishes: Wishes, log: Callable[[str], None]) -> Selection:
     """Before there is a model: those that judge are drawn at random from all that nobody was asked about, those that
     teach by coverage, where the encoder has learned something already.
     """
@@ -324,7 +335,7 @@ def _seed_batch(platform: Platform, round_: int, wishes: Wishes) -> Selection:
         uri = uris[image_id]
         return near_duplicate_hash(decode_stored_image(platform.images.read(uri), name=uri))
 
-    embed, note = _seed_embedder(platform, uris)
+    embed, note = _seed_embedder(platform, uris, log)
     selection = select_seed_batch(
         uris,
         embed=embed,
@@ -341,7 +352,7 @@ def _seed_batch(platform: Platform, round_: int, wishes: Wishes) -> Selection:
 
 
 def _seed_embedder(
-    platform: Platform, uris: dict[str, str]
+    platform: Platform, uris: dict[str, str], log: Callable[[str], None]
 ) -> tuple[Callable[[Sequence[str]], tuple[list[str], np.ndarray]] | None, dict[str, str]]:
     """What embeds the images of the first round, None where they are drawn at random; and why, or with what."""
     from al_core.encoders.contract import NoEncoder
@@ -360,7 +371,13 @@ def _seed_embedder(
         import numpy as np
 
         images = [LabeledImage(image_id, uris[image_id], "") for image_id in ids]
-        chunks = list(embedder.chunks(images, platform.images.read))
+        log(f"looking at {len(images):,} images with {training.architecture}, to choose the first ones by coverage")
+        chunks, began = [], time.monotonic()
+        for chunk in embedder.chunks(images, platform.images.read):
+            chunks.append(chunk)
+            done = sum(len(each.image_ids) + len(each.skipped) for each in chunks)
+            left = (time.monotonic() - began) / done * (len(images) - done)
+            log(f"{done:,} of {len(images):,} images embedded, {left:.0f} s left")
         rows = [np.empty((0, embedder.dimension), np.float32), *(chunk.embeddings for chunk in chunks)]
         return [image_id for chunk in chunks for image_id in chunk.image_ids], np.concatenate(rows)
 

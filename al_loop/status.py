@@ -211,7 +211,9 @@ def _model_columns(
     elif manifest.gate is not None and manifest.gate.outcome is None and not manifest.gate.passed:
         outcome = "refused"  # before there were duels
     else:
-        outcome = {"better": "held"}.get(verdict := verdicts.get(manifest.version, "trained"), verdict)
+        outcome = verdicts.get(manifest.version, "trained")
+        if outcome == "better":  # and does not serve: somebody holds the endpoint, or a newer one was better, too
+            outcome = "passed" if max(promoted, default=0) > manifest.version else "held"
     return {
         "model_version": manifest.version,
         "training_job": manifest.training_log.get("azure_ml_job"),

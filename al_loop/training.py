@@ -27,30 +27,42 @@ def train_challenger(
     from al_core.learning.checkpoint import code_version, training_key
     from al_loop.prelabeling import refresh_predictions
 
-    champion = platform.endpoint.state().serving_version
-    before = None if champion is None else _goes_on_from(platform, champion, dataset)
-    settings = platform.settings.training
-    key = training_key(dataset.manifest.version, before, settings, code_version())
-    if done := platform.registry.by_training_key(key):
+    if done := _done_before(platform, dataset):
         log(f"this training was done before: v{done.version}")
         return done
+    champion = platform.endpoint.state().serving_version
+    before = None if champion is None else _goes_on_from(platform, champion)
+    key = training_key(dataset.manifest.version, before, platform.settings.training, code_version())
     with scratch_folder(platform.settings.home / "scratch", "train-") as folder:
         manifest = _train_and_publish(platform, dataset, before, champion, key, folder, run_id, log)
     refresh_predictions(platform, log)
     return manifest
 
 
-def _goes_on_from(platform: Platform, champion: int, dataset: Dataset) -> int:
+def _done_before(platform: Platform, dataset: Dataset) -> ModelManifest | None:
+    """The newest version that these settings and this code made of these labels, whatever it went on from.
+
+    Who serves may have changed since, and so may the verdict on its parent: a step that is run again finds its model.
+    """
+    from al_core.learning.checkpoint import code_version, training_key
+
+    for version in reversed(platform.registry.versions()):
+        made = platform.registry.manifest(version)
+        settings, parent = platform.settings.training, made.parent_version
+        if made.training_key == training_key(dataset.manifest.version, parent, settings, code_version()):
+            return platform.registry.by_training_key(made.training_key)
+    return None
+
+
+def _goes_on_from(platform: Platform, champion: int) -> int:
     """The version that is trained further: the newest that is not proven worse than who serves.
 
-    What a model has learned is not lost while its verdict is open. Versions that were trained on these very labels do
-    not count, so that a training that is done again is the same training.
+    What a model has learned is not lost while its verdict is open.
     """
     from al_loop.decisions import challengers
     from al_loop.judging import newest_not_worse
 
-    before = [one for one in challengers(platform, champion) if one.dataset_version != dataset.manifest.version]
-    return newest_not_worse(platform, champion, before)
+    return newest_not_worse(platform, champion, challengers(platform, champion))
 
 
 def _train_and_publish(

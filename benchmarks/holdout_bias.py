@@ -20,7 +20,7 @@ from al_core.judging.truth import Reserve
 from al_core.learning.contract import LabeledImage
 from al_core.records import prediction_table
 from al_core.scored_images import ScoredImages
-from al_core.selection import NOBODY, select_batch, select_seed_batch
+from al_core.selection import NOBODY, Judging, Rules, select_batch, select_seed_batch
 from al_core.strategies.context import StrategyContext
 from al_core.strategies.registry import get_strategy
 
@@ -114,10 +114,16 @@ class _Project:
         teaching = ScoredImages(scored, None if self.before else self.reserve.part("teach"))
         measuring = None if self.before else ScoredImages(scored, self.reserve.part("measure"))
         batch = select_batch(
-            teaching, judges=measuring, strategy=get_strategy("margin" if self.before else self.strategy),
-            budget=BUDGET, control_share=CONTROL, near_duplicate_distance=-1, seed=self.seed * 100 + round_,
-            round_=round_, model_version=round_, context=self._context(),
-        )  # fmt: skip
+            teaching,
+            strategy=get_strategy("margin" if self.before else self.strategy),
+            budget=BUDGET,
+            rules=Rules(CONTROL, near_duplicate_distance=-1),
+            judging=Judging(measuring),
+            seed=self.seed * 100 + round_,
+            round_=round_,
+            model_version=round_,
+            context=self._context(),
+        )
         return pl.DataFrame(batch.table)
 
     def _context(self) -> StrategyContext:

@@ -1,10 +1,13 @@
 """Into the prediction log and out of it, Data Explorer being emulated in a process of its own.
 
     python -m benchmarks.kusto [--rows 10_000] [--log 100_000] [--json OUT]
+    python -m benchmarks.kusto --growth 100_000 200_000 400_000 [--memory 100MB] [--plot OUT.png]
 
 In: the collector to Delta, to Data Explorer by streaming and through the queue, each against the bare client, which
 gets the same rows in the same batches, as JSON lines that Polars wrote. Out: what one selection of 500 asks for and
 is answered, in bytes. Emulated ingestion takes longer than any client, so the client's CPU time is told as well.
+
+Growth: the first 500 by margin of ever longer logs, at once and in windows, on an engine with little memory.
 """
 
 from __future__ import annotations
@@ -281,6 +284,64 @@ def run(rows: int, log: int) -> dict[str, Any]:
         return {"in": into_the_log(url, rows), "out": out_of_the_log(url, orders, log), "rows": rows}
 
 
+# ---------------------------------------------------------------------- growth
+def growth(lengths: list[int], memory: str, window_rows: int) -> list[dict[str, Any]]:
+    """Seconds of a selection from logs of these lengths; None where the engine refused it for want of memory."""
+    from al_core.strategies.base import Order
+    from al_resources.azure.data_explorer import KustoDatabase, setup_commands
+    from al_resources.prediction_store.kusto import KustoPredictionStore
+    from emulators.kusto import KustoEmulator
+
+    found = []
+    for rows in lengths:
+        with KustoEmulator(memory=memory) as emulator:
+            database = database_of(emulator.url, "streaming")
+            for command in setup_commands():
+                database.command(command)
+            emulator.load_log(rows, "digits", 3)
+            facts: dict[str, Any] = {"rows": rows}
+            for way, of_window in (("at once", rows), ("in windows", window_rows)):
+                settings = database.settings.model_copy(update={"kusto_window_rows": of_window})
+                store = KustoPredictionStore(KustoDatabase(settings))
+                facts[way] = seconds_or_refused(
+                    lambda store=store: store.eligible("digits", 3, Order("margin"), BUDGET, ["image_id"])  # type: ignore[misc]
+                )
+            found.append(facts)
+            print({name: round(value, 2) if isinstance(value, float) else value for name, value in facts.items()})
+    return found
+
+
+def seconds_or_refused(ask: Callable[[], Any]) -> float | None:
+    """The second time: the first one has the analyser read the text."""
+    from azure.kusto.data.exceptions import KustoServiceError
+
+    try:
+        ask()
+        begun = time.perf_counter()
+        ask()
+    except KustoServiceError as error:
+        if "OutOfMemory" not in str(error):
+            raise
+        return None
+    return time.perf_counter() - begun
+
+
+def plot(found: list[dict[str, Any]], memory: str, window_rows: int, file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for way, mark in (("at once", "s"), ("in windows", "o")):
+        points = [(facts["rows"], facts[way]) for facts in found if facts[way] is not None]
+        axes.plot(*zip(*points, strict=True), marker=mark, label=way) if points else None
+    refused = [facts["rows"] for facts in found if facts["at once"] is None]
+    axes.plot(refused, [0] * len(refused), "rx", label=f"at once: refused, {memory} of memory")
+    axes.set(xlabel="images in the log", ylabel="seconds for 500 by margin", xlim=(0, None), ylim=(0, None))
+    axes.set_title(f"emulated engine, windows of {window_rows:,} rows", fontsize=10)
+    axes.legend()
+    figure.savefig(file, dpi=110)
+
+
 def show(facts: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -308,7 +369,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000, help="that are written, each way")
     parser.add_argument("--log", type=int, default=100_000, help="rows of the log that is selected from")
     parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--growth", type=int, nargs="+", metavar="ROWS", help="only this, for logs of these lengths")
+    parser.add_argument("--memory", default="100MB", help="of the engine, for --growth")
+    parser.add_argument("--window", type=int, default=50_000, help="rows of a window, for --growth")
+    parser.add_argument("--plot", type=Path, help="draw --growth there")
     arguments = parser.parse_args()
+    if arguments.growth:
+        found = growth(arguments.growth, arguments.memory, arguments.window)
+        if arguments.plot:
+            plot(found, arguments.memory, arguments.window, arguments.plot)
+        return
     facts = run(arguments.rows, arguments.log)
     show(facts)
     if arguments.json:

@@ -55,12 +55,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------- drift
-def false_alarms(years: int, reference: int = 1_000, window: int = 300) -> dict[str, str]:
+def false_alarms(years: int, reference: int = 600, window: int = 200) -> dict[str, str]:
     """Each year one reference and a window of new images every day; smaller than the defaults, to be done today."""
     alarms, smallest = [], 1.0
     for year in range(years):
         generator = np.random.default_rng(year)
-        stream = Stream(generator, dimension=16)
+        stream = Stream(generator, dimension=8)
         before, keys = stream.images(reference), _keys(generator, reference)
         p_values = [
             two_samples(before, stream.images(window), (keys, _keys(generator, window))).p_value for _ in range(DAYS)

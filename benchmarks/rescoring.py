@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         result = measure(Path(folder), options.rows, options.repeats)
     print(
         f"{options.rows:,} embeddings of {DIMENSION}: read in {result['read']:.1f} s, "
-        f"scored for {CLASSES} classes in {result['scored']:.1f} s, {result['ratio']:.2f} times that; "
+        f"scored for {CLASSES} classes in {result['scored']:.1f} s, {result['ratio']:.2f} times that "
+        f"({result['read_cpu']:.1f} and {result['scored_cpu']:.1f} s of a core); "
         f"{result['peak_gb']:.1f} GB of memory at most"
     )
     if options.json:
@@ -64,10 +65,12 @@ def measure(folder: Path, rows: int, repeats: int) -> dict[str, float]:
     def scored() -> None:
         _from_log(platform, head, 1, Order("margin"), KEEP, rows)
 
-    times = {"read": [seconds(read)], "scored": [seconds(scored)]}
-    for _ in range(repeats - 1):
-        times["read"].append(seconds(read))
-        times["scored"].append(seconds(scored))
+    times: dict[str, list[float]] = {name: [] for name in ("read", "read_cpu", "scored", "scored_cpu")}
+    for _ in range(repeats):
+        for name, call in (("read", read), ("scored", scored)):
+            wall, cpu = seconds(call)
+            times[name].append(wall)
+            times[f"{name}_cpu"].append(cpu)
     medians = {name: statistics.median(values) for name, values in times.items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return medians | {"ratio": medians["scored"] / medians["read"], "peak_gb": peak}
@@ -112,10 +115,11 @@ def predictor() -> Predictor:
     return cast("Predictor", SimpleNamespace(dimension=DIMENSION, classify=classify, **named))
 
 
-def seconds(call: Callable[[], None]) -> float:
-    begun = time.perf_counter()
+def seconds(call: Callable[[], None]) -> tuple[float, float]:
+    """By the clock, and of all cores together."""
+    begun, spent = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - begun
+    return time.perf_counter() - begun, time.process_time() - spent
 
 
 if __name__ == "__main__":

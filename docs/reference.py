@@ -1,10 +1,11 @@
-"""What is made from the code: settings, commands, the table of strategies, and the tables of deploy/azure.
+"""What is made from the code: settings, commands, the table of strategies, and files of deploy/azure.
 
 `python docs/reference.py` writes them; a test compares them with the code.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -12,7 +13,8 @@ import click
 from pydantic.fields import FieldInfo
 
 DOCS = Path(__file__).parent
-TABLES = DOCS.parent / "deploy/azure/tables.kql"
+AZURE = DOCS.parent / "deploy/azure"
+TABLES = AZURE / "tables.kql"
 BEGIN, END = "<!-- strategies: made by docs/reference.py -->", "<!-- end of strategies -->"
 WIDTH = 100  # of a command's help
 
@@ -27,6 +29,8 @@ def pages() -> dict[Path, str]:
         DOCS / "commands.md": commands_page(),
         strategies: f"{before}{BEGIN}\n{strategies_table()}{END}{after}",
         TABLES: tables_script(),
+        AZURE / "dashboard.json": dashboard_file(),
+        AZURE / "log.ipynb": notebook_file(),
     }
 
 
@@ -35,6 +39,24 @@ def tables_script() -> str:
     from al_resources.azure.data_explorer import setup_commands
 
     return "\n\n".join(["// Made by docs/reference.py from what `al azure init` does.", *setup_commands()]) + "\n"
+
+
+def dashboard_file() -> str:
+    """The dashboard of Data Explorer, with the defaults' names and no cluster of anybody."""
+    from al_loop.dashboard import dashboard
+    from al_resources.settings import ModelSettings
+    from al_resources.settings.azure_data import AzureDataSettings
+
+    database = AzureDataSettings().kusto_database
+    made = dashboard(ModelSettings().name, "https://<cluster>.<region>.kusto.windows.net", database)
+    return json.dumps(made, indent=2) + "\n"
+
+
+def notebook_file() -> str:
+    """The notebook that asks the same."""
+    from al_loop.dashboard import notebook
+
+    return json.dumps(notebook(), indent=1) + "\n"
 
 
 def settings_page() -> str:

@@ -13,6 +13,7 @@ import gzip
 import json
 import re
 import socket
+import tempfile
 import threading
 import time
 import uuid
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
@@ -100,10 +102,11 @@ def _can_analyse() -> bool:
 class KustoEmulator:
     """One database; `with KustoEmulator() as kusto: kusto.url`. Queued ingestion needs a `storage`.
 
-    With `tokens`, requests must carry one of them.
+    With `tokens`, requests must carry one of them. With a `memory` like "100MB", tables lie in a file, and a query
+    whose operators would hold more is refused, as the service refuses those that would hold more than 5 GiB each.
     """
 
-    def __init__(self, database: str = "active_learning", storage: Azurite | None = None) -> None:
+    def __init__(self, database: str = "active_learning", storage: Azurite | None = None, memory: str = "") -> None:
         import duckdb_kql
 
         self.database = database
@@ -115,11 +118,12 @@ class KustoEmulator:
         self.requests: list[str] = []  # paths
         self._gate = _can_analyse()
         self.queued = QueuedIngestion(self, storage) if storage else None
-        self._duckdb = duckdb_kql.connect()
+        self._running = ExitStack()
+        self.memory = memory
+        self._duckdb = duckdb_kql.connect(self._file() if memory else ":memory:")
         self._lock = threading.RLock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
-        self._running = ExitStack()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> KustoEmulator:
@@ -133,6 +137,27 @@ class KustoEmulator:
 
     def __exit__(self, *_: object) -> None:
         self._running.close()
+
+    def _file(self) -> str:
+        folder = self._running.enter_context(tempfile.TemporaryDirectory())
+        return str(Path(folder) / "tables.duckdb")
+
+    def load_log(self, rows: int, model_name: str, model_version: int) -> None:
+        """A long log of as many images, made by the engine itself. From now on the limit of memory holds."""
+        digest = "md5(n::varchar)"
+        with self._lock:
+            self._duckdb.execute(
+                f"""insert into predictions (prediction_id, image_id, image_key, model_name, model_version, source,
+                confidence, margin, entropy, logged_at) select {digest}, {digest},
+                ('0x' || substr({digest}, 1, 15))::bigint, ?, ?, 'online', hash(n) / 18446744073709551616.0,
+                hash(n + 1) / 18446744073709551616.0, hash(n + 2) / 18446744073709551616.0,
+                timestamp '2026-01-01' + interval (n) second from range({rows}) r(n)""",
+                [model_name, model_version],
+            )
+            self._duckdb.execute("checkpoint")
+            if self.memory:
+                self._duckdb.execute("set temp_directory = ''; set threads = 2")
+                self._duckdb.execute(f"set memory_limit = '{self.memory}'")
 
     def fault_for(self, path: str, text: str) -> Fault | None:
         with self._lock:

@@ -14,6 +14,7 @@ open, so that the better of the two decides.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -125,20 +126,17 @@ def _strata(rows: pl.DataFrame, names: dict[str, int]) -> np.ndarray:
 
 def _labels_alone(right: float, count: int) -> np.ndarray:
     """Log capital against each accuracy of `GRID` of a bet on labels alone: all bets, mixed evenly."""
-    from scipy.special import betaln  # type: ignore[import-untyped]
-
-    return betaln(right + 1, count - right + 1) - right * np.log(GRID) - (count - right) * np.log1p(-GRID)
+    beta = math.lgamma(right + 1) + math.lgamma(count - right + 1) - math.lgamma(count + 2)  # `al status` has no scipy
+    return beta - right * np.log(GRID) - (count - right) * np.log1p(-GRID)
 
 
 def _growth(rest: np.ndarray, trust: np.ndarray, after: Sequence[int]) -> dict[int, np.ndarray]:
     """Log capital against each accuracy of bets on residuals, after so many labels; half above, half below."""
-    from scipy.special import logsumexp
-
     wealth, found = np.zeros((2 * len(BETS), len(GRID))), {}
     for count, (value, reach) in enumerate(zip(rest, trust, strict=True), start=1):
         above = BETS[:, None] / (GRID + reach)[None, :]
         below = -BETS[:, None] / (1 + reach - GRID)[None, :]
         wealth += np.log1p(np.concatenate([above, below]) * (value - GRID)[None, :])
         if count in after:
-            found[count] = logsumexp(wealth, axis=0) - np.log(len(wealth))
+            found[count] = np.logaddexp.reduce(wealth, axis=0) - np.log(len(wealth))
     return found

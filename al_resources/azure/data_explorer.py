@@ -109,6 +109,7 @@ class KustoDatabase:
         self.settings = settings
         self._credential = credential
         self._give_up_seconds = give_up_seconds
+        self.listener: Callable[[Query], None] | None = None  # is told what is asked
 
     def query(self, query: Query) -> pl.DataFrame:
         """The answer, its columns named and typed as `query.answer` says.
@@ -120,6 +121,8 @@ class KustoDatabase:
         from azure.kusto.data import ClientRequestProperties
         from azure.kusto.data.exceptions import KustoServiceError
 
+        if self.listener:
+            self.listener(query)
         properties = ClientRequestProperties()
         for name, (kind, value) in query.parameters.items():
             properties.set_parameter(name, _literal(kind, value))

@@ -38,6 +38,12 @@ TRAINING_PACKAGES = (
     "dagster-pipes", "numpy", "pillow", "polars", "pyarrow", "pydantic", "pydantic-settings", "safetensors",
     "scipy", "torch", "torchvision",
 )  # fmt: skip
+# and what builds a network of that family of encoders, beside it: the prefix of the architecture -> packages
+ENCODER_PACKAGES = {
+    "timm": ("timm", "huggingface-hub"),
+    "hf": ("transformers", "huggingface-hub"),
+    "open_clip": ("open_clip_torch", "huggingface-hub"),
+}
 SCORING_SCRIPT = "al_serving/azure_ml_script.py"
 INFERENCE_SERVER = "azureml-inference-server-http==1.5.1"
 # What Azure ML needs beside the script, and those packages whose version it has a say in. For batches its pages still
@@ -234,14 +240,21 @@ def code_snapshot(folder: Path) -> Path:
     return folder
 
 
-def environment_of(settings: AzureMLSettings, purpose: Purpose) -> str | Environment:
-    """The environment of jobs and deployments: pinned to the versions installed here, where Azure ML lets us."""
+def environment_of(settings: AzureMLSettings, purpose: Purpose, architecture: str = "") -> str | Environment:
+    """The environment of jobs and deployments: pinned to the versions installed here, where Azure ML lets us.
+
+    With the packages that build a network of that `architecture`, as `training.architecture` names it.
+
+    Raises:
+        WorkspaceError: one of these is not installed here, so that nobody knows which version is wanted.
+    """
     from azure.ai.ml.entities import Environment
 
     registered = (settings.batch_environment if purpose == "batch" else "") or settings.environment
     if registered:
         return f"azureml:{registered}"
-    names = TRAINING_PACKAGES if purpose == "training" else SCORING_PACKAGES
+    names: tuple[str, ...] = TRAINING_PACKAGES if purpose == "training" else SCORING_PACKAGES
+    names += ENCODER_PACKAGES.get(architecture.partition(":")[0], ())
     left = LEFT_TO_RUNTIME[purpose]
     pins = [left.get(name) or f"{name}=={_published(name)}" for name in names]
     pins += RUNTIMES[purpose]
@@ -258,7 +271,13 @@ def environment_of(settings: AzureMLSettings, purpose: Purpose) -> str | Environ
 
 def _published(package: str) -> str:
     """The version installed here without the mark of its build (`+cpu`): elsewhere another build may be right."""
-    return importlib.metadata.version(package).partition("+")[0]
+    try:
+        return importlib.metadata.version(package).partition("+")[0]
+    except importlib.metadata.PackageNotFoundError as error:
+        raise WorkspaceError(
+            f"{package} is not installed here, so that nobody knows which version is to run in Azure ML; install the "
+            "extra of the encoder (`al encoders` names it), or set azure_ml.environment to an image that has it"
+        ) from error
 
 
 def _cloud(settings: AzureMLSettings, authority: str) -> dict[str, Any]:

@@ -69,6 +69,7 @@ class AzureMLBatchEndpoint:
         blobs: BlobStore,
         *,
         model_name: str,
+        architecture_of: Callable[[int], str] = lambda version: "",
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._client = client
@@ -77,6 +78,7 @@ class AzureMLBatchEndpoint:
         self._blobs = blobs
         self._model_name = checked_name("model", model_name)
         self._endpoint = checked_name("endpoint", settings.batch_endpoint)
+        self._architecture_of = architecture_of  # of a version of the model: what its container needs beside the rest
         self._sleep = sleep
 
     def score(self, prefix: str, model_version: int, key: str, log: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -154,7 +156,7 @@ class AzureMLBatchEndpoint:
             name=name,
             endpoint_name=self._endpoint,
             model=f"azureml:{self._model_name}:{model_version}",
-            environment=environment_of(self._settings, "batch"),
+            environment=environment_of(self._settings, "batch", self._architecture_of(model_version)),
             code_configuration=CodeConfiguration(code=str(code_snapshot(folder)), scoring_script=SCORING_SCRIPT),
             compute=self._settings.batch_compute,
             resources=ResourceConfiguration(instance_count=self._settings.batch_instances),

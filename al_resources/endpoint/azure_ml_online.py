@@ -66,6 +66,7 @@ class AzureMLOnlineEndpoint:
         *,
         model_name: str,
         endpoint: str,
+        architecture_of: Callable[[int], str] = lambda version: "",
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._client = client
@@ -73,6 +74,7 @@ class AzureMLOnlineEndpoint:
         self._settings = settings
         self._model_name = checked_name("model", model_name)
         self._endpoint = checked_name("endpoint", endpoint)
+        self._architecture_of = architecture_of  # of a version of the model: what its container needs beside the rest
         self._sleep = sleep
         self._created: dict[str, datetime] = {}
 
@@ -210,7 +212,7 @@ class AzureMLOnlineEndpoint:
             name=name,
             endpoint_name=self._endpoint,
             model=f"azureml:{self._model_name}:{model_version}",
-            environment=environment_of(self._settings, "scoring"),
+            environment=environment_of(self._settings, "scoring", self._architecture_of(model_version)),
             code_configuration=CodeConfiguration(code=str(code_snapshot(folder)), scoring_script=SCORING_SCRIPT),
             environment_variables=self._settings.environment_variables,
             instance_type=self._settings.instance_type,

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from al_core.images import BadImage, decode_stored_image
 from al_resources.blobs import BlobStore
 from al_resources.endpoint import DeploymentFailed, EndpointState, check_traffic, refuse_with_traffic
 from al_resources.endpoint.asking import NotAdmitted, ask
@@ -254,6 +253,8 @@ class LocalEndpoint:
         return self._loaded[model_version]
 
     def _score_here(self, deployment: str, image: bytes) -> dict[str, Any]:
+        from al_core.images import BadImage, decode_stored_image
+
         deployments = self.state().deployments
         if deployment not in deployments:
             raise DeploymentFailed(f"there is no deployment {deployment}; there are {sorted(deployments)}")

@@ -2,12 +2,18 @@
 
 What was sent twice is one prediction: every query takes the rows of one image and moment together, and of these
 the newest. Strategies that need arrays get them in a second query, for the chosen few.
+
+Data Explorer holds one group per image while it looks for the newest, and an operator may hold 5 GiB. So a long log is
+asked in windows: the images whose key lies in one range, then those of the next. Keys are hashes, so windows are
+equally large and none shares an image with another; the first of all images are the first of each window's first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import pairwise
 from typing import Any
 
 import polars as pl
@@ -24,6 +30,7 @@ from al_resources.prediction_store.rows import as_records, check_columns, checke
 WIDE = ("probs", "embedding")
 _IDENTITY = ("image_id", "logged_at", "prediction_id")
 PAGE = 2_000  # rows with arrays per answer: an answer is cut at 64 MB
+WIDER = 1e-6
 _BEGINNING = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -48,9 +55,12 @@ class KustoPredictionStore:
 
     def watermark(self, model_name: str | None = None, model_version: int | None = None) -> Watermark:
         """How many different predictions there are, and the newest moment."""
-        found = self.database.query(watermark_query(model_name, model_version))
-        rows, newest = found.row(0) if len(found) else (0, None)
-        return Watermark(rows, newest, f"{rows}:{newest.isoformat()}") if rows else Watermark(0, None, "empty")
+        windows = self.windows(model_name, model_version)
+        parts = [self.database.query(watermark_query(model_name, model_version, window)) for window in windows]
+        found = pl.concat(parts).filter(pl.col("count_") > 0)
+        rows, newest = int(found["count_"].sum()), found["newest"].max()
+        assert newest is None or isinstance(newest, datetime)
+        return Watermark(rows, newest, f"{rows}:{newest.isoformat()}") if newest else Watermark(0, None, "empty")
 
     def eligible(
         self,
@@ -66,13 +76,62 @@ class KustoPredictionStore:
         wanted = wanted_columns(columns, order)
         if limit < 0:
             raise ValueError(f"limit {limit} is negative")
-        asked = _narrow(wanted)
-        found = self.database.query(eligible_query(model_name, model_version, order, limit, asked, exclude, part))
+        own = [] if order.column == "random" else [order.column]
+        asked = list(dict.fromkeys([*_narrow(wanted), "image_id", *own]))
+        found = self._first(model_name, model_version, order, limit, asked, exclude, part)
         return as_records(self._with_arrays(found, wanted), wanted)
 
     def count_eligible(self, model_name: str, model_version: int | None, part: Part | None = None) -> int:
         """How many distinct images `eligible` could return; exact."""
-        return int(self.database.query(count_query(model_name, model_version, part)).item())
+        windows = self.windows(model_name, model_version)
+        return sum(
+            int(self.database.query(count_query(model_name, model_version, part, window)).item()) for window in windows
+        )
+
+    def windows(
+        self, model_name: str | None, model_version: int | None, pivot: int = 0
+    ) -> list[KeyWindow] | list[None]:
+        """In which parts the log of a model version is asked, see `azure.kusto_window_rows`; [None]: all at once."""
+        rows = int(self.database.query(size_query(model_name, model_version)).item())
+        count = -(-rows // self.database.settings.kusto_window_rows)
+        if count <= 1:
+            return [None]
+        edges = [KEY_SPACE * place // count for place in range(count + 1)]
+        return [KeyWindow(low, high, pivot) for low, high in pairwise(edges)]
+
+    def _first(
+        self,
+        model_name: str,
+        model_version: int | None,
+        order: Order,
+        limit: int,
+        asked: Sequence[str],
+        exclude: Collection[str],
+        part: Part | None,
+    ) -> pl.DataFrame:
+        """The first `limit` of all windows.
+
+        Random order goes through them from its pivot, and stops when it has enough; a score asks each for what may
+        still be among the first.
+        """
+        ordered = order.column == "random"
+        found, worst = pl.DataFrame(), None
+        for window in self.windows(model_name, model_version, order.pivot if ordered else 0):
+            query = eligible_query(
+                model_name, model_version, order, limit - len(found) * ordered, asked, exclude, part, window, worst
+            )
+            page = self.database.query(query)
+            if window is None:
+                return page
+            found = pl.concat([found, page]) if len(found) else page
+            if not ordered:
+                by, descending = [order.column, "image_id"], [order.descending, False]
+                found = found.sort(by, descending=descending).head(limit)
+            if len(found) == limit:
+                if ordered:
+                    break
+                worst = float(found[order.column][-1]) if limit else None
+        return found
 
     def first_logged(self, model_name: str, model_version: int) -> datetime | None:
         """When the traffic of a version began."""
@@ -131,10 +190,9 @@ class KustoPredictionStore:
         after, seen = since or _BEGINNING, list[str]()
         while True:
             page = self.database.query(page_query(wanted, after, seen, model_name, model_version))
-            if len(page):
-                yield from as_records(page, wanted).to_batches()
-            if len(page) < PAGE:
+            if page.is_empty():
                 return
+            yield from as_records(page, wanted).to_batches()
             newest = page["logged_at"][-1]
             at_newest = page.filter(pl.col("logged_at") == newest)["prediction_id"].to_list()
             after, seen = newest, [*seen, *at_newest] if newest == after else at_newest
@@ -166,6 +224,15 @@ class KustoPredictionStore:
         return "queued" if self.database.settings.kusto_ingestion == "managed" else None
 
 
+@dataclass(frozen=True)
+class KeyWindow:
+    """Images whose key, counted from `pivot` on around the end of all keys, is at least `low` and below `high`."""
+
+    low: int
+    high: int
+    pivot: int = 0
+
+
 _WATERMARK = pa.schema([("count_", pa.int64()), ("newest", PREDICTIONS.field("logged_at").type)])
 _COUNT = pa.schema([("Count", pa.int64())])
 
@@ -175,9 +242,15 @@ _TAKEN = """let taken = union (selections | project image_id), (labels | project
 | distinct image_id;"""
 
 
-def watermark_query(model_name: str | None, model_version: int | None) -> Query:
-    """Counts predictions, each once."""
+def size_query(model_name: str | None, model_version: int | None) -> Query:
+    """How many rows lie there, those that were sent twice twice: what decides about windows."""
     filters, parameters = _of_model(model_name, model_version)
+    return Query(f"predictions{filters}\n| count", _COUNT, parameters)
+
+
+def watermark_query(model_name: str | None, model_version: int | None, window: KeyWindow | None = None) -> Query:
+    """Counts predictions, each once."""
+    filters, parameters = _of_model(model_name, model_version, window=window)
     text = f"""predictions{filters}
 | where source != "{RESCORE}"
 | summarize newest = max(logged_at) by prediction_id
@@ -194,16 +267,25 @@ def eligible_query(
     columns: Sequence[str],
     exclude: Collection[str],
     part: Part | None = None,
+    window: KeyWindow | None = None,
+    worst: float | None = None,
 ) -> Query:
-    """The batch: newest prediction per image, not taken, in order, the first `limit`."""
+    """The batch: newest prediction per image, not taken, in order, the first `limit`.
+
+    Of one window, where a `window` is given; `worst`: the score of the last one among those of the windows before.
+    """
     needed = [*columns, "image_key"] if order.column == "random" else list(columns)
-    text, parameters = _free(model_name, model_version, needed, exclude, part)
+    text, parameters = _free(model_name, model_version, needed, exclude, part, window)
     if order.column == "random":
         parameters["_pivot"] = ("long", order.pivot)
         text += f"\n| extend place = (image_key - _pivot + {KEY_SPACE}) % {KEY_SPACE}"
         by = "place asc"
     else:
         by = f"{order.column} {'desc' if order.descending else 'asc'}"
+        if worst is not None:
+            wide = WIDER * max(1.0, abs(worst))  # the log may hold more digits than 32 bits do
+            parameters["_worst"] = ("real", worst - wide if order.descending else worst + wide)
+            text += f"\n| where {order.column} {'>=' if order.descending else '<='} _worst"
     text += f"\n| order by {by}, image_id asc\n| take {int(limit)}\n| project {', '.join(columns)}"
     return Query(text, _records(columns), parameters)
 
@@ -248,9 +330,11 @@ def sample_query(
     return Query(text, _records(columns), parameters)
 
 
-def count_query(model_name: str, model_version: int | None, part: Part | None = None) -> Query:
+def count_query(
+    model_name: str, model_version: int | None, part: Part | None = None, window: KeyWindow | None = None
+) -> Query:
     """How many images are free."""
-    filters, parameters = _of_model(model_name, model_version, part)
+    filters, parameters = _of_model(model_name, model_version, part, window)
     text = f"""{_TAKEN}
 predictions{filters}
 | distinct image_id
@@ -289,12 +373,14 @@ def page_query(
     """One page of the log by time, from a moment on, without what was already read of that moment."""
     filters, parameters = _of_model(model_name, model_version)
     asked = tuple(dict.fromkeys([*columns, "logged_at", "prediction_id"]))
-    # First which rows, by two narrow columns; the wide ones are read of these alone.
+    # First which rows, by two narrow columns; the wide ones are read of these alone. No group per row of the log: what
+    # was sent twice stands side by side.
     text = f"""let page = predictions{filters}
 | where logged_at >= _after and prediction_id !in (_seen)
-| distinct logged_at, prediction_id
+| project logged_at, prediction_id
 | order by logged_at asc, prediction_id asc
-| take {PAGE};
+| take {PAGE}
+| distinct logged_at, prediction_id;
 predictions
 | where logged_at >= _after
 | join kind=leftsemi page on prediction_id
@@ -311,8 +397,9 @@ def _free(
     columns: Sequence[str],
     exclude: Collection[str],
     part: Part | None,
+    window: KeyWindow | None,
 ) -> tuple[str, dict[str, tuple[str, Any]]]:
-    filters, parameters = _of_model(model_name, model_version, part)
+    filters, parameters = _of_model(model_name, model_version, part, window)
     parameters["_exclude"] = ("dynamic", sorted(exclude))
     beside = [name for name in dict.fromkeys(columns) if name not in _IDENTITY]
     more = "".join(f", {name}" for name in beside)
@@ -330,7 +417,7 @@ def _records(columns: Sequence[str]) -> pa.Schema:
 
 
 def _of_model(
-    model_name: str | None, model_version: int | None, part: Part | None = None
+    model_name: str | None, model_version: int | None, part: Part | None = None, window: KeyWindow | None = None
 ) -> tuple[str, dict[str, tuple[str, Any]]]:
     text, parameters = "", dict[str, tuple[str, Any]]()
     if model_name is not None:
@@ -339,6 +426,13 @@ def _of_model(
     if model_version is not None:
         text += "\n| where model_version == _version"
         parameters["_version"] = ("long", model_version)
+    if window is not None:
+        place = "image_key"
+        if window.pivot:
+            place = f"(image_key - _from + {KEY_SPACE}) % {KEY_SPACE}"
+            parameters["_from"] = ("long", window.pivot)
+        text += f"\n| where {place} >= _low and {place} < _high"
+        parameters |= {"_low": ("long", window.low), "_high": ("long", window.high)}
     if part is not None:
         reserve, (low, high) = part.reserve, part.bounds
         mapped = f"(image_key % {MODULUS} * {reserve.multiplier} + {reserve.offset}) % {MODULUS}"

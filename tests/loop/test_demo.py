@@ -35,7 +35,7 @@ def test_every_round_was_selected_labeled_trained_and_judged(finished_demo: Fini
     assert [row["round"] for row in rounds] == list(range(5))
     for row in rounds:
         assert row["labeled"] == row["selected"] > 0
-        assert row["outcome"] in {"promoted", "open", "worse"}
+        assert row["outcome"] in {"promoted", "passed", "open", "worse"}
 
 
 def test_the_last_champion_is_good_and_no_worse_than_the_seed_model(finished_demo: FinishedDemo) -> None:
@@ -43,6 +43,17 @@ def test_the_last_champion_is_good_and_no_worse_than_the_seed_model(finished_dem
     seed, champion = promoted[0]["accuracy"]["value"], promoted[-1]["accuracy"]["value"]
     assert champion >= 0.93
     assert champion >= seed, "all labels of the seed round but those that judge teach: it is good already"
+
+
+def test_the_demo_tells_what_its_labels_bought_and_who_serves_is_hardly_behind_the_best(
+    finished_demo: FinishedDemo,
+) -> None:
+    bought = finished_demo.result["what_labels_bought"]
+    assert [row["paid"] for row in bought] == [120, 160, 200, 240, 280]
+    last = bought[-1]
+    best = max(bought, key=lambda row: row["model_accuracy"]["value"])
+    assert last["deployed_accuracy"]["value"] >= 0.96
+    assert best["model_accuracy"]["value"] - last["deployed_accuracy"]["value"] <= 0.02
 
 
 def test_status_agrees_with_the_demo(finished_demo: FinishedDemo, al: Callable[..., Any]) -> None:

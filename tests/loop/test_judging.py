@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -156,7 +157,7 @@ def test_every_decision_is_on_record_with_who_why_and_when(played: Platform) -> 
     facts = progress(played)["rounds"]
     assert [row["round"] for row in facts] == [0, 1, 2, 3]
     assert sum(sum(row["paid"].values()) for row in facts) == 190
-    assert {row["outcome"] for row in facts} <= {"promoted", "open", "worse", "held"}
+    assert {row["outcome"] for row in facts} <= {"promoted", "passed", "open", "worse", "held"}
     assert all(row["serves"] is not None for row in facts)
 
 
@@ -202,3 +203,43 @@ def test_nothing_is_moved_while_a_rollout_is_under_way(played: Platform, monkeyp
     monkeypatch.setattr(type(played.endpoint), "state", lambda self: split)
     with pytest.raises(GiveUp, match=r"a rollout is under way \(blue 90 %, green 10 %\)"):
         operating.rollback(played, reason="now", person="ann", log=quiet)
+
+
+def test_a_hold_in_the_middle_of_a_rollout_is_set_and_counts_from_the_next_decision(
+    played: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = played.endpoint.state()
+    split = state.model_copy(update={"deployments": {"blue": 1, "green": 2}, "traffic": {"blue": 90, "green": 10}})
+    with monkeypatch.context() as during:
+        during.setattr(type(played.endpoint), "state", lambda self: split)
+        assert operating.hold(played, reason="it looks odd", person="ann").startswith("held: ")
+    assert decisions.held(played) is not None
+    assert operating.hold(played, reason="me, too", person="bob").startswith("it is held by ann since ")
+    operating.release(played, reason="it was nothing", person="ann")
+    assert decisions.held(played) is None
+
+
+def test_a_champion_that_is_gone_from_the_registry_is_named_with_the_way_out(played: Platform) -> None:
+    newest = played.registry.manifest(played.registry.versions()[-1])
+    with pytest.raises(GiveUp, match=r"v99 serves but is gone from the registry.*`al promote V --reason WHY`"):
+        verdict_on(played, newest, 99)
+
+
+def test_a_version_that_does_not_know_todays_classes_is_let_serve_by_nobody(
+    played: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    today = played.datasets.latest()
+    assert today is not None
+    manifest = today.manifest.model_copy(update={"classes": (*today.manifest.classes, "ten")})
+    monkeypatch.setattr(type(played.datasets), "latest", lambda self: replace(today, manifest=manifest))
+    serving = played.endpoint.state().serving_version
+    other = next(version for version in played.registry.versions() if version != serving)
+    with pytest.raises(InvalidInput, match=f"v{other} does not know ten, which people label today"):
+        operating.promote(played, other, reason="why not", person="ann", log=quiet)
+
+
+def test_a_training_that_is_done_again_is_found_though_another_version_serves_by_now(played: Platform) -> None:
+    before = played.registry.versions()
+    newest = played.registry.manifest(before[-1])
+    again = train_challenger(played, played.datasets.of_version(newest.dataset_version), run_id="again", log=quiet)
+    assert (again.version, played.registry.versions()) == (newest.version, before)

@@ -30,6 +30,7 @@ from al_resources.azure.checks import check_azure
 from al_resources.azure.data_explorer import KustoDatabase
 from al_resources.azure.storage import container_client
 from al_resources.azure.workspace import (
+    ENCODER_PACKAGES,
     INFERENCE_SERVER,
     Arm,
     Purpose,
@@ -226,6 +227,28 @@ def test_environments_leave_to_azure_ml_what_it_insists_on(workspace: Workspace)
     assert not [pin for pin in pins("batch") if "azureml" in pin], "the SDK v1 ended on 2026-06-30"
     named = workspace.settings.model_copy(update={"environment": "ours:1", "batch_environment": "batch:2"})
     assert [environment_of(named, purpose) for purpose in ("scoring", "batch")] == ["azureml:ours:1", "azureml:batch:2"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "package"),
+    [("timm:tf_efficientnet_lite0", "timm"), ("hf:openai/clip-vit-base-patch32", "transformers"),
+     ("open_clip:ViT-B-32/openai", "open_clip_torch")],
+)  # fmt: skip
+def test_what_builds_the_encoder_comes_along_in_training_and_in_scoring(architecture: str, package: str) -> None:
+    purposes: tuple[Purpose, ...] = ("training", "scoring", "batch")
+    for purpose in purposes:
+        plain, found = (environment_of(AzureMLSettings(), purpose, name) for name in ("small_cnn", architecture))
+        assert not isinstance(plain, str)
+        assert not isinstance(found, str)
+        assert f"{package}=={importlib.metadata.version(package)}" in str(found.conda_file)
+        assert package not in str(plain.conda_file)
+        assert plain.version != found.version
+
+
+def test_a_package_of_the_encoder_that_is_not_here_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENCODER_PACKAGES, "timm", ("no-such-package",))
+    with pytest.raises(WorkspaceError, match=r"no-such-package is not installed here.*`al encoders` names it"):
+        environment_of(AzureMLSettings(), "training", "timm:tf_efficientnet_lite0")
 
 
 def test_torch_comes_as_the_build_that_the_driver_there_runs_not_as_the_one_installed_here(

@@ -23,6 +23,7 @@ from al_resources.azure.data_explorer import TABLES, Query, erase_command, kql_t
 from al_resources.ledgers.kusto import known_query, read_query, winners_query
 from al_resources.prediction_store.kusto import (
     WIDE,
+    KeyWindow,
     arrays_query,
     beginning_query,
     count_query,
@@ -30,6 +31,7 @@ from al_resources.prediction_store.kusto import (
     page_query,
     rows_query,
     sample_query,
+    size_query,
     watermark_query,
 )
 from emulators.kql_analyser import Analysis, shared_analyser
@@ -72,8 +74,23 @@ def queries() -> list[Query]:
         for own in [[] if order.column == "random" else [order.column]]
         for columns in (["image_id", "prediction_id", *own], list(dict.fromkeys([*NARROW, *own])))
     ]
+    windows = (KeyWindow(0, 1 << 58), KeyWindow(1 << 58, 1 << 59, pivot=12345))
     return [
         *(watermark_query(*one) for one in model),
+        *(size_query(*one) for one in model),
+        *(watermark_query(*one, window) for one in model for window in windows),
+        *(count_query("digits", 3, part, window) for part in PARTS for window in windows),
+        *(
+            eligible_query("digits", 3, order, 5, ["image_id", "margin", order.column][:own], [], part, window, worst)
+            for part in PARTS
+            for window in windows
+            for order, own, worst in (
+                (Order("margin"), 2, None),
+                (Order("margin", descending=True), 2, 0.25),
+                (Order("entropy"), 3, 0.25),
+                (Order("random", seed=1), 2, None),
+            )
+        ),
         *(count_query("digits", version, part) for version in (3, None) for part in PARTS),
         *(eligible_query("digits", 3, Order("margin"), 5, ["image_id", "margin"], [], part) for part in PARTS),
         *selections,

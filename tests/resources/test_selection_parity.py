@@ -18,8 +18,10 @@ from al_core.records import LABELS, SELECTIONS, image_keys, prediction_table, ta
 from al_core.selection import POOL_LIMIT, Rules, select_batch
 from al_core.strategies.base import Labeled
 from al_core.strategies.registry import STRATEGIES, get_strategy, strategy_names
+from al_resources.azure.data_explorer import KustoDatabase
 from al_resources.prediction_store import PredictionStore
 from al_resources.prediction_store.candidates import Candidates
+from al_resources.prediction_store.kusto import KustoPredictionStore
 
 pytestmark = pytest.mark.skipif("kusto" not in PREDICTION_STORES, reason="needs duckdb-kql")
 
@@ -135,6 +137,21 @@ def test_strategies_that_need_arrays_select_the_same_in_two_stages(
     delta, kusto = (selection(store, strategy, budget=12, seed=4, pool_limit=40) for store in stores)
     assert len(delta[1]) == 12
     assert delta == kusto
+
+
+@pytest.mark.parametrize("strategy", BY_SCORE)
+@pytest.mark.parametrize("window_rows", [23, 45])
+def test_a_log_that_is_asked_in_windows_gives_the_same_batch(
+    strategy: str, window_rows: int, stores: list[PredictionStore]
+) -> None:
+    delta, kusto = stores
+    assert isinstance(kusto, KustoPredictionStore)
+    settings_ = kusto.database.settings.model_copy(update={"kusto_window_rows": window_rows})
+    windowed = KustoPredictionStore(KustoDatabase(settings_))
+    assert len(windowed.windows("digits", 3)) == -(-90 // window_rows)
+    assert selection(windowed, strategy, budget=12, seed=4) == selection(delta, strategy, budget=12, seed=4)
+    assert windowed.count_eligible("digits", 3) == delta.count_eligible("digits", 3)
+    assert windowed.watermark("digits", 3) == kusto.watermark("digits", 3)
 
 
 def test_there_are_score_strategies() -> None:

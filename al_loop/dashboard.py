@@ -1,0 +1,228 @@
+"""The questions to the log as files for other people's tools: a dashboard of Data Explorer, and a notebook.
+
+Each query in them is the one that `questions.kql` asks; nothing is written a second time.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime, timedelta, timezone
+from typing import Any, get_args
+
+from al_loop.questions import Every, Question, Window, kql
+
+SCHEMA = 63  # of Data Explorer's dashboard files
+COLUMNS, HEIGHT = 24, 8  # of the grid; of a tile
+TILES: dict[Question, tuple[str, str]] = {  # title, kind of picture
+    "volume": ("Predictions and images", "line"),
+    "confidence": ("How sure the model is", "line"),
+    "classes": ("Share of each predicted class", "stackedarea"),
+    "latency": ("Latency in milliseconds", "line"),
+    "scores": ("Histograms of the scores", "table"),
+}
+DRAWN: dict[Question, tuple[list[str], list[str]]] = {  # y columns, series
+    "volume": (["predictions", "images"], ["model_version", "source"]),
+    "confidence": (["confidence", "lowest_tenth", "median"], ["model_version"]),
+    "classes": (["share"], ["model_version", "predicted_label"]),
+    "latency": (["median_ms", "p95_ms", "p99_ms"], ["model_version"]),
+    "scores": ([], []),
+}
+_PAGES: dict[Every, str] = {"1d": "By day", "1h": "By hour"}
+_NAMESPACE = uuid.UUID("8a4e3f0e-2c1b-4f6e-9a57-5d0c7b9f1e21")
+_SOME_TIME = datetime(2026, 1, 1, tzinfo=timezone.utc)  # texts hold no moment
+
+
+def dashboard(model_name: str, cluster: str, database: str) -> dict[str, Any]:
+    """A dashboard as Data Explorer's web page takes it (*New dashboard > Import from file*).
+
+    Its time range fills the queries' `_since` and `_until`, its list of models `_name`.
+    """
+    source, tiles, queries = _id("source"), [], []
+    for every, page in _PAGES.items():
+        for place, (question, (title, picture)) in enumerate(TILES.items()):
+            key = f"{question} {every}"
+            layout = {"x": place % 2 * COLUMNS // 2, "y": place // 2 * HEIGHT, "width": COLUMNS // 2, "height": HEIGHT}
+            tiles.append(
+                {
+                    "id": _id(f"tile {key}"),
+                    "title": title,
+                    "visualType": picture,
+                    "pageId": _id(page),
+                    "layout": layout,
+                    "queryRef": {"kind": "query", "queryId": _id(f"query {key}")},
+                    "visualOptions": _options(question),
+                }
+            )
+            queries.append(
+                {
+                    "id": _id(f"query {key}"),
+                    "dataSource": {"kind": "inline", "dataSourceId": source},
+                    "text": _text(question, every),
+                    "usedVariables": ["_name", "_since", "_until"],
+                }
+            )
+    return {
+        "$schema": f"https://dataexplorer.azure.com/static/d/schema/{SCHEMA}/dashboard.json",
+        "id": _id("dashboard"),
+        "eTag": _id("first"),
+        "title": "Active learning: what the log says",
+        "schema_version": str(SCHEMA),
+        "tiles": tiles,
+        "baseQueries": [],
+        "parameters": [_time_range(), _models(model_name)],
+        "dataSources": [
+            {
+                "id": source,
+                "name": database,
+                "clusterUri": cluster,
+                "database": database,
+                "kind": "manual-kusto",
+                "scopeId": "kusto",
+            }
+        ],
+        "pages": [{"name": name, "id": _id(name)} for name in _PAGES.values()],
+        "queries": queries,
+    }
+
+
+def _text(question: Question, every: Every) -> str:
+    return kql(question, Window("", _SOME_TIME, _SOME_TIME + timedelta(days=1), every)).text
+
+
+def _time_range() -> dict[str, Any]:
+    return {
+        "kind": "duration",
+        "id": _id("time range"),
+        "displayName": "Time range",
+        "description": "",
+        "beginVariableName": "_since",
+        "endVariableName": "_until",
+        "defaultValue": {"kind": "dynamic", "count": 30, "unit": "days"},
+        "showOnPages": {"kind": "all"},
+    }
+
+
+def _models(model_name: str) -> dict[str, Any]:
+    return {
+        "kind": "string",
+        "id": _id("models"),
+        "displayName": "Model",
+        "description": "model.name",
+        "variableName": "_name",
+        "selectionType": "array",
+        "includeAllOption": False,
+        "defaultValue": {"kind": "values", "values": [model_name]},
+        "dataSource": {"kind": "static", "values": [{"value": model_name, "displayText": model_name}]},
+        "showOnPages": {"kind": "all"},
+    }
+
+
+def _options(question: Question) -> dict[str, Any]:
+    besides = {"crossFilterDisabled": False, "drillthroughDisabled": False, "crossFilter": [], "drillthrough": []}
+    y, series = DRAWN[question]
+    if not y:
+        return besides
+    base = {"id": "-1", "label": "", "columns": [], "yAxisScale": "linear", "horizontalLines": []}
+    return {
+        "xColumn": {"type": "specified", "value": "at"},
+        "yColumns": {"type": "specified", "value": y},
+        "seriesColumns": {"type": "specified", "value": series},
+        "multipleYAxes": {
+            "base": base | {"yAxisMinimumValue": None, "yAxisMaximumValue": None},
+            "additional": [],
+            "showMultiplePanels": False,
+        },
+        "hideLegend": False,
+        **besides,
+    }
+
+
+def _id(what: str) -> str:
+    """The same for the same thing, so that a file that is made again replaces what it made."""
+    return str(uuid.uuid5(_NAMESPACE, what))
+
+
+# ---------------------------------------------------------------------- the notebook
+_CELLS = [
+    (
+        "markdown",
+        "# What the prediction log says over time\n\n"
+        "The same questions as `al query`, as Polars frames. Settings come from `al.toml` here or from `$AL_CONFIG`:\n"
+        'with `profile = "azure"` Data Explorer answers, else the Delta table does, and the answers are the same.',
+    ),
+    (
+        "code",
+        "from datetime import datetime, timedelta, timezone\n\n"
+        "import matplotlib.pyplot as plt\n"
+        "import polars as pl\n\n"
+        "from al_loop.questions import Window, ask, kql\n"
+        "from al_resources.platform import Platform\n"
+        "from al_resources.settings import load_settings\n\n"
+        "platform = Platform(load_settings())\n"
+        "now = datetime.now(timezone.utc)\n"
+        'window = Window(platform.settings.model.name, now - timedelta(days=30), now, every="1d")',
+    ),
+    ("markdown", "How much there is, how sure the model is, how long answers take."),
+    ("code", 'volume = ask(platform.predictions, "volume", window)\nvolume'),
+    (
+        "code",
+        'confidence = ask(platform.predictions, "confidence", window)\n'
+        "figure, axes = plt.subplots(figsize=(8, 3))\n"
+        'for (version,), rows in confidence.group_by("model_version", maintain_order=True):\n'
+        '    axes.plot(rows["at"], rows["confidence"], marker="o", label=f"v{version}")\n'
+        '    axes.fill_between(rows["at"], rows["lowest_tenth"], rows["median"], alpha=0.2)\n'
+        'axes.set(ylabel="confidence", ylim=(0, 1))\n'
+        "if len(confidence):\n"
+        "    axes.legend()\n"
+        "figure.autofmt_xdate()",
+    ),
+    ("code", 'latency = ask(platform.predictions, "latency", window)\nlatency'),
+    (
+        "markdown",
+        "Drift: the histogram of a score on each day against that of the first day of the version, as population\n"
+        "stability index. Above 0.25 people speak of a large shift. This is a picture, no alarm: `al query drift`\n"
+        "tests what the images look like, with a bounded rate of false alarms.",
+    ),
+    (
+        "code",
+        'scores = ask(platform.predictions, "scores", window)\n\n\n'
+        "def stability_index(rows: pl.DataFrame) -> pl.DataFrame:\n"
+        '    """Of one score and version, by day; half a prediction stands in for an empty bin."""\n'
+        '    counts = rows.pivot(on="at", index="low", values="predictions", sort_columns=True)\n'
+        '    counts = counts.drop("low").fill_null(0)\n'
+        "    shares = counts.select((pl.all() + 0.5) / (pl.all() + 0.5).sum())\n"
+        "    first = shares[shares.columns[0]]\n"
+        "    return pl.DataFrame(\n"
+        "        {\n"
+        '            "at": shares.columns,\n'
+        '            "psi": [((shares[at] - first) * (shares[at] / first).log()).sum() for at in shares.columns],\n'
+        "        }\n"
+        "    )\n\n\n"
+        "drift = pl.DataFrame()\n"
+        'for (score, version), rows in scores.group_by("score", "model_version", maintain_order=True):\n'
+        '    named = [pl.lit(score).alias("score"), pl.lit(version).alias("model_version")]\n'
+        '    drift = pl.concat([drift, stability_index(rows).with_columns(named)], how="diagonal")\n'
+        "drift",
+    ),
+    ("markdown", "The question as Data Explorer is asked it, for its web page or another tool."),
+    ("code", 'print(kql("scores", window).shown)'),
+]
+
+
+def notebook() -> dict[str, Any]:
+    """A notebook that asks the platform of the settings, without outputs."""
+    cells = []
+    for number, (kind, text) in enumerate(_CELLS):
+        lines = text.splitlines(keepends=True)
+        cell: dict[str, Any] = {"cell_type": kind, "id": f"cell-{number}", "metadata": {}, "source": lines}
+        cells.append(cell | ({"execution_count": None, "outputs": []} if kind == "code" else {}))
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    return {
+        "cells": cells,
+        "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+
+
+assert set(TILES) == set(DRAWN) == set(get_args(Question))
