@@ -27,7 +27,7 @@ def that_may_hold(files: Sequence[Path], table: Path, keys: pl.DataFrame) -> lis
     return [file for file in files if wanted is not None and _meet(_hashes_of(file, table, keys), wanted)]
 
 
-def rows_of(files: Sequence[Path], keys: pl.DataFrame) -> pl.LazyFrame:
+def rows_of(files: list[Path], keys: pl.DataFrame) -> pl.LazyFrame:
     """The key columns of some data files; those that an older file lacks are null."""
     return pl.scan_parquet(files, schema=keys.schema, missing_columns="insert", extra_columns="ignore")
 
