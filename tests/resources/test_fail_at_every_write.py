@@ -8,7 +8,7 @@ OSDI 2014).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,12 @@ def _forgetful() -> Iterator[None]:
 
 @pytest.mark.parametrize(("start", "mode"), enumerate(["error", "kill", "lost", "torn"], start=1))
 def test_whatever_write_fails_the_round_done_again_ends_as_if_nothing_had_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, png: bytes, start: int, mode: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    png: bytes,
+    start: int,
+    mode: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
     undisturbed = Platform(prepared(tmp_path / "undisturbed"))
     with monkeypatch.context() as counting:
@@ -78,7 +83,9 @@ def test_whatever_write_fails_the_round_done_again_ends_as_if_nothing_had_been(
         do_round(undisturbed, png)
     writes, expected = disk.count, outcome(undisturbed)
     print(f"{writes} writes, mode {mode}")
-    for at in range(1 + (start - 1) % STRIDE, writes + 1, STRIDE):
+    tried = range(1 + (start - 1) % STRIDE, writes + 1, STRIDE)
+    record_property("tries", len(tried))
+    for at in tried:
         settings = prepared(tmp_path / str(at))
         with monkeypatch.context() as failing:
             disk = FailingDisk(failing, at, mode)
