@@ -1,6 +1,5 @@
 """What has to be true of the assets. The blocking check keeps a leaking dataset back."""
 
-import warnings
 from typing import Any
 
 import dagster as dg
@@ -8,23 +7,20 @@ import dagster as dg
 from al_assets import views
 from al_assets.deployment import deployment
 from al_assets.labeled_dataset import labeled_dataset
+from al_assets.loop_names import loop_check
 from al_assets.model_checkpoint import model_checkpoint
 from al_assets.prediction_log import prediction_log
-from al_assets.rounds import ROUNDS
 from al_assets.selected_candidates import selected_candidates
 from al_core.records import GateVerdict
 from al_loop.deploying import challenger_of_round, decide
 from al_loop.training import CHALLENGER_EVALUATION, evaluation_of
 from al_resources.platform import Platform
 
-# Partitioned checks are a preview of Dagster; the version is pinned below 1.14, and tests hold what they must do.
-warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec", dg.PreviewWarning)
-
 MOST_SUSPICIOUS = 0.05  # of the labels; people err that often on easy pictures
 MINIMUM_HOLDOUT = 100  # below it, one standard error of an accuracy of 0.9 is more than 3 points
 
 
-@dg.asset_check(asset=prediction_log, description="Half of the recent images or more could be read.")
+@loop_check(asset=prediction_log, description="Half of the recent images or more could be read.")
 def images_are_readable(platform: dg.ResourceParam[Platform]) -> dg.AssetCheckResult:
     """Warn where a sender floods the service with files that are no images."""
     rejected = platform.ledgers.read("rejected_images").height
@@ -36,7 +32,7 @@ def images_are_readable(platform: dg.ResourceParam[Platform]) -> dg.AssetCheckRe
     )
 
 
-@dg.asset_check(asset=selected_candidates, partitions_def=ROUNDS, description="No image is chosen in two rounds.")
+@loop_check(asset=selected_candidates, description="No image is chosen in two rounds.")
 def chosen_once(context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.AssetCheckResult:
     """People must not be asked twice."""
     round_ = int(context.partition_key)
@@ -49,9 +45,8 @@ def chosen_once(context: dg.AssetCheckExecutionContext, platform: dg.ResourcePar
     )
 
 
-@dg.asset_check(
+@loop_check(
     asset=labeled_dataset,
-    partitions_def=ROUNDS,
     blocking=True,
     description="No holdout image, nor a near-duplicate of one, is in the training data.",
 )
@@ -69,7 +64,7 @@ def holdout_is_untouched(
     )
 
 
-@dg.asset_check(asset=labeled_dataset, partitions_def=ROUNDS, description="The holdout is large enough to judge by.")
+@loop_check(asset=labeled_dataset, description="The holdout is large enough to judge by.")
 def holdout_is_large_enough(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
 ) -> dg.AssetCheckResult:
@@ -82,9 +77,8 @@ def holdout_is_large_enough(
     )
 
 
-@dg.asset_check(
+@loop_check(
     asset=deployment,
-    partitions_def=ROUNDS,
     description="The newest challenger took the traffic. A warning where it is worse, still open, or held back.",
 )
 def challenger_serves(
@@ -117,9 +111,8 @@ def verdict_metadata(verdict: GateVerdict) -> dict[str, Any]:
     }
 
 
-@dg.asset_check(
+@loop_check(
     asset=model_checkpoint,
-    partitions_def=ROUNDS,
     description="The challenger is as often right as it says: the calibration error is one that chance explains.",
 )
 def confidence_can_be_believed(
@@ -152,7 +145,7 @@ def confidence_can_be_believed(
     )
 
 
-@dg.asset_check(asset=deployment, partitions_def=ROUNDS, description="The endpoint serves what was deployed last.")
+@loop_check(asset=deployment, description="The endpoint serves what was deployed last.")
 def endpoint_serves_it(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
 ) -> dg.AssetCheckResult:
@@ -166,9 +159,8 @@ def endpoint_serves_it(
     )
 
 
-@dg.asset_check(
+@loop_check(
     asset=labeled_dataset,
-    partitions_def=ROUNDS,
     description="Few labels look wrong to heads on the logged embeddings that were not trained on them.",
 )
 def labels_look_right(

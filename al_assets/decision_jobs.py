@@ -6,6 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from al_assets.failures import told_once
+from al_assets.loop_names import THE_LOOP, LoopNames, loop_job
 from al_loop import decisions, operating
 from al_resources.platform import Platform
 
@@ -34,26 +35,27 @@ class PromoteConfig(WhyConfig):
     version: int = Field(ge=1, description="any version of the registry")
 
 
-@dg.op
-def hold_deployments(context: dg.OpExecutionContext, config: WhyConfig, platform: dg.ResourceParam[Platform]) -> None:
+def hold_deployments(
+    context: dg.OpExecutionContext, config: WhyConfig, platform: dg.ResourceParam[Platform], loop: LoopNames
+) -> None:
     """From now on the loop deploys nothing."""
     with told_once():
         said = operating.hold(platform, reason=config.reason, person=config.who, run_id=context.run_id)
-    _tell(context, platform, said, config)
+    _tell(context, platform, loop, said, config)
 
 
-@dg.op
 def release_deployments(
-    context: dg.OpExecutionContext, config: WhyConfig, platform: dg.ResourceParam[Platform]
+    context: dg.OpExecutionContext, config: WhyConfig, platform: dg.ResourceParam[Platform], loop: LoopNames
 ) -> None:
     """The loop may deploy again."""
     with told_once():
         said = operating.release(platform, reason=config.reason, person=config.who, run_id=context.run_id)
-    _tell(context, platform, said, config)
+    _tell(context, platform, loop, said, config)
 
 
-@dg.op(pool="training_deployment")  # never while a rollout moves the traffic
-def roll_back(context: dg.OpExecutionContext, config: RollbackConfig, platform: dg.ResourceParam[Platform]) -> None:
+def roll_back(
+    context: dg.OpExecutionContext, config: RollbackConfig, platform: dg.ResourceParam[Platform], loop: LoopNames
+) -> None:
     """Let a version serve that served before."""
     with told_once():
         result = operating.rollback(
@@ -64,12 +66,11 @@ def roll_back(context: dg.OpExecutionContext, config: RollbackConfig, platform: 
             log=context.log.info,
             run_id=context.run_id,
         )
-    _tell(context, platform, f"rolled back to v{result.model_version}", config)
+    _tell(context, platform, loop, f"rolled back to v{result.model_version}", config)
 
 
-@dg.op(pool="training_deployment")
 def promote_version(
-    context: dg.OpExecutionContext, config: PromoteConfig, platform: dg.ResourceParam[Platform]
+    context: dg.OpExecutionContext, config: PromoteConfig, platform: dg.ResourceParam[Platform], loop: LoopNames
 ) -> None:
     """Let a version serve whatever its verdict."""
     with told_once():
@@ -81,10 +82,10 @@ def promote_version(
             log=context.log.info,
             run_id=context.run_id,
         )
-    _tell(context, platform, f"promoted v{result.model_version}", config)
+    _tell(context, platform, loop, f"promoted v{result.model_version}", config)
 
 
-def _tell(context: dg.OpExecutionContext, platform: Platform, said: str, config: WhyConfig) -> None:
+def _tell(context: dg.OpExecutionContext, platform: Platform, loop: LoopNames, said: str, config: WhyConfig) -> None:
     """The decision as an event of `deployment`, where people look for who serves."""
     context.log.info(said)
     newest = platform.ledgers.read("selections")["round"].max()
@@ -92,21 +93,29 @@ def _tell(context: dg.OpExecutionContext, platform: Platform, said: str, config:
     serving = platform.endpoint.state().serving_version
     facts = {"decision": said, "why": config.reason, "person": config.who, "who serves": f"v{serving}"}
     context.log_event(
-        dg.AssetMaterialization(dg.AssetKey("deployment"), partition=partition, metadata=facts, description=said)
+        dg.AssetMaterialization(loop.key("deployment"), partition=partition, metadata=facts, description=said)
     )
 
 
-def _job(name: str, step: Callable[[], object], description: str) -> dg.JobDefinition:
-    @dg.job(name=name, description=description, tags={"al/loop": "decision"}, executor_def=dg.in_process_executor)
-    def job() -> None:
-        step()
-
-    return job
-
-
-DECISION_JOBS = [
-    _job("hold", hold_deployments, "Deploy nothing until `release`; the loop selects and trains on."),
-    _job("release", release_deployments, "Let the loop deploy again."),
-    _job("rollback", roll_back, "Go back to a version that served before."),
-    _job("promote", promote_version, "Let a version serve, whatever the gate says."),
+JOBS: list[tuple[str, Callable[..., None], str]] = [
+    ("hold", hold_deployments, "Deploy nothing until `release`; the loop selects and trains on."),
+    ("release", release_deployments, "Let the loop deploy again."),
+    ("rollback", roll_back, "Go back to a version that served before."),
+    ("promote", promote_version, "Let a version serve, whatever the gate says."),
 ]
+MOVES_TRAFFIC = ("rollback", "promote")  # never while a rollout moves it, too
+
+
+def decision_jobs(loop: LoopNames = THE_LOOP) -> list[dg.JobDefinition]:
+    """The jobs of that loop."""
+    return [
+        loop_job(
+            loop,
+            name,
+            step,
+            description=description,
+            pool="training_deployment" if name in MOVES_TRAFFIC else "",
+            tag="decision",
+        )
+        for name, step, description in JOBS
+    ]

@@ -4,20 +4,17 @@ import dagster as dg
 
 from al_assets import views
 from al_assets.failures import told_once
-from al_assets.model_checkpoint import model_checkpoint
-from al_assets.rounds import ROUNDS, round_of_run
+from al_assets.loop_names import loop_asset
+from al_assets.rounds import round_of_run
 from al_core.shown_text import plain_in_markdown
 from al_loop import decisions
 from al_loop.deploying import challenger_of_round, decide, deploy, end_killed_rollout
 from al_resources.platform import Platform
 
 
-@dg.asset(
-    deps=[model_checkpoint],
-    partitions_def=ROUNDS,
-    group_name="active_learning",
+@loop_asset(
+    after="model_checkpoint",
     kinds={"python"},
-    owners=["team:active-learning"],
     pool="training_deployment",
     code_version="2",
 )

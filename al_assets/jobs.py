@@ -3,32 +3,39 @@
 from datetime import timedelta
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from al_assets.deployment import deployment
 from al_assets.labeled_dataset import labeled_dataset
+from al_assets.loop_names import THE_LOOP, LoopNames, assets_of, loop_job
 from al_assets.model_checkpoint import model_checkpoint
 from al_assets.prediction_log import prediction_log
 from al_assets.selected_candidates import selected_candidates
 from al_resources.platform import Platform
 
-selection_job = dg.define_asset_job(
-    "selection",
-    selection=dg.AssetSelection.assets(prediction_log, selected_candidates),
-    description="Choose the next images for people to label.",
-    tags={"al/loop": "selection"},
-    executor_def=dg.in_process_executor,
-)
 
-training_deployment_job = dg.define_asset_job(
-    "training_deployment",
-    selection=dg.AssetSelection.assets(labeled_dataset, model_checkpoint, deployment),
-    description="Merge an export, train the challenger, gate it, deploy it.",
-    tags={"al/loop": "training_deployment"},
-    executor_def=dg.in_process_executor,
-)
+def selection_job(loop: LoopNames = THE_LOOP) -> UnresolvedAssetJobDefinition:
+    """Score what is new, choose what people label next."""
+    return dg.define_asset_job(
+        loop.name("selection"),
+        selection=assets_of(loop, [prediction_log, selected_candidates]),
+        description="Choose the next images for people to label.",
+        tags={"al/loop": "selection"},
+        executor_def=dg.in_process_executor,
+    )
 
 
-@dg.op(pool="training_deployment")  # never while a rollout moves the traffic
+def training_deployment_job(loop: LoopNames = THE_LOOP) -> UnresolvedAssetJobDefinition:
+    """From an export to who serves."""
+    return dg.define_asset_job(
+        loop.name("training_deployment"),
+        selection=assets_of(loop, [labeled_dataset, model_checkpoint, deployment]),
+        description="Merge an export, train the challenger, gate it, deploy it.",
+        tags={"al/loop": "training_deployment"},
+        executor_def=dg.in_process_executor,
+    )
+
+
 def remove_retired_deployment(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """Remove the deployment whose grace is over; where there is none, nothing happens."""
     from al_core.records import utc_now
@@ -43,11 +50,12 @@ def remove_retired_deployment(context: dg.OpExecutionContext, platform: dg.Resou
         context.log.info(f"removed {name} with version {retired.model_version}; v{retired.replaced_by} serves")
 
 
-@dg.job(
-    name="retirement",
-    description="Remove the deployment that served before, once its grace is over.",
-    executor_def=dg.in_process_executor,
-)
-def retirement_job() -> None:
-    """One step."""
-    remove_retired_deployment()
+def retirement_job(loop: LoopNames = THE_LOOP) -> dg.JobDefinition:
+    """Never while a rollout moves the traffic."""
+    return loop_job(
+        loop,
+        "retirement",
+        remove_retired_deployment,
+        pool="training_deployment",
+        description="Remove the deployment that served before, once its grace is over.",
+    )

@@ -4,8 +4,8 @@ import dagster as dg
 from pydantic import Field
 
 from al_assets import views
-from al_assets.rounds import ROUNDS, round_of_run
-from al_assets.selected_candidates import selected_candidates
+from al_assets.loop_names import loop_asset
+from al_assets.rounds import round_of_run
 from al_loop.labeling import merge_exports, publish_dataset, said_of_imports
 from al_resources.platform import Platform
 
@@ -16,12 +16,9 @@ class ExportConfig(dg.Config):
     export: str = Field("", description="path in the blob store, like labeling/exports/0003.json")
 
 
-@dg.asset(
-    deps=[selected_candidates],
-    partitions_def=ROUNDS,
-    group_name="active_learning",
+@loop_asset(
+    after="selected_candidates",
     kinds={"python", "jsonl"},
-    owners=["team:active-learning"],
     pool="training_deployment",
     code_version="1",
 )

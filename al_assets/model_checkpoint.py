@@ -3,19 +3,16 @@
 import dagster as dg
 
 from al_assets import views
-from al_assets.labeled_dataset import labeled_dataset
-from al_assets.rounds import ROUNDS, round_of_run
+from al_assets.loop_names import loop_asset
+from al_assets.rounds import round_of_run
 from al_loop.advice import stopping_advice
 from al_loop.training import CHALLENGER_EVALUATION, evaluation_of, train_challenger
 from al_resources.platform import Platform
 
 
-@dg.asset(
-    deps=[labeled_dataset],
-    partitions_def=ROUNDS,
-    group_name="active_learning",
+@loop_asset(
+    after="labeled_dataset",
     kinds={"torch", "safetensors"},
-    owners=["team:active-learning"],
     pool="training_deployment",
     code_version="1",
 )

@@ -5,11 +5,12 @@ from typing import Any
 import dagster as dg
 
 from al_assets import views
+from al_assets.loop_names import loop_check
 from al_assets.prediction_log import prediction_log
 from al_resources.platform import Platform
 
 
-@dg.asset_check(
+@loop_check(
     asset=prediction_log,
     description="The traffic looks as it did when the serving version began: no alarm of drift stands.",
 )
@@ -33,7 +34,7 @@ def traffic_looks_as_before(platform: dg.ResourceParam[Platform]) -> dg.AssetChe
     )
 
 
-@dg.asset_check(
+@loop_check(
     asset=prediction_log,
     description="The serving version is as often right on its traffic as when it was judged, by its control slices.",
 )

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from al_assets import views
 from al_assets.failures import told_once
+from al_assets.loop_names import loop_asset
 from al_loop.scoring import permitted_folder, score, score_pool
 from al_loop.waiting import standing
 from al_resources.platform import Platform
@@ -26,10 +27,9 @@ class ScoreConfig(dg.Config):
     prefix: str = Field("", description="a folder of the blob store, like images")
 
 
-@dg.asset(
-    group_name="active_learning",
+@loop_asset(
+    by_round=False,
     kinds={"delta", "polars"},
-    owners=["team:active-learning"],
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=7), warn_window=timedelta(days=1)),
     code_version="1",
 )

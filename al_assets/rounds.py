@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable
 import dagster as dg
 
 from al_assets.failures import told_once
+from al_assets.loop_names import BETWEEN, ROUND, THE_LOOP, LoopNames
 from al_core.errors import GiveUp
-
-ROUNDS = dg.DynamicPartitionsDefinition(name="round")
 
 
 def round_key(number: int) -> str:
@@ -46,13 +45,15 @@ def round_of_run(context: dg.AssetExecutionContext) -> int:
         return int(checked_round_key(context.partition_key))
 
 
-def open_rounds(instance: dg.DagsterInstance, log: Callable[[str], None] = lambda line: None) -> list[int]:
-    """The rounds that were opened so far, ascending.
+def open_rounds(
+    instance: dg.DagsterInstance, log: Callable[[str], None] = lambda line: None, loop: LoopNames = THE_LOOP
+) -> list[int]:
+    """The rounds of a loop that were opened so far, ascending.
 
     Partitions are mended where they were made past the check of keys: `14` becomes `0014`; what is no round is passed
     over and told to `log`.
     """
-    name = str(ROUNDS.name)
+    name = loop.round_partitions
     numbers = set()
     for key in instance.get_dynamic_partitions(name):
         try:
@@ -74,7 +75,8 @@ def checking_rounds(instance: dg.DagsterInstance) -> dg.DagsterInstance:
 
     def checked_add(partitions_def_name: str, partition_keys: Iterable[str]) -> None:
         keys = list(partition_keys)
-        add(partitions_def_name, [*map(checked_round_key, keys)] if partitions_def_name == ROUNDS.name else keys)
+        rounds = partitions_def_name.rpartition(BETWEEN)[2] == ROUND
+        add(partitions_def_name, [*map(checked_round_key, keys)] if rounds else keys)
 
     instance.add_dynamic_partitions = checked_add  # type: ignore[method-assign]
     return instance

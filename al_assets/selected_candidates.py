@@ -7,8 +7,8 @@ from pydantic import Field
 
 from al_assets import views
 from al_assets.failures import told_once
-from al_assets.prediction_log import prediction_log
-from al_assets.rounds import ROUNDS, round_of_run
+from al_assets.loop_names import loop_asset
+from al_assets.rounds import round_of_run
 from al_core.strategies.registry import StrategyName
 from al_loop.selecting import Wishes, choose, picks_version, stage
 from al_resources.platform import Platform
@@ -30,12 +30,9 @@ class SelectionConfig(dg.Config):
         return Wishes(strategy, self.strategy_settings, self.budget, self.control_share, self.seed, self.reselect)
 
 
-@dg.asset(
-    deps=[prediction_log],
-    partitions_def=ROUNDS,
-    group_name="active_learning",
+@loop_asset(
+    after="prediction_log",
     kinds={"python", "delta"},
-    owners=["team:active-learning"],
     pool="selection",
     code_version="1",
 )

@@ -85,11 +85,11 @@ def events_command(settings: AzureDataSettings) -> str:
     """How to deploy the event subscription, dead-lettering included."""
     from al_resources.azure.storage import account_name
 
-    queue = settings.events_queue_url.rsplit("/", 1)[-1]
+    queue, account = settings.events_queue_url.rsplit("/", 1)[-1], account_name(settings.blob_account_url)
     return (
         f"az deployment group create --resource-group <group of the storage account> --template-file {EVENTS_TEMPLATE} "
-        f"--parameters storageAccountName={account_name(settings.blob_account_url)} "
-        f"containerName={settings.container} queueName={queue}"
+        f"--parameters storageAccountName={account} containerName={settings.container} queueName={queue} "
+        f'location="$(az storage account show --name {account} --query primaryLocation --output tsv)"'
     )
 
 

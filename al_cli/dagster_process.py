@@ -43,6 +43,7 @@ run_monitoring:
   enabled: true               # a killed worker's run is noticed ...
   start_timeout_seconds: 180
   poll_interval_seconds: 10
+  free_slots_after_run_end_seconds: 60  # slots of a pool that a cancelled run did not give back
 retention:                    # of ticks; two sensors that look every few seconds would fill the disk
   schedule:
     purge_after_days: 90

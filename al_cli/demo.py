@@ -38,15 +38,15 @@ from al_cli.dagster_process import (
 from al_cli.digits import store_digits
 from al_cli.emulators import EmulatedAzure, emulated_azure
 from al_cli.oracle import answer_waiting
-from al_cli.processes import LOCK, OWNER, Children, signals_end_it, sole_use
+from al_cli.processes import EMULATED, LOCK, MARKER, OWNER, Children, signals_end_it, sole_use
 from al_cli.status import rounds_table
 from al_resources.endpoint.asking import caller_of
 from al_resources.platform import Platform
 from al_resources.settings import CONFIG_VARIABLE, load_settings
 
-LONGEST_WAIT_SECONDS = 300.0
-LONGEST_EMULATED_WAIT_SECONDS = 1800.0  # every job and deployment is a process of its own: minutes on a busy machine
-MARKER = ".al-demo"  # in folders that a demo made, and only those does the next demo replace
+PATIENCE_SECONDS = 300.0  # without any sign of work
+EMULATED_PATIENCE_SECONDS = 1800.0  # every job and deployment is a process of its own: minutes on a busy machine
+TELL_SECONDS = 60.0
 MODEL = "digits"
 DEMO_TOML = """\
 # Written by `al demo`.
@@ -108,7 +108,7 @@ export_interval_seconds = 1
 )
 @click.option(
     "--profile",
-    type=click.Choice(["local", "azure-emulated"]),
+    type=click.Choice(["local", EMULATED]),
     default="local",
     show_default=True,
     help="azure-emulated: storage, events, Data Explorer and a workspace, as the emulators of the tests have them.",
@@ -136,13 +136,17 @@ def demo(
     with ExitStack() as stack:
         stack.enter_context(signals_end_it())
         stack.enter_context(sole_use(home, "al demo"))
-        (home / MARKER).touch()
+        (home / MARKER).write_text(profile)
         _empty(home)
         write_dagster_home(home)
         listener = stack.enter_context(listener_of_ui(port))
         azure = None
-        if profile == "azure-emulated":
-            with console.status("starting the emulators"):
+        if profile == EMULATED:
+            console.print(
+                "Every job and every deployment is a process of its own here: minutes a round, and the first time the "
+                "emulators are installed. 963 s in all were seen on a busy machine with two cores."
+            )
+            with console.status("starting the emulators: storage, Data Explorer, a workspace"):
                 azure = stack.enter_context(emulated_azure(home / "log" / "emulators.log", MODEL))
         config.write_text(
             DEMO_TOML.format(
@@ -262,7 +266,14 @@ class Demo:
         with httpx.Client(timeout=30, **caller) as client:
             for index in sample:
                 client.post(url, content=self.digits[index][1]).raise_for_status()
-        self._wait("the prediction log", lambda: self.platform.predictions.watermark().rows >= before + len(sample))
+        rows = before
+
+        def all_logged() -> bool:
+            nonlocal rows
+            rows = self.platform.predictions.watermark().rows
+            return rows >= before + len(sample)
+
+        self._wait("the prediction log", all_logged, sign=lambda: rows)
 
     def _scoring_address(self) -> tuple[str, dict[str, Any]]:
         """Where images are scored, and what lets the client in."""
@@ -279,10 +290,10 @@ class Demo:
             runs, reason = dagster.tick_schedule("selection_schedule", "selection")
         if not runs:
             raise DagsterError(f"the schedule did not open a round: {reason}")
-        run = self._wait("the selection run", lambda: _finished(dagster.run(runs[0])))
+        run = self._wait("the selection run", lambda: _finished(dagster.run(runs[0])), sign=time.monotonic)
         _add_run_times(timing, run, training_step=None)
         if run["status"] != "SUCCESS":
-            raise DagsterError(f"selection failed: {dagster.url}/runs/{run['runId']}")
+            raise DagsterError(f"selection failed: {dagster.url}/runs/{run['runId']}; see {self.home}/log")
         return run
 
     def _train_and_deploy(self, dagster: Dagster, timing: Timing, round_: int) -> dict[str, Any]:
@@ -291,25 +302,39 @@ class Demo:
         tags = {"dagster__sensor_name": sensor, "dagster__partition": f"{round_:04d}"}
         with timing.part("sensor tick"):
             self._wait("the sensor", lambda: dagster.runs(**tags))
-        run = self._wait("the training run", lambda: _finished(dagster.runs(**tags)[0]))
+        # A run that is not finished is at work: Dagster watches its process, and ends one that was killed.
+        run = self._wait("the training run", lambda: _finished(dagster.runs(**tags)[0]), sign=time.monotonic)
         _add_run_times(timing, run, training_step="model_checkpoint")
         if run["status"] != "SUCCESS":
             raise DagsterError(f"round {round_} failed: {dagster.url}/runs/{run['runId']}; see {self.home}/log")
         return run
 
-    def _wait(self, what: str, ready: Callable[[], Any]) -> Any:
-        """What `ready` returns as soon as it is true, while everything beside the demo lives."""
-        timeout = LONGEST_WAIT_SECONDS if self.azure is None else LONGEST_EMULATED_WAIT_SECONDS
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            if answer := ready():
-                return answer
+    def _wait(self, what: str, ready: Callable[[], Any], sign: Callable[[], object] = lambda: None) -> Any:
+        """What `ready` returns as soon as it is true, while everything beside the demo lives.
+
+        However long it takes: it gives up where `sign`, which changes while work goes on, has stood still for long.
+        """
+        patience = PATIENCE_SECONDS if self.azure is None else EMULATED_PATIENCE_SECONDS
+        begun = moved = told = time.monotonic()
+        seen = sign()
+        while not (answer := ready()):
             for line in self.children.check():
                 console.print(line, style="yellow", markup=False)
+            now = time.monotonic()
+            if (last := sign()) != seen:
+                seen, moved = last, now
+            if now - moved > patience:
+                raise DagsterError(
+                    f"{what} took {now - begun:.0f} s, the last {patience:.0f} s without any sign of work; "
+                    f"what everything printed is in {self.home / 'log'}"
+                )
+            if now - told > TELL_SECONDS:
+                told = now
+                console.print(
+                    f"{what}: {now - begun:.0f} s so far; what goes on is in {self.home / 'log'}", markup=False
+                )
             time.sleep(0.2)
-        raise DagsterError(
-            f"{what} took longer than {timeout:.0f} s; what everything printed is in {self.home / 'log'}"
-        )
+        return answer
 
     def _outcome(self) -> str:
         """What became of the newest version, and how good it is."""

@@ -68,7 +68,7 @@ def init(folder: Path, classes: tuple[str, ...], encoder: str, as_json: bool) ->
     `al start` does it, too, and everything that comes after it.
     """
     console.quiet = console.quiet or as_json
-    from al_resources.labeling.exports import plain_class
+    from al_core.class_folders import plain_class
 
     if not all(map(plain_class, classes)):
         raise click.UsageError("--class '' names no class; expected a name, like --class cat")
@@ -97,8 +97,8 @@ def write_project(
         SettingsError: the settings that are there cannot be used.
     """
     from al_cli.dagster_process import write_dagster_home
+    from al_core.class_folders import plain_class
     from al_resources.format_versions import write_version
-    from al_resources.labeling.exports import plain_class
     from al_resources.labeling.inbox import INBOX
     from al_resources.platform import Platform
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "label": ("al_cli.label", "Open the page on which people label what was selected."),
     "import": ("al_cli.import_labels", "Bring labels in that exist already, from whatever tool."),
     "export": ("al_cli.export_labels", "Write all labels to a file that other tools read."),
+    "classes": ("al_cli.classes", "The classes and how many labels each has; rename or merge them."),
     "serve": ("al_cli.serve", "Run the scoring service: POST /score."),
     "score": ("al_cli.score", "Score a folder of images in batch, into the same log."),
     "strategies": ("al_cli.strategies", "The query strategies, what they need and what they cost."),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STEADY_SECONDS = 60.0  # a child that lived so long is started again; one that dies younger would only die again
 LOCK, OWNER = ".al-running.lock", ".al-running.json"
+MARKER = ".al-demo"  # in folders that a demo made, and only those does the next demo replace; holds its profile
+EMULATED = "azure-emulated"  # the profile of a demo whose stores end with it
 LONGEST_LOG = 20_000_000  # bytes
 TOLD_LINES = 5  # of a dead child's log
 

@@ -118,16 +118,16 @@ def _planned(
     """Classes and labels, as said by options, else by the folders, else by the person at the terminal."""
     from al_resources.labeling.exports import BrokenExport
 
+    own = _classes_of(config) if config.is_file() else None
     try:
-        there = class_folders(folder, found)
+        there = class_folders(folder, found, own or classes)
     except BrokenExport:
         if labeled:
             raise
         there = Counter()
     if labeled and not there:
         raise click.UsageError(f"--labeled: no folder in {folder} holds pictures; expected one a class")
-    if config.is_file():  # its classes hold
-        own = _classes_of(config)
+    if own is not None:  # its classes hold
         return Planned(classes, bool(there) and set(there) <= set(own) if labeled is None else labeled)
     if labeled is None:
         labeled = _looks_labeled(there, classes)
@@ -142,12 +142,13 @@ def _classes_of(config: Path) -> Sequence[str]:
     return load_settings().labeling.classes
 
 
-def class_folders(folder: Path, found: PictureFiles) -> Counter[str]:
+def class_folders(folder: Path, found: PictureFiles, classes: Sequence[str] = ()) -> Counter[str]:
     """The folders that may be classes, with how many pictures, as the reader of labels takes them (it may raise)."""
-    from al_resources.labeling.exports import plain_class
+    from al_core.class_folders import plain_class
     from al_resources.labeling.formats.folders import rows_of_class_folders
 
-    rows = rows_of_class_folders({path.relative_to(folder).as_posix(): "" for path in found.pictures})
+    pictures = {path.relative_to(folder).as_posix(): "" for path in found.pictures}
+    rows = rows_of_class_folders(pictures, classes=classes)
     return Counter(plain_class(str(row.label)) for row in rows if row.label is not None)
 
 

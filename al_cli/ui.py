@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from al_cli.console import console, escape
-from al_cli.processes import signals_end_it, sole_use
+from al_cli.processes import EMULATED, MARKER, signals_end_it, sole_use
 from al_resources.settings import CONFIG_VARIABLE
 
 if TYPE_CHECKING:
@@ -46,6 +46,11 @@ def ui(home: Path, port: int | None, traffic: int) -> None:
     config = home / "al.toml"
     if not config.is_file():
         raise click.ClickException(f"{config} is missing; `al init {home}` writes one, `al demo` shows the loop")
+    if (home / MARKER).is_file() and (home / MARKER).read_text() == EMULATED:
+        raise click.ClickException(
+            f"{home} is of a demo on emulators, and what it stored ended with the demo; `al demo --profile {EMULATED}` "
+            "begins anew, `al demo` makes a home that stays"
+        )
     console.print(f"starting the scoring service and Dagster on {home} (logs: {home / 'log'}) ...")
     from al_cli.dagster_process import listener_of_ui
 

@@ -5,12 +5,18 @@ What could be read in two ways is refused: a study on wrong classes says nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 SPLIT_FOLDERS = ("train", "training", *TEST_FOLDERS)
+# the word in the name of a folder that holds a part of a dataset: train2017, bounding_box_test
+_SPLIT_WORD = re.compile(
+    rf"(?<![a-z])({'|'.join(sorted(SPLIT_FOLDERS, key=len, reverse=True))})(?![a-z])", re.IGNORECASE
+)
 NO_CLASS = ("_unlabeled", "__unlabeled__", "unlabeled", "no_label")  # where tools put pictures without an answer
 
 
@@ -27,11 +33,20 @@ class Placed:
     has_test: bool = False
 
 
-def place(paths: Iterable[PurePosixPath]) -> Placed:
+def plain_class(name: str) -> str:
+    """A class name as it counts: in Unicode's composed form, without spaces around it or doubled in it."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
+
+
+def place(paths: Iterable[PurePosixPath], classes: Collection[str] = ()) -> Placed:
     """Read the classes of pictures from their paths: [wrapper/]*[train|test/]class/[anything/]picture.
 
+    `classes`: the names that are known. Where the folders could be read in two ways, these decide, and so they do where
+    every picture lies in a folder of such a name.
+
     Raises:
-        UnclearFolders: a class's folder holds folders only, so that either could be the class.
+        UnclearFolders: a class's folder holds folders only, so that either could be the class; or the folders are
+            parts of a dataset, like `train2017` and `val2017`.
     """
     everything = sorted(paths)
     unanswered = [path for path in everything if any(part.lower() in NO_CLASS for part in path.parts[:-1])]
@@ -44,23 +59,64 @@ def place(paths: Iterable[PurePosixPath]) -> Placed:
     below = {
         path: parts[1:] if is_split and parts[0].lower() in SPLIT_FOLDERS else parts for path, parts in inner.items()
     }
-    loose = tuple(path for path, parts in below.items() if len(parts) < 2)
-    direct = {parts[0] for parts in below.values() if len(parts) == 2}
-    for path, parts in below.items():
-        if path not in loose and parts[0] not in direct:
-            raise UnclearFolders(
-                f"{path}: is the class {parts[0]!r} or {parts[-2]!r}? Pictures have to lie in the folder of their "
-                "class, CLASS/picture or train/CLASS/picture; name the folder that holds the classes"
-            )
+    named = _named(below, classes)
+    try:
+        label_of = named if named and len(named) == len(below) else _outermost(below)
+    except UnclearFolders:
+        if not named:
+            raise
+        label_of = named
     return Placed(
-        {
-            path: (parts[0], has_test and inner[path][0].lower() in TEST_FOLDERS)
-            for path, parts in below.items()
-            if path not in set(loose)
-        },
-        (*loose, *unanswered),
+        {path: (label, has_test and inner[path][0].lower() in TEST_FOLDERS) for path, label in label_of.items()},
+        (*(path for path in below if path not in label_of), *unanswered),
         has_test,
     )
+
+
+def _outermost(below: Mapping[PurePosixPath, tuple[str, ...]]) -> dict[PurePosixPath, str]:
+    """Picture -> its outermost folder. Raises `UnclearFolders`."""
+    direct = {parts[0] for parts in below.values() if len(parts) == 2}
+    label_of = {path: parts[0] for path, parts in below.items() if len(parts) > 1}
+    for path, label in label_of.items():
+        if label not in direct:
+            raise UnclearFolders(
+                f"{path}: is the class {label!r} or {below[path][-2]!r}? Pictures have to lie in the folder of their "
+                "class, CLASS/picture or train/CLASS/picture; name the folder that holds the classes, or the classes "
+                "themselves (labeling.classes)"
+            )
+    _refuse_parts_of_a_dataset(set(label_of.values()))
+    return label_of
+
+
+def _refuse_parts_of_a_dataset(labels: Collection[str]) -> None:
+    """Folders like `bounding_box_train` and `bounding_box_test` hold parts of a dataset, and any class."""
+    seen: dict[str, str] = {}
+    for label in sorted(labels):
+        if _SPLIT_WORD.search(label):
+            other = seen.setdefault(_SPLIT_WORD.sub("", label).casefold(), label)
+            if other != label:
+                raise UnclearFolders(
+                    f"the folders {other!r} and {label!r} look like parts of a dataset and not like classes; expected "
+                    "CLASS/picture or train/CLASS/picture. Where they are classes, labeling.classes has to name them"
+                )
+
+
+def _named(below: Mapping[PurePosixPath, tuple[str, ...]], classes: Collection[str]) -> dict[PurePosixPath, str]:
+    """Picture -> the folder of it that is called like a class; of pictures in two such folders the outer one counts
+    only where the inner one is no other class. Pictures in none are left out.
+
+    Raises:
+        UnclearFolders: it lies in the folders of two classes.
+    """
+    known = {plain_class(name) for name in classes}
+    label_of = {}
+    for path, parts in below.items() if known else ():
+        found = list(dict.fromkeys(part for part in parts[:-1] if plain_class(part) in known))
+        if len({*map(plain_class, found)}) > 1:
+            raise UnclearFolders(f"{path}: is the class {found[0]!r} or {found[-1]!r}? Both are classes")
+        if found:
+            label_of[path] = found[0]
+    return label_of
 
 
 def _unwrapped(path: PurePosixPath, pictures: Sequence[PurePosixPath]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import zlib
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from al_core.errors import ActiveLearningError
 
@@ -139,8 +139,13 @@ def decode_image(
         raise
     except _DECODING_ERRORS as error:
         raise BadImage(
-            name, f"broken {suffix[1:]} file of {len(data):,} bytes ({error}); send the complete file again"
+            name, f"broken {suffix[1:]} file of {len(data):,} bytes ({_said(error)}); send the complete file again"
         ) from error
+
+
+def _said(error: Exception) -> str:
+    """What a decoder says of a file; where it knows no such file it would name our buffer's place in memory."""
+    return "its decoder cannot read it" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def decode_stored_image(data: bytes, *, name: str = "image", channels: Literal[1, 3] = 3) -> Image.Image:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import uvicorn
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -32,7 +32,7 @@ from al_labeling.guard import Guard, Refused, SafeHeaders, checked_name, page_se
 from al_labeling.look_alikes import look_alikes
 from al_labeling.rounds import Round, Rounds
 from al_resources.labeling.answers import EVENT_ID, LONGEST_MS, Answer, Kind, Mode
-from al_resources.labeling.class_list import ClassChange, ClassChangeRefused, ClassList, change_classes, class_list
+from al_resources.labeling.class_list import ClassChangeRefused, ClassList
 
 if TYPE_CHECKING:
     from al_resources.labeling import StagedImage
@@ -307,39 +307,20 @@ class LabelingPage:
 
     def _change(self, name: str, body: WantChange) -> dict[str, Any]:
         """Add, rename or merge a class, once it was told what that does to standing labels."""
-        from al_core.answers import standing
+        from al_resources.labeling.class_changes import labels_on_the_page, make_class_change, plan_class_change
 
-        classes = self._class_list(fresh=True)
+        blobs, settings = self._platform.blobs, self._platform.settings.labeling
         try:
-            change = ClassChange(kind=body.kind, name=body.name, into=body.into, annotator=name, at=utc_now())
-            classes.after(change)
-        except ValidationError as error:
-            raise Refused(400, f"a class needs a name of 1 to 100 characters: {error.errors()[0]['msg']}") from error
+            planned = plan_class_change(blobs, self._platform.ledgers, settings, body.kind, body.name, body.into, name)
+            logs = (self._round(number).queue.log for number in self._rounds.numbers())
+            facts = {"merged_labels": planned.labels, "labels_here": labels_on_the_page(planned, logs)}
+            if not body.confirmed:
+                return {"classes": planned.before.names, **facts}
+            done = make_class_change(blobs, planned)
         except ClassChangeRefused as error:
             raise Refused(409, str(error)) from error
-        votes = standing(self._platform.ledgers.read("labels"))
-        merged = votes.filter(label=change.name).height if change.kind != "add" else 0
-        here = self._standing_here(change.name) if change.kind != "add" else 0
-        if not body.confirmed:
-            return {"classes": classes.names, "merged_labels": merged, "labels_here": here}
-        try:
-            after = change_classes(self._platform.blobs, classes, change)
-        except ClassChangeRefused as error:
-            raise Refused(409, str(error)) from error
-        self._classes = (time.monotonic(), after)
-        if merged and change.into:
-            from al_resources.labeling.releases import release_renamed
-
-            release_renamed(self._platform.blobs, votes, change.name, change.into, change.at.isoformat())
-        return {"classes": after.names, "merged_labels": merged, "labels_here": here}
-
-    def _standing_here(self, name: str) -> int:
-        """Labels of a class that stand on this page, released or not."""
-        return sum(
-            answer.kind == "label" and answer.label == name
-            for number in self._rounds.numbers()
-            for answer in (self._round(number).queue.log)
-        )
+        self._classes = (time.monotonic(), done.classes)
+        return {"classes": done.classes.names, **facts}
 
     # ------------------------------------------------------------------ helpers
     def _person(self, request: Request) -> str:
@@ -366,14 +347,12 @@ class LabelingPage:
     def _class_list(self, *, fresh: bool = False) -> ClassList:
         """The classes in force, read again every few seconds."""
         if fresh or self._classes is None or time.monotonic() - self._classes[0] > CLASSES_SECONDS:
-            settings = self._platform.settings.labeling
-            besides = () if settings.classes else self._known_classes()
-            self._classes = (time.monotonic(), class_list(self._platform.blobs, settings, besides))
-        return self._classes[1]
+            from al_resources.labeling.class_changes import classes_in_force
 
-    def _known_classes(self) -> tuple[str, ...]:
-        """Where the settings name no classes: those that somebody labeled with already."""
-        return tuple(self._platform.ledgers.read("labels")["label"].drop_nulls().unique().sort())
+            platform = self._platform
+            found = classes_in_force(platform.blobs, platform.ledgers, platform.settings.labeling)
+            self._classes = (time.monotonic(), found)
+        return self._classes[1]
 
     def _later(self) -> datetime:
         """The time, later than all that it gave before: answers keep the order in which they were sent."""

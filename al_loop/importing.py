@@ -180,7 +180,7 @@ def _facts(source: str, plan: Plan, brings: Plan, standing: Any, removed: int) -
     reasons = Counter(row.reason for row in plan.set_aside)
     chosen = brings.rows["round"].is_not_null().sum()
     return {
-        "source": source,
+        "source": without_secrets(source),
         "format": plan.parsed.format,
         "matched": len(plan.parsed.labels),
         "new": len(written) - changed - removed,
@@ -228,21 +228,55 @@ def _read_folder(folder: Path, platform: Platform) -> Reading:
     """A folder as a zip of it would be read; its pictures are known by their content."""
     from al_core.images import content_id
     from al_core.picture_files import find_pictures
+    from al_resources.labeling.class_list import class_list
+    from al_resources.labeling.exports import known_classes
     from al_resources.labeling.formats import read_files
-    from al_resources.labeling.formats.archive import NO_LABELS
+    from al_resources.labeling.formats.archive import may_hold_labels
 
     found = find_pictures(folder)
     pictures = {path.relative_to(folder).as_posix(): content_id(path.read_bytes()) for path in found.pictures}
-    others = [path for path in found.others if path.suffix.lower() not in NO_LABELS]
+    others = [path for path in found.others if may_hold_labels(path.name, path.read_bytes)]
     documents = [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in others]
-    return read_files(pictures, documents, platform.settings.labeling.columns, "folder")
+    labeling = platform.settings.labeling
+    classes = known_classes(class_list(platform.blobs, labeling).widened(labeling))
+    return read_files(pictures, documents, labeling.columns, "folder", classes)
 
 
 def _fetch(address: str) -> bytes:
+    if address.lower().startswith(("http://", "https://")):
+        return _download(address)
     import fsspec
 
     try:
         with fsspec.open(address, "rb") as file:
             return bytes(file.read())
     except (OSError, ValueError, ImportError) as error:
-        raise GiveUp(f"{address.partition('?')[0]} cannot be fetched: {type(error).__name__} {error}") from error
+        raise GiveUp(f"{without_secrets(address)} cannot be fetched: {type(error).__name__} {error}") from error
+
+
+def _download(address: str) -> bytes:
+    """What a web server answers; of its errors only the kind is told, for they repeat the address and its token."""
+    import httpx
+
+    try:
+        answer = httpx.get(address, follow_redirects=True, timeout=60)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise GiveUp(
+            f"{without_secrets(address)} cannot be fetched: {type(error).__name__}; is the address right, and does its "
+            "server run?"
+        ) from error
+    if not answer.is_success:
+        raise GiveUp(
+            f"{without_secrets(address)} cannot be fetched: the server answers {answer.status_code} "
+            f"{answer.reason_phrase}; expected the file of labels, to whoever has the address"
+        )
+    return answer.content
+
+
+def without_secrets(source: str) -> str:
+    """An address without what lets people in: a name and a password in front of the host, a token behind the path."""
+    if "://" not in source:
+        return source
+    scheme, _, rest = source.partition("://")
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"

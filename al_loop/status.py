@@ -22,6 +22,9 @@ def progress(platform: Platform) -> dict[str, Any]:
     watermark = platform.predictions.watermark()
     exports = platform.ledgers.read("exports")
     version = state.serving_version
+    troubled = _as_they_lie(platform, exports)
+    quarantined = troubled.filter(status="quarantined")
+    counted = exports.filter(pl.col("status") != "quarantined")["status"].value_counts().sort("status")
     return {
         "waits_for": waits_for(platform),
         "profile": platform.settings.profile,
@@ -38,15 +41,12 @@ def progress(platform: Platform) -> dict[str, Any]:
         ),
         "labels": standing(platform.ledgers.read("labels"))["image_id"].n_unique(),
         "waiting_for_labels": platform.unlabeled_candidates(),
-        "exports": dict(exports["status"].value_counts().sort("status").iter_rows()),
+        "exports": dict(counted.iter_rows()) | ({"quarantined": quarantined.height} if quarantined.height else {}),
         "events": platform.events.counts() if platform.profile.hears_events else None,
         "unmerged_exports": [blob.path for blob in platform.inbox.unmerged()],
         "gone_exports": exports.filter(pl.col("path").is_unique(), status="gone")["path"].to_list(),
-        "quarantined": _as_they_lie(platform, exports).filter(status="quarantined").select("path", "reason").to_dicts(),
-        "set_aside": _as_they_lie(platform, exports)
-        .filter(pl.col("set_aside") > 0)
-        .select("path", "set_aside", "reason")
-        .to_dicts(),
+        "quarantined": quarantined.select("path", "reason").to_dicts(),
+        "set_aside": troubled.filter(pl.col("set_aside") > 0).select("path", "set_aside", "reason").to_dicts(),
         "champion": version,
         "deployments": state.deployments,
         "traffic": state.traffic,

@@ -28,8 +28,20 @@ def trace(platform: Platform, reference: str) -> dict[str, Any]:
     if reference.removeprefix("v").isdigit() and len(reference) < 8:
         return trace_model(platform, int(reference.removeprefix("v")))
     if re.fullmatch(r"[0-9a-fA-F]+(-[0-9a-fA-F]+){4}", reference):
-        return trace_deployment(platform, reference)
+        return _trace_uuid(platform, reference)
     return trace_image(platform, reference)
+
+
+def _trace_uuid(platform: Platform, reference: str) -> dict[str, Any]:
+    """A deployment, or an image whose id or name is written like one."""
+    try:
+        return trace_deployment(platform, reference)
+    except NotFound:
+        try:
+            return trace_image(platform, reference)
+        except NotFound:
+            pass
+        raise
 
 
 def trace_deployment(platform: Platform, deployment_id: str | None) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from al_assets.rounds import ROUNDS, round_key
+from al_assets.loop_names import THE_LOOP, LoopNames
+from al_assets.rounds import round_key
 from al_resources.platform import Platform
 from al_resources.settings import Settings
 
@@ -22,44 +23,46 @@ if TYPE_CHECKING:
 
 TRAINING_JOB = "training_deployment"
 ATTEMPTS = 3  # runs of one export, retries apart, that may end before the merge; then a person has to look
-Tick = Callable[[dg.SensorEvaluationContext, Platform], dg.SensorResult | dg.SkipReason]
+Tick = Callable[[dg.SensorEvaluationContext, Platform, LoopNames], dg.SensorResult | dg.SkipReason]
 
 
-def build_labeling_export_sensor(settings: Settings) -> dg.SensorDefinition:
+def build_labeling_export_sensor(settings: Settings, loop: LoopNames = THE_LOOP) -> dg.SensorDefinition:
     """The sensor that lists the inbox."""
     return build_sensor(
         settings,
         "labeling_export_sensor",
         "Looks for labeling exports; a new one is merged, trained on and deployed.",
         look_for_exports,
+        loop,
     )
 
 
-def build_sensor(settings: Settings, name: str, description: str, tick: Tick) -> dg.SensorDefinition:
+def build_sensor(settings: Settings, name: str, description: str, tick: Tick, loop: LoopNames) -> dg.SensorDefinition:
     """A sensor for exports, ticking as often as `sensors.export_interval_seconds` says."""
 
-    @dg.sensor(
-        name=name,
-        job_name=TRAINING_JOB,
-        minimum_interval_seconds=settings.sensors.export_interval_seconds,
-        description=description,
-    )
     def sensor(
         context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
     ) -> dg.SensorResult | dg.SkipReason:
-        return tick(context, platform)
+        return tick(context, platform, loop)
 
-    return sensor
+    return dg.sensor(
+        name=loop.name(name),
+        job_name=loop.name(TRAINING_JOB),
+        minimum_interval_seconds=settings.sensors.export_interval_seconds,
+        description=description,
+    )(loop.bound(sensor))
 
 
-def look_for_exports(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
+def look_for_exports(
+    context: dg.SensorEvaluationContext, platform: Platform, loop: LoopNames = THE_LOOP
+) -> dg.SensorResult | dg.SkipReason:
     """One tick: a run request per new export, or what else there is to say."""
     from al_core.records import utc_now
     from al_resources.labeling.look import InboxCursor, look
 
     collect_exports(context, platform)
     cursor = InboxCursor.parse(context.cursor)
-    again, besides = came_to_nothing(context.instance, cursor.requested)
+    again, besides = came_to_nothing(context.instance, cursor.requested, loop)
     found = look(
         platform.inbox,
         cursor,
@@ -69,7 +72,7 @@ def look_for_exports(context: dg.SensorEvaluationContext, platform: Platform) ->
     )
     if found.left:
         besides.append(f"{len(found.left)} more exports wait for the next tick")
-    return what_to_run(context, found, found.cursor.model_dump_json(), besides)
+    return what_to_run(context, found, found.cursor.model_dump_json(), besides, loop)
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,9 @@ class Attempts:
     last: str  # the newest run's id
 
 
-def attempts_at(instance: dg.DagsterInstance, path: str, etag: str) -> Attempts:
+def attempts_at(instance: dg.DagsterInstance, path: str, etag: str, loop: LoopNames = THE_LOOP) -> Attempts:
     """What became of the runs that were requested for this content."""
-    runs = instance.get_runs(dg.RunsFilter(job_name=TRAINING_JOB, tags={"al/export": path}))
+    runs = instance.get_runs(dg.RunsFilter(job_name=loop.name(TRAINING_JOB), tags={"al/export": path}))
     ours = [run for run in runs if run.tags.get("dagster/run_key", "").partition("#")[0] == f"{path}@{etag}"]
     keys = {run.tags["dagster/run_key"] for run in ours}
     return Attempts(len(keys), any(map(_is_at_work, ours)), ours[0].run_id if ours else "")
@@ -94,7 +97,9 @@ def _is_at_work(run: dg.DagsterRun) -> bool:
     return retried or not run.is_finished
 
 
-def came_to_nothing(instance: dg.DagsterInstance, requested: Mapping[str, str]) -> tuple[list[str], list[str]]:
+def came_to_nothing(
+    instance: dg.DagsterInstance, requested: Mapping[str, str], loop: LoopNames = THE_LOOP
+) -> tuple[list[str], list[str]]:
     """Of what was requested and may not be merged: what no run works at and is to be asked for again, and what,
     in words, was asked for often enough.
 
@@ -103,7 +108,7 @@ def came_to_nothing(instance: dg.DagsterInstance, requested: Mapping[str, str]) 
     """
     again, words = [], []
     for path, etag in requested.items():
-        attempts = attempts_at(instance, path, etag)
+        attempts = attempts_at(instance, path, etag, loop)
         if attempts.at_work:
             continue
         if attempts.keys < ATTEMPTS:
@@ -128,7 +133,11 @@ def collect_exports(context: dg.SensorEvaluationContext, platform: Platform) -> 
 
 
 def what_to_run(
-    context: dg.SensorEvaluationContext, found: "Look", cursor: str, besides: Sequence[str] = ()
+    context: dg.SensorEvaluationContext,
+    found: "Look",
+    cursor: str,
+    besides: Sequence[str] = (),
+    loop: LoopNames = THE_LOOP,
 ) -> dg.SensorResult:
     """A run request per export that is ready, its round opened where Dagster does not know it; or why there is none.
 
@@ -142,24 +151,23 @@ def what_to_run(
     if not found.ready:
         return dg.SensorResult(skip_reason=dg.SkipReason(_nothing_to_do(found, besides)), cursor=cursor)
     rounds = [round_key(plan.round or 0) for plan in found.ready]
-    unopened = [
-        key for key in dict.fromkeys(rounds) if not context.instance.has_dynamic_partition(str(ROUNDS.name), key)
-    ]
+    known = context.instance.has_dynamic_partition
+    unopened = [key for key in dict.fromkeys(rounds) if not known(loop.round_partitions, key)]
     return dg.SensorResult(
-        run_requests=[_run_request(context.instance, plan) for plan in found.ready],
-        dynamic_partitions_requests=[ROUNDS.build_add_request(unopened)] if unopened else None,
+        run_requests=[_run_request(context.instance, plan, loop) for plan in found.ready],
+        dynamic_partitions_requests=[loop.rounds.build_add_request(unopened)] if unopened else None,
         cursor=cursor,
     )
 
 
-def _run_request(instance: dg.DagsterInstance, plan: "Plan") -> dg.RunRequest:
+def _run_request(instance: dg.DagsterInstance, plan: "Plan", loop: LoopNames) -> dg.RunRequest:
     export = plan.export
-    attempts = attempts_at(instance, export.path, export.etag)
+    attempts = attempts_at(instance, export.path, export.etag, loop)
     number = attempts.keys - (1 if attempts.at_work or attempts.keys >= ATTEMPTS else 0)
     return dg.RunRequest(
         run_key=f"{export.path}@{export.etag}" + (f"#{number}" if number > 0 else ""),
         partition_key=round_key(plan.round or 0),
-        run_config={"ops": {"labeled_dataset": {"config": {"export": export.path}}}},
+        run_config={"ops": {loop.name("labeled_dataset"): {"config": {"export": export.path}}}},
         tags={"al/export": export.path, "al/round": str(plan.round)},
     )
 

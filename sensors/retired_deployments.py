@@ -4,18 +4,23 @@ from datetime import timedelta
 
 import dagster as dg
 
+from al_assets.loop_names import THE_LOOP, LoopNames
 from al_resources.platform import Platform
 
 RETIREMENT_JOB = "retirement"
 
 
-@dg.sensor(
-    name="retired_deployments",
-    job_name=RETIREMENT_JOB,
-    minimum_interval_seconds=600,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Has the version that served before stood by long enough? Its machines cost by the hour.",
-)
+def build_retired_deployment_sensor(loop: LoopNames = THE_LOOP) -> dg.SensorDefinition:
+    """The sensor, looking every ten minutes."""
+    return dg.sensor(
+        name=loop.name("retired_deployments"),
+        job_name=loop.name(RETIREMENT_JOB),
+        minimum_interval_seconds=600,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Has the version that served before stood by long enough? Its machines cost by the hour.",
+    )(loop.bound(retired_deployment_sensor))
+
+
 def retired_deployment_sensor(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
 ) -> dg.RunRequest | dg.SkipReason:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from al_assets.loop_names import THE_LOOP, LoopNames
 from al_resources.platform import Platform
 
 
@@ -25,23 +26,34 @@ class FailedRun:
         return f"{job} failed{where}: {self.reason} (run {self.run_id[:8]})"
 
 
-@dg.run_failure_sensor(
-    name="run_failures",
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="One readable line for every failed run.",
-)
-def run_failure_sensor(context: dg.RunFailureSensorContext, platform: dg.ResourceParam[Platform]) -> None:
+def build_run_failure_sensor(loop: LoopNames = THE_LOOP) -> dg.SensorDefinition:
+    """The sensor, on from the start."""
+    return dg.run_failure_sensor(
+        name=loop.name("run_failures"),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="One readable line for every failed run.",
+    )(loop.bound(on_run_failure))
+
+
+def on_run_failure(
+    context: dg.RunFailureSensorContext, platform: dg.ResourceParam[Platform], loop: LoopNames = THE_LOOP
+) -> dg.SkipReason | None:
     """Log the line where the daemon's log and the sensor's tick page show it; `al status` reads the record."""
-    failed = failed_run(context)
+    if not loop.owns(context.dagster_run):
+        return dg.SkipReason(f"{context.dagster_run.job_name} is no run of {loop.shown or 'the loop'}")
+    failed = failed_run(context, loop)
     record(platform, failed)
     context.log.error(failed.line)
+    return None
 
 
-def failed_run(context: dg.RunFailureSensorContext) -> FailedRun:
+def failed_run(context: dg.RunFailureSensorContext, loop: LoopNames = THE_LOOP) -> FailedRun:
     """Where the run failed, and why."""
     run = context.dagster_run
     step, reason = _failed_check(context) or _failed_step(context)
-    return FailedRun(run.run_id, run.job_name, run.tags.get("dagster/partition"), step, _first_line(reason))
+    return FailedRun(
+        run.run_id, loop.own(run.job_name), run.tags.get("dagster/partition"), loop.own(step), _first_line(reason)
+    )
 
 
 def record(platform: Platform, failed: FailedRun) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from al_assets.loop_names import THE_LOOP, LoopNames, loop_job
 from al_core.strategies.registry import StrategyName
 from al_resources.platform import Platform
 from simulation.presets import default_start, training_defaults
@@ -29,11 +30,13 @@ class SimulationConfig(dg.Config):
     imbalance: float = Field(1, ge=1, description="the rarest class of the pool has this many times fewer images")
 
 
-@dg.op(description="Known labels in place of people; selection, training and evaluation are production's.")
 def simulate(
     context: dg.OpExecutionContext, config: SimulationConfig, platform: dg.ResourceParam[Platform]
 ) -> dg.Output[str]:
-    """One run; each round is an event with its metrics, which the UI plots under `simulation/...`."""
+    """Known labels in place of people; selection, training and evaluation are production's.
+
+    The figures of the rounds stand in the step's output: a study is no asset, and adds none to the catalog.
+    """
     from simulation.runner import run_study
 
     study = study_of(config)
@@ -44,11 +47,7 @@ def simulate(
         context.log.info(f"{run.name}: {done} of {total} rounds")
 
     table = run_study(study, folder, only=run, workers=1, progress=report, say=context.log.info)
-    key = dg.AssetKey(["simulation", folder.name, run.strategy, f"seed_{run.seed}"])
-    for row in table.filter(**run.model_dump()).sort("round").iter_rows(named=True):
-        facts = {"labels": row["labels"], **{name: row[name] for name in SHOWN}}
-        context.log_event(dg.AssetMaterialization(key, partition=f"{row['round']:04d}", metadata=facts))
-    return dg.Output(str(folder), metadata=_comparison(folder, table))
+    return dg.Output(str(folder), metadata={**_comparison(folder, table), "rounds": _rounds(run, table)})
 
 
 def study_of(config: SimulationConfig) -> Study:
@@ -67,6 +66,16 @@ def study_of(config: SimulationConfig) -> Study:
     )
 
 
+def _rounds(run: Run, table: "pl.DataFrame") -> dg.MetadataValue:
+    """What this run measured, round by round."""
+    import polars as pl
+
+    from al_assets import views
+
+    measured = table.filter(**run.model_dump()).sort("round").select("round", "labels", pl.col(SHOWN).round(4))
+    return views.table(measured)
+
+
 def _comparison(folder: Any, table: "pl.DataFrame") -> dict[str, Any]:
     """The curves and the sentence over all runs of the study so far, once every strategy has a seed in common."""
     from al_assets.views import picture
@@ -83,12 +92,12 @@ def _comparison(folder: Any, table: "pl.DataFrame") -> dict[str, Any]:
     }
 
 
-@dg.job(
-    name="simulation",
-    description="What a strategy would save on known labels, before anybody labels.",
-    tags={"al/loop": "simulation"},
-    executor_def=dg.in_process_executor,
-)
-def simulation_job() -> None:
+def simulation_job(loop: LoopNames = THE_LOOP) -> dg.JobDefinition:
     """One run of a study."""
-    simulate()
+    return loop_job(
+        loop,
+        "simulation",
+        simulate,
+        description="What a strategy would save on known labels, before anybody labels.",
+        tag="simulation",
+    )

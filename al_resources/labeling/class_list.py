@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from al_core.class_folders import plain_class
 from al_core.errors import ActiveLearningError
-from al_resources.labeling.exports import plain_class
 
 if TYPE_CHECKING:
     from al_resources.blobs import BlobStore
@@ -86,9 +86,25 @@ def class_list(blobs: BlobStore, settings: LabelingSettings, besides: tuple[str,
         change = ClassChange.model_validate_json(blobs.read(blob.path))
         try:
             current = current.after(change)
-        except ClassChangeRefused:  # the settings were changed since so that it says nothing any more
-            current = ClassList(current.names, current.became, current.changes + 1)
+        except ClassChangeRefused:
+            current = _after_all(current, change, stated=bool(settings.classes))
     return current
+
+
+def _after_all(current: ClassList, change: ClassChange, *, stated: bool) -> ClassList:
+    """What a change on record says where the classes are others by now.
+
+    Settings that have it in them already leave the former name to be read under the new one; settings with both names
+    overrule it. Where they name none (not `stated`), the classes are what was seen, and all of them follow.
+    """
+    name, into = plain_class(change.name), plain_class(change.into or "")
+    holds = bool(into) and into != name and (not stated or (name not in current.names and into in current.names))
+    if change.kind == "add" or not holds:
+        return ClassList(current.names, current.became, current.changes + 1)
+    names = tuple(dict.fromkeys([*(into if one == name else one for one in current.names), into]))
+    became = {old: into if new == name else new for old, new in current.became.items()} | {name: into}
+    became.pop(into, None)
+    return ClassList(names, became, current.changes + 1)
 
 
 def change_classes(blobs: BlobStore, before: ClassList, change: ClassChange) -> ClassList:

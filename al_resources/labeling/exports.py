@@ -9,13 +9,13 @@ import difflib
 import hashlib
 import json
 import math
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, Literal
 
+from al_core.class_folders import plain_class
 from al_resources.labeling.formats import Reading, read_export
 from al_resources.labeling.formats.contract import BrokenExport, Outcome, Row, listed
 from al_resources.labeling.names import ImageNames, Match, own_part
@@ -98,7 +98,7 @@ def parse_export(
     Raises:
         BrokenExport: nothing in it can be used, or it is no export at all.
     """
-    reading = reading or read_export(data, path, settings.columns)
+    reading = reading or read_export(data, path, settings.columns, known_classes(settings))
     rows = [_with_class_name(row, settings) for row in reading.rows]
     if settings.boxes == "largest":
         rows = _with_largest_boxes(rows)
@@ -168,9 +168,9 @@ def _region(label: str, kind: Literal["box", "polygon"], flat: list[float], size
 
 
 # ---------------------------------------------------------------- rows
-def plain_class(name: str) -> str:
-    """A class name as it counts: in Unicode's composed form, without spaces around it or doubled in it."""
-    return " ".join(unicodedata.normalize("NFC", name).split())
+def known_classes(settings: LabelingSettings) -> tuple[str, ...]:
+    """Every name under which a class may come."""
+    return (*settings.classes, *settings.aliases) if settings.classes else ()
 
 
 def _with_class_name(row: Row, settings: LabelingSettings) -> Row:

@@ -19,6 +19,9 @@ from urllib.parse import unquote
 from al_resources.labeling.formats.contract import Row, listed
 
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
+_AS_UUID = re.compile(
+    r"(?<![0-9a-f])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9a-f])"
+)  # databases write 128 bits so
 _ADDRESS = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/]*")
 _SERVED = re.compile(r"^/?data/local-files/?\?(?:.*&)?d=([^&#]*)")  # Label Studio's local storage
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio
@@ -51,7 +54,7 @@ class ImageNames:
 
     def match(self, rows: Sequence[Row]) -> list[Match]:
         """One answer a row, in their order."""
-        named = [ids_in(row.image) | ({row.content} if row.content else set()) for row in rows]
+        named = [ids_in(row.image) | uuids_in(row.image) | ({row.content} if row.content else set()) for row in rows]
         there = set(self._known(set().union(*named))) if named else set()
         return [self._match(row.image, row.content, found & there) for row, found in zip(rows, named, strict=True)]
 
@@ -118,6 +121,12 @@ def _letters(text: str) -> str:
 def ids_in(name: str) -> set[str]:
     """What may be content ids in the file name, wherever they stand in it."""
     return {found for path in spellings(name) for found in _ID.findall(PurePosixPath(path).name.lower())}
+
+
+def uuids_in(name: str) -> set[str]:
+    """What may be content ids written with dashes. Tools give files such names of their own, too."""
+    files = (PurePosixPath(path).name.lower() for path in spellings(name))
+    return {found.replace("-", "") for file in files for found in _AS_UUID.findall(file)}
 
 
 def own_part(name: str) -> str:

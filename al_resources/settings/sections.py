@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +26,17 @@ class ModelSettings(_Section):
     name: str = Field(
         "classifier", pattern=r"^[a-z][a-z0-9_-]{1,62}$", description="name in registry, log and endpoint"
     )
+    owners: tuple[str, ...] = Field(
+        (), description="who answers for it, shown on the pages of its assets: team:NAME, or addresses"
+    )
+
+    @field_validator("owners")
+    @classmethod
+    def _are_owners(cls, owners: tuple[str, ...]) -> tuple[str, ...]:
+        for owner in owners:
+            if re.fullmatch(r"team:[A-Za-z0-9_-]+|[^@\s:]+@[^@\s:]+\.[^@\s:]+", owner) is None:
+                raise ValueError(f"{owner!r} is no owner; write team:NAME, or an address like ann@example.org")
+        return owners
 
 
 class LabelingSettings(_Section):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 CONFIG_VARIABLE = "AL_CONFIG"
 DEFAULT_CONFIG = "al.toml"
+_file_to_load: ContextVar[Path | None] = ContextVar("settings file", default=None)  # of one loop among several
 
 
 class SettingsError(ActiveLearningError):
@@ -53,8 +55,8 @@ class SettingsError(ActiveLearningError):
 
 
 def config_file() -> Path:
-    """The settings file in use: `$AL_CONFIG`, or `al.toml` in the working directory."""
-    return Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG))
+    """The settings file in use: the one that is being loaded, else `$AL_CONFIG`, else `al.toml` in this directory."""
+    return _file_to_load.get() or Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG))
 
 
 class Settings(BaseSettings):
@@ -97,14 +99,24 @@ class Settings(BaseSettings):
         return (config_file().parent / home.expanduser()).resolve()
 
 
-def load_settings(**overrides: Any) -> Settings:
-    """The settings of this process.
+def load_settings(named: Path | None = None, **overrides: Any) -> Settings:
+    """The settings of this process, or of the file that is `named`: of one loop among several in a process.
 
     Raises:
         SettingsError: a key is unknown (its nearest valid one is named), a value does not fit, or a strategy, an
             encoder or a trainer is named that nobody knows.
     """
+    token = _file_to_load.set(named)
+    try:
+        return _load(**overrides)
+    finally:
+        _file_to_load.reset(token)
+
+
+def _load(**overrides: Any) -> Settings:
     file = config_file()
+    if _file_to_load.get() is not None and not file.is_file():
+        raise SettingsError(f"{file}: there is no such settings file; write one, or mend the path that names it")
     if CONFIG_VARIABLE in os.environ and not file.is_file():
         raise SettingsError(f"{CONFIG_VARIABLE}={file}: there is no such file; write one or unset the variable")
     strangers = [name for name in os.environ if name.startswith("AL_") and not _is_known_variable(name)]

@@ -16,7 +16,8 @@ param deadLetterContainerName string = 'dead-letters'
 @description('A storage account has one system topic: name the one there is, if there is one')
 param topicName string = '${storageAccountName}-blobs'
 
-param location string = resourceGroup().location
+@description('Where the storage account lies: its system topic has to lie there, too')
+param location string
 
 resource account 'Microsoft.Storage/storageAccounts@2024-01-01' existing = {
   name: storageAccountName

@@ -26,9 +26,8 @@ MAIN = AZURE / "main.bicep"
 FILES = sorted(AZURE.rglob("*.bicep"))
 NAMES = [str(path.relative_to(AZURE)) for path in FILES]
 BUILT_IN = {  # names of Azure's own roles, as its documentation has them
-    "2a2b9908-6ea1-4ae2-8e65-a390df84e7d1": "Storage Blob Data Reader",
     "43d0d8ad-25c7-4714-9337-8ba259a9fe05": "Monitoring Reader",
-    "4633458b-17de-408a-874c-0445c86b69e6": "Key Vault Secrets User",
+    "4633458b-17de-408a-b874-0445c86b69e6": "Key Vault Secrets User",
     "7f951dda-4ed3-4680-a7ca-43fe172d538d": "AcrPull",
     "974c5e8b-45b9-4653-ba55-5f855dd0fb88": "Storage Queue Data Contributor",
     "ba92f5b4-2d11-453d-a403-e96b0029c9fe": "Storage Blob Data Contributor",

@@ -166,6 +166,7 @@ def test_a_truncated_file_is_refused_by_name(format_: str) -> None:
         (b"", "the file is empty"),
         (b"%PDF-1.7", "no image: the 8 bytes begin like none of"),
         (b"%!PS-Adobe-3.0 EPSF-3.0", "no image"),
+        (b"II*\0\x10\0\0\0CR\x02\0" + bytes(64), "broken tif file of 76 bytes .its decoder cannot read it.; send"),
     ],
 )
 def test_what_is_no_image_is_refused(data: bytes, reason: str) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +145,47 @@ def test_an_address_is_fetched(platform: Platform, pictures: dict[str, Path]) ->
     with fsspec.open("memory://bucket/labels.csv", "wb") as file:
         file.write(b"image,label\n0.png,cat\n")
     assert plan_import(platform, "memory://bucket/labels.csv").facts["new"] == 1
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """A web server with one file of labels; its address."""
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "all labels.csv").write_text("image,label\n0.png,cat\n")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *words: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "web"))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_what_a_web_server_has_is_fetched_and_no_token_is_repeated(
+    platform: Platform, pictures: dict[str, Path], web: str
+) -> None:
+    planned = plan_import(platform, f"http://ann:word@{web}/all%20labels.csv?token=hidden")
+    assert (planned.facts["new"], planned.facts["source"]) == (1, f"http://{web}/all%20labels.csv")
+    assert deliver(platform, planned).endswith("-all_20labels.csv")
+    with pytest.raises(GiveUp, match="cannot be fetched: the server answers 404") as missing:
+        plan_import(platform, f"http://{web}/none.csv?token=hidden")
+    with pytest.raises(GiveUp, match="cannot be fetched: ConnectError; is the address right") as closed:
+        plan_import(platform, "http://127.0.0.1:9/x.csv?token=hidden")
+    assert "hidden" not in f"{missing.value} {closed.value}"
+
+
+def test_what_was_mended_is_no_longer_counted_as_quarantined(platform: Platform, pictures: dict[str, Path]) -> None:
+    platform.blobs.write(f"{INBOX}/x.csv", b"hello there")
+    merge_exports(platform, "", print)
+    assert progress(platform)["exports"] == {"quarantined": 1}
+    platform.blobs.write(f"{INBOX}/x.csv", b"image,label\n0.png,cat\n9.png,dog\n")
+    merge_exports(platform, "", print)
+    facts = progress(platform)
+    assert (facts["exports"], facts["quarantined"]) == ({"merged": 1}, [])
+    assert [(one["path"], one["set_aside"]) for one in facts["set_aside"]] == [(f"{INBOX}/x.csv", 1)]
 
 
 # ---------------------------------------------------------------------- from labels that exist to the loop
@@ -322,7 +366,7 @@ ANSWERS = st.lists(
 @law(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(answers=ANSWERS, format_=st.sampled_from(["jsonl", "coco", "csv"]))
 def test_formats_with_a_place_for_it_lose_nothing(answers: list[ExportedLabel], format_: str) -> None:
-    from al_resources.labeling.exports import plain_class
+    from al_core.class_folders import plain_class
 
     data = FILES[format_][1](answers)
     parsed = parse_export(data, "x", LabelingSettings(), set)

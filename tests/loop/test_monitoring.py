@@ -363,7 +363,11 @@ def test_both_stores_see_the_same(tmp_path: Path) -> None:
 
 def test_a_stream_that_drifts_in_an_instance_raises_the_check_and_fails_nothing(drifted: Platform) -> None:
     with dg.instance_for_test() as instance:
-        done = dg.materialize([prediction_log, *MONITORING_CHECKS], instance=instance, resources={"platform": drifted})
+        done = dg.materialize(
+            [prediction_log.of(), *(check.of() for check in MONITORING_CHECKS)],
+            instance=instance,
+            resources={"platform": drifted},
+        )
         assert done.success
         found = {one.check_name: one for one in done.get_asset_check_evaluations()}
     assert set(found) == {"traffic_looks_as_before", "accuracy_holds"}

@@ -30,7 +30,7 @@ def test_any_other_is_refused_with_the_way_out_links_included(tmp_path: Path, na
 def test_without_permitted_folders_a_run_reads_none(platform: Platform, tmp_path: Path) -> None:
     with pytest.raises(dg.Failure, match=r"serving\.folders") as failed:
         dg.materialize(
-            [prediction_log],
+            [prediction_log.of()],
             resources={"platform": platform},
             run_config={"ops": {"prediction_log": {"config": {"folder": str(tmp_path)}}}},
         )

@@ -209,7 +209,7 @@ def test_prediction_log_scores_a_prefix_through_the_endpoint_and_names_what_was_
     platform.blobs.write("incoming/a.png", png(1))
     platform.blobs.write("incoming/b.png", b"broken")
     result = dg.materialize(
-        [prediction_log],
+        [prediction_log.of()],
         resources={"platform": platform},
         run_config={"ops": {"prediction_log": {"config": {"prefix": "incoming"}}}},
     )

@@ -393,7 +393,9 @@ def test_cancelling_the_run_cancels_the_job_and_the_step_fails(bench: Bench):
 def materialized(platform: Platform, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     """`model_checkpoint` of the first round, run for real."""
     instance.add_dynamic_partitions("round", ["0000"])
-    return dg.materialize([model_checkpoint], partition_key="0000", instance=instance, resources={"platform": platform})
+    return dg.materialize(
+        [model_checkpoint.of()], partition_key="0000", instance=instance, resources={"platform": platform}
+    )
 
 
 class _Heard:

@@ -67,7 +67,7 @@ CLASS_NAMES = CLASS.filter(
     format_=st.sampled_from(sorted(set(FILES) - {"class folders", "Roboflow", "CSV without a header"})),
 )
 def test_any_class_name_comes_through_any_format(answers: dict[str, str], format_: str) -> None:
-    from al_resources.labeling.exports import plain_class
+    from al_core.class_folders import plain_class
 
     expected = {name: plain_class(label) for name, label in answers.items()}
     assert labels(parse(FILES[format_](answers))) == meant(expected)
@@ -210,6 +210,89 @@ def test_a_folder_in_a_folder_of_a_class_is_refused_and_not_taken_for_a_class(pn
     data = export_files.zipped({"cat/1.png": png, "dog/holidays/2.png": png + b"x"})
     with pytest.raises(BrokenExport, match="is the class 'dog' or 'holidays'"):
         parse_export(data, "x.zip", LabelingSettings(), set)
+
+
+@pytest.mark.parametrize("layout", ["{label}/{place}/{n}.png", "{place}/{label}/{n}.png", "{label}s/{label}/{n}.png"])
+def test_where_folders_could_be_read_in_two_ways_the_configured_names_decide(layout: str, png: bytes) -> None:
+    pictures = {
+        layout.format(label=label, place=place, n=n): png + bytes([n])
+        for n, (label, place) in enumerate([("cat", "indoor"), ("dog", "outdoor"), ("Katze", "outdoor")])
+    }
+    known = {content_id(data): path for path, data in pictures.items()}
+    settings = LabelingSettings(classes=("cat", "dog"), aliases={"Katze": "cat"})
+    parsed = parse_export(export_files.zipped(pictures), "x.zip", settings, lambda ids: known.keys() & set(ids))
+    assert sorted(labels(parsed).values()) == ["cat", "cat", "dog"]
+
+
+def test_a_picture_in_the_folders_of_two_classes_is_refused_whatever_is_configured(png: bytes) -> None:
+    data = export_files.zipped({"cat/dog/1.png": png, "dog/2.png": png + b"x"})
+    with pytest.raises(BrokenExport, match="is the class 'cat' or 'dog'"):
+        parse_export(data, "x.zip", LabelingSettings(classes=("cat", "dog")), set)
+
+
+def test_a_picture_in_no_folder_of_a_class_is_counted(png: bytes) -> None:
+    data = export_files.zipped(
+        {"cat/a/1.png": png, "dog/b/2.png": png + b"x", "others/c/3.png": png + b"y", "4.png": png}
+    )
+    parsed = parse_export(data, "x.zip", LabelingSettings(classes=("cat", "dog")), set)
+    assert parsed.unlabeled == 2
+
+
+@pytest.mark.parametrize(
+    ("folders", "reason"),
+    [
+        (["bounding_box_train"], "one folder of pictures, 'bounding_box_train': it is no class for sure"),
+        (["bounding_box_train", "bounding_box_test"], "look like parts of a dataset"),
+        (["train2017", "val2017"], "look like parts of a dataset"),
+        (["train", "val"], "look like parts of a dataset"),
+    ],
+)
+def test_folders_that_hold_parts_of_a_dataset_are_no_classes_unless_they_are_called_so(
+    folders: list[str], reason: str, png: bytes
+) -> None:
+    pictures = {f"{folder}/0002_c1s1_000{n}.jpg": png + bytes([n]) for n, folder in enumerate(folders * 2)}
+    known = {content_id(data) for data in pictures.values()}
+    data = export_files.zipped(pictures)
+    with pytest.raises(BrokenExport, match=reason):
+        parse_export(data, "x.zip", LabelingSettings(), lambda ids: known & set(ids))
+    parsed = parse_export(data, "x.zip", LabelingSettings(classes=tuple(folders)), lambda ids: known & set(ids))
+    assert set(labels(parsed).values()) == set(folders)
+
+
+@pytest.mark.parametrize(("of_image", "of_annotation"), [("1", 1), (1, "1"), (1, 1.0), ("1", 1.0)])
+def test_ids_of_coco_may_be_text_here_and_numbers_there(of_image: object, of_annotation: object) -> None:
+    content = {
+        "images": [{"id": of_image, "file_name": f"{image(1)}.png"}, {"id": 2, "file_name": f"{image(2)}.png"}],
+        "annotations": [{"id": 1, "image_id": of_annotation, "category_id": "7"}],
+        "categories": [{"id": 7, "name": "cat"}],
+    }
+    parsed = parse(json.dumps(content).encode())
+    assert (labels(parsed), parsed.unlabeled, parsed.set_aside) == ({image(1): "cat"}, 1, ())
+
+
+def test_an_id_of_coco_that_two_images_could_have_is_taken_as_it_is_written() -> None:
+    content = {
+        "images": [{"id": "1", "file_name": f"{image(1)}.png"}, {"id": 1, "file_name": f"{image(2)}.png"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 7}, {"id": 2, "image_id": 1.5, "category_id": 7}],
+        "categories": [{"id": 7, "name": "cat"}],
+    }
+    parsed = parse(json.dumps(content).encode())
+    assert labels(parsed) == {image(2): "cat"}
+    assert "image_id 1" in parsed.set_aside[0].image
+
+
+def test_lists_of_image_and_word_are_read_alone_and_in_a_zip() -> None:
+    text = f"train/my cat {image(1)}.png 0\ntrain/{image(2)}.JPEG\tdog\n\n".encode()
+    assert labels(parse(text)) == {image(1): "0", image(2): "dog"}
+    zipped = export_files.zipped({"train.txt": text, "readme.txt": b"two pictures\nby Ann\n"})
+    assert labels(parse(zipped, "x.zip")) == {image(1): "0", image(2): "dog"}
+    with pytest.raises(BrokenExport, match=r"class '0' is not in labeling\.classes"):
+        parse(text.splitlines(keepends=True)[0], classes=("cat", "dog"))
+
+
+def test_a_list_without_endings_is_refused_by_name_with_what_was_tried() -> None:
+    with pytest.raises(BrokenExport, match="a table with the columns IMG_1 0, in no format that is read here"):
+        parse(b"IMG_1 0\nIMG_2 1\n")
 
 
 def test_what_lies_beside_folders_of_classes_and_is_no_labels_is_named(png: bytes) -> None:

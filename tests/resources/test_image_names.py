@@ -45,6 +45,14 @@ def test_an_export_may_name_an_image_as_its_owner_does(platform: Platform, photo
     assert platform.ledgers.read("labels")["image_id"].to_list() == [photo]
 
 
+def test_an_id_may_be_written_as_databases_write_128_bits(platform: Platform, photo: str) -> None:
+    dashed = "-".join([photo[:8], photo[8:12], photo[12:16], photo[16:20], photo[20:]])
+    for name in (dashed, dashed.upper(), f"{photo.upper()}.PNG", f"0a1b2c3d-{dashed}.png"):
+        assert trace(platform, name)["image"] == photo
+    with pytest.raises(NotFound, match="0a1b2c3d-0000-4000-8000-000000000000"):
+        trace(platform, "0a1b2c3d-0000-4000-8000-000000000000")
+
+
 def test_a_name_is_put_on_record_once(platform: Platform, photo: str) -> None:
     with NameLog(platform.ledgers, "score") as names:
         for _ in range(3):

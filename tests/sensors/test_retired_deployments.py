@@ -44,7 +44,7 @@ def promoted(platform: Platform, version: int, previous: int | None, hours_ago: 
 
 def retire(platform: Platform) -> dict[str, int]:
     """What stands after the job."""
-    assert retirement_job.execute_in_process(resources={"platform": platform}).success
+    assert retirement_job().execute_in_process(resources={"platform": platform}).success
     return dict(platform.endpoint.state().deployments)
 
 

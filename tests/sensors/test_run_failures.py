@@ -9,7 +9,7 @@ from al_core.errors import GiveUp
 from al_core.records import SELECTIONS, table_of, utc_now
 from al_loop.status import rounds
 from al_resources.platform import Platform
-from sensors.run_failures import FailedRun, failed_run, run_failure_sensor
+from sensors.run_failures import FailedRun, build_run_failure_sensor, failed_run
 
 
 def of_a_failing_run(error: Exception, instance: dg.DagsterInstance) -> dg.RunFailureSensorContext:
@@ -69,7 +69,7 @@ def test_a_failed_training_is_no_round_that_waits(platform: Platform) -> None:
     with dg.instance_for_test() as instance:
         context = of_a_failing_run(composed(), instance)
         for _ in range(2):  # a sensor may be asked twice
-            run_failure_sensor(context, platform=platform)
+            build_run_failure_sensor()(context, platform=platform)
     assert platform.ledgers.read("failures").height == 1
     told = rounds(platform)[0]
     assert told["outcome"] == "failed"

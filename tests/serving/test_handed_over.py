@@ -123,7 +123,7 @@ def test_a_segment_that_cannot_be_read_is_put_aside_and_the_others_are_delivered
 def test_the_prediction_log_delivers_them(stores: Stores, platform: Platform) -> None:
     stores.broken = True
     answers(stores, platform)
-    done = dg.materialize([prediction_log], resources={"platform": platform})
+    done = dg.materialize([prediction_log.of()], resources={"platform": platform})
     (made,) = done.asset_materializations_for_node("prediction_log")
     assert made.metadata["segments from the blob store"].value == 1
     assert made.metadata["dagster/row_count"].value == 3

@@ -6,6 +6,7 @@ in `FORMATS`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from al_resources.labeling.formats import (
@@ -58,13 +59,16 @@ class Reading:
     skipped_files: dict[str, str] = field(default_factory=dict)  # of an archive: what was not read, and why
 
 
-def read_export(data: bytes, name: str = "export", columns: Mapping | None = None) -> Reading:
+def read_export(
+    data: bytes, name: str = "export", columns: Mapping | None = None, classes: Sequence[str] = ()
+) -> Reading:
     """Read a file in whatever format it is.
 
     Args:
         data: The file's bytes.
         name: What it is called, for messages only.
         columns: Of plain tables: which column holds `image`, `label`, `annotator`, `labeled_at`, `confidence`.
+        classes: The names that are known, for folders that could be read in two ways.
 
     Raises:
         BrokenExport: it is in none of the formats; `tried` names each with what was missing. `incomplete` where it
@@ -72,7 +76,7 @@ def read_export(data: bytes, name: str = "export", columns: Mapping | None = Non
     """
     document = Document(data, name, columns or {})
     if document.kind == "zip":
-        return _read_archive(document)
+        return read_files(*members(document), document.columns, "zip", classes)
     return _read_document(document)
 
 
@@ -95,11 +99,13 @@ def _read_document(document: Document) -> Reading:
     raise BrokenExport(f"{document.described}, in no format that is read here: {why}", tried=tried)
 
 
-def _read_archive(archive: Document) -> Reading:
-    return read_files(*members(archive), archive.columns, "zip")
-
-
-def read_files(pictures: dict[str, str], documents: list[tuple[str, bytes]], columns: Mapping, where: str) -> Reading:
+def read_files(
+    pictures: dict[str, str],
+    documents: list[tuple[str, bytes]],
+    columns: Mapping,
+    where: str,
+    classes: Sequence[str] = (),
+) -> Reading:
     """Every file of labels in a zip or folder; where there is none, its folders are the classes.
 
     Args:
@@ -107,6 +113,7 @@ def read_files(pictures: dict[str, str], documents: list[tuple[str, bytes]], col
         documents: Path and bytes of what is no picture.
         columns: See `read_export`.
         where: What holds them, for messages.
+        classes: See `read_export`.
 
     Raises:
         BrokenExport: there are no labels in it.
@@ -123,7 +130,7 @@ def read_files(pictures: dict[str, str], documents: list[tuple[str, bytes]], col
         else:
             readings.append(reading)
     rows = with_pictures([row for reading in readings for row in reading.rows], pictures)
-    if not readings and not broken and (found := rows_of_class_folders(pictures, alone=not tried)):
+    if not readings and not broken and (found := rows_of_class_folders(pictures, alone=not tried, classes=classes)):
         answered = [row for row in found if row.outcome != "unanswered"]
         return Reading(f"class folders in a {where}", answered, len(found) - len(answered), tried)
     if rows:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 
 from al_core.picture_files import is_left_behind
 from al_resources.labeling.formats.contract import BrokenExport, Row
-from al_resources.labeling.formats.document import Document
+from al_resources.labeling.formats.document import Document, images_and_words
 
 MOST_FILES = 500_000
 MOST_BYTES = 20_000_000_000  # unpacked, all together
@@ -42,13 +42,21 @@ def members(archive: Document) -> tuple[dict[str, str], list[tuple[str, bytes]]]
                 name = entry.filename.replace("\\", "/")
                 if suffix in IMAGE_SUFFIXES:
                     pictures[name] = content_id(opened.read(entry))
-                elif suffix not in NO_LABELS and PurePosixPath(name).name != "MLTable":
+                elif may_hold_labels(name, lambda entry=entry: opened.read(entry)):  # type: ignore[misc]
                     documents.append((name, opened.read(entry)))
     except zipfile.BadZipFile as error:
         raise BrokenExport(f"a zip that cannot be read: {error}", incomplete=True) from error
     except (RuntimeError, NotImplementedError, OSError, EOFError, ValueError) as error:  # encrypted, unknown method
         raise BrokenExport(f"a zip that cannot be read: {error}") from error
     return pictures, documents
+
+
+def may_hold_labels(name: str, read: Callable[[], bytes]) -> bool:
+    """Whether a file that is no picture may be one of labels; a text is where each line is an image and a word."""
+    path = PurePosixPath(name)
+    if path.suffix.lower() == ".txt":
+        return images_and_words(read().decode("utf-8", "replace")) is not None
+    return path.suffix.lower() not in NO_LABELS and path.name != "MLTable"
 
 
 def with_pictures(rows: Iterable[Row], pictures: Mapping[str, str]) -> list[Row]:

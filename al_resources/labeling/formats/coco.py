@@ -24,8 +24,12 @@ def rows(document: Document) -> Iterator[Row]:
         images = _by_id("images", ((one["id"], _image_name(one)) for one in content["images"]))
         sizes = {one["id"]: (one.get("width"), one.get("height")) for one in content["images"]}
         _refuse_mixed_boxes(content["annotations"])
-        found = [_row(one, images, names, sizes.get(one["image_id"])) for one in content["annotations"]]
-        annotated = {one["image_id"] for one in content["annotations"]}
+        image_of, category_of = _Meant(images), _Meant(names)
+        found = []
+        for one in content["annotations"]:
+            image = image_of(one["image_id"])
+            found.append(_row(one, images.get(image), names.get(category_of(one["category_id"])), sizes.get(image)))
+        annotated = {image_of(one["image_id"]) for one in content["annotations"]}
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise BrokenExport(f"not COCO: {type(error).__name__} {error}") from error
     if images and not found:
@@ -37,6 +41,25 @@ def rows(document: Document) -> Iterator[Row]:
     for number, name in images.items():
         if number not in annotated:
             yield Row(name, None, {"image_id": number}, outcome="unanswered")
+
+
+class _Meant:
+    """The id that a reference means: itself, or the only one written like it, for some tools mix 1 and "1"."""
+
+    def __init__(self, ids: Iterable[Any]) -> None:
+        self._ids = set(ids)
+        alike: dict[str, list[Any]] = {}
+        for one in self._ids:
+            alike.setdefault(_written(one), []).append(one)
+        self._only = {text: ones[0] for text, ones in alike.items() if len(ones) == 1}
+
+    def __call__(self, reference: Any) -> Any:
+        return reference if reference in self._ids else self._only.get(_written(reference), reference)
+
+
+def _written(number: Any) -> str:
+    whole = isinstance(number, float) and number.is_integer()
+    return str(int(number) if whole else number).strip()
 
 
 def _by_id(what: str, items: Iterable[tuple[Any, str]]) -> dict[Any, str]:
@@ -51,18 +74,15 @@ def _image_name(image: Mapping[str, Any]) -> str:
     return str(image.get("file_name") or image.get("coco_url") or image.get("absolute_url") or image["id"])
 
 
-def _row(
-    annotation: Mapping[str, Any], images: Mapping[Any, str], names: Mapping[Any, str], size: tuple[Any, Any] | None
-) -> Row:
-    category = annotation["category_id"]
-    label: Any = names.get(category, {"unknown category_id": category})
+def _row(annotation: Mapping[str, Any], image: str | None, category: str | None, size: tuple[Any, Any] | None) -> Row:
+    label: Any = {"unknown category_id": annotation["category_id"]} if category is None else category
     shape = {key: annotation[key] for key in ("bbox", "segmentation") if annotation.get(key)}
     if not any(shape.get("bbox", ())):  # some tools write a box of nothing beside a label of the whole image
         shape.pop("bbox", None)
     if shape:
         label = [{"label": label, "size": size, **shape}]  # a box or a polygon, not a label of the image
     return Row(
-        image=images.get(annotation["image_id"], f"image_id {annotation['image_id']}"),
+        image=f"image_id {annotation['image_id']}" if image is None else image,
         label=label,
         source=annotation,
         annotator=annotation.get("annotator"),

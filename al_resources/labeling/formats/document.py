@@ -31,6 +31,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _SEPARATORS = (",", "\t", ";", "|")
+_IMAGE_AND_WORD = re.compile(r"(\S.*?)[ \t]+(\S+)\s*")
 LINE_ENDINGS = (".jsonl", ".ndjson", ".manifest")
 
 
@@ -150,6 +151,8 @@ class Document:
 
         text = self._without_remarks(self.text.strip("\ufeff"))
         header = next((line for line in text.splitlines() if line.strip()), "")
+        if (listed_images := images_and_words(text)) is not None:
+            return pd.DataFrame(listed_images, columns=["0", "1"])
         separator = max(_SEPARATORS, key=header.count)
         bare = not any(header.count(one) for one in _SEPARATORS)
         self._refuse_half_a_line(text, header, separator)
@@ -248,6 +251,18 @@ def names_an_image(cell: str) -> bool:
     from al_core.images import IMAGE_SUFFIXES
 
     return str(cell).strip().strip('"').lower().endswith(tuple(IMAGE_SUFFIXES))
+
+
+def images_and_words(text: str) -> list[tuple[str, str]] | None:
+    """The lines of a list like ImageNet's, `folder/my cat.jpg 0`: an image and a word each; None for any other text."""
+    found = []
+    for line in text.splitlines():
+        if line.strip():
+            match = _IMAGE_AND_WORD.fullmatch(line)
+            if match is None or not names_an_image(match[1]):
+                return None
+            found.append((match[1].strip().strip('"'), match[2]))
+    return found or None
 
 
 def _text(value: Any) -> str:

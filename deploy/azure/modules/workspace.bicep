@@ -213,7 +213,7 @@ resource endpoint 'Microsoft.MachineLearningServices/workspaces/onlineEndpoints@
 }
 
 var acrPull = '7f951dda-4ed3-4680-a7ca-43fe172d538d' // AcrPull
-var secretsUser = '4633458b-17de-408a-874c-0445c86b69e6' // Key Vault Secrets User
+var secretsUser = '4633458b-17de-408a-b874-0445c86b69e6' // Key Vault Secrets User
 var workspaceRoles = [
   'f6c7c914-8db3-469d-8ca1-694a8f32e121' // AzureML Data Scientist
   '43d0d8ad-25c7-4714-9337-8ba259a9fe05' // Monitoring Reader

@@ -1,0 +1,223 @@
+"""Several loops in one code location and one instance: each has its own names, settings, home and rounds."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pytest
+import tomllib
+import yaml
+from dagster.components.core.component_tree import ComponentTreeException
+from dagster.components.testing import create_defs_folder_sandbox
+from PIL import Image
+
+from al_assets.components import Loop
+from al_assets.definitions_of_loops import loop_definitions
+from al_assets.loop_names import LoopNames
+from al_core.errors import InvalidInput
+from al_resources.platform import Platform
+from al_resources.settings import SelectionSettings, Settings, SettingsError
+from sensors.run_failures import build_run_failure_sensor
+
+ROOT = Path(__file__).parents[2]
+LOOP = "al_assets.components.Loop"
+PROJECT = """\
+[project]
+name = "shop"
+version = "0"
+[tool.dg]
+directory_type = "project"
+[tool.dg.project]
+root_module = "shop"
+"""
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+def two_loops(folder: Path) -> tuple[dg.Definitions, dict[str, Platform]]:
+    """Cats and dogs, as a code location puts them together."""
+    platforms = {}
+    for name in ("cats", "dogs"):
+        settings = Settings(home=folder / name, selection=SelectionSettings(initial_budget=2))
+        platforms[name] = Platform(settings)
+    loops = [loop_definitions(platform.settings, platform, (name,)) for name, platform in platforms.items()]
+    return dg.Definitions.merge(*loops), platforms
+
+
+def test_nothing_of_two_loops_has_the_same_name(tmp_path: Path) -> None:
+    definitions, _ = two_loops(tmp_path)
+    dg.Definitions.validate_loadable(definitions)
+    repository, graph = definitions.get_repository_def(), definitions.resolve_asset_graph()
+    names = [
+        *(key.to_user_string() for key in graph.get_all_asset_keys()),
+        *(job.name for job in repository.get_all_jobs() if not job.name.startswith("__")),
+        *(sensor.name for sensor in repository.sensor_defs),
+        *(schedule.name for schedule in repository.schedule_defs),
+        *(definitions.resources or {}),
+        *(pool for key in graph.get_all_asset_keys() for pool in graph.get(key).pools or []),
+        *(str(graph.get(dg.AssetKey([loop, "deployment"])).partitions_def.name) for loop in ("cats", "dogs")),
+    ]
+    assert len({*names}) == len([*dict.fromkeys(names)])
+    assert all(re.match("(cats|dogs)(/|__)", name) for name in names), names
+
+
+def pictures(count: int) -> list[bytes]:
+    noise = np.random.default_rng(0).integers(0, 256, (count, 16, 16), np.uint8)
+    buffers = [io.BytesIO() for _ in range(count)]
+    for pixels, buffer in zip(noise, buffers, strict=True):
+        Image.fromarray(pixels).save(buffer, "PNG")
+    return [buffer.getvalue() for buffer in buffers]
+
+
+def test_each_loop_opens_and_selects_its_own_rounds(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    definitions, platforms = two_loops(tmp_path)
+    for picture in pictures(20):
+        platforms["cats"].images.put(picture)
+    repository = definitions.get_repository_def()
+
+    def tick(loop: str) -> dg.SensorResult:
+        with dg.build_sensor_context(
+            instance, repository_def=repository, resources={f"{loop}__platform": platforms[loop]}
+        ) as context:
+            result = repository.get_sensor_def(f"{loop}__next_round_sensor")(context)
+        assert isinstance(result, dg.SensorResult)
+        return result
+
+    [request] = tick("cats").run_requests or []
+    assert "al ingest" in str(tick("dogs").skip_reason.skip_message)  # type: ignore[union-attr]
+    assert instance.get_dynamic_partitions("cats__round") == ["0000"]
+    assert not instance.get_dynamic_partitions("dogs__round")
+    done = definitions.resolve_job_def("cats__selection").execute_in_process(
+        partition_key=request.partition_key, instance=instance
+    )
+    assert done.success
+    assert platforms["cats"].ledgers.read("selections").height == 2
+    assert platforms["dogs"].ledgers.read("selections").is_empty()
+    assert instance.get_latest_materialization_event(dg.AssetKey(["cats", "selected_candidates"])) is not None
+
+
+def test_a_run_that_failed_is_recorded_by_its_own_loop(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    definitions, platforms = two_loops(tmp_path)
+    instance.add_dynamic_partitions("cats__round", ["no round"])
+    failed = definitions.resolve_job_def("cats__training_deployment").execute_in_process(
+        partition_key="no round", instance=instance, raise_on_error=False
+    )
+    context = dg.build_run_status_sensor_context(
+        sensor_name="run_failures",
+        dagster_instance=instance,
+        dagster_run=failed.dagster_run,
+        dagster_event=failed.get_run_failure_event(),
+    ).for_run_failure()
+    for prefix, platform in platforms.items():
+        build_run_failure_sensor(LoopNames((prefix,)))(context, **{f"{prefix}__platform": platform})
+    [row] = platforms["cats"].ledgers.read("failures").to_dicts()
+    assert (row["job"], row["step"]) == ("training_deployment", "labeled_dataset")
+    assert platforms["dogs"].ledgers.read("failures").is_empty()
+
+
+def write_loop(sandbox: Path, name: str, home: str = ".al", key_prefix: str | None = None) -> None:
+    folder = sandbox / name
+    folder.mkdir(parents=True)
+    (folder / "al.toml").write_text(f'home = "{home}"\n[model]\nname = "{name}"\nowners = ["team:{name}"]\n')
+    attributes = {"settings": "al.toml", "key_prefix": key_prefix or name}
+    (folder / "defs.yaml").write_text(yaml.safe_dump({"type": LOOP, "attributes": attributes}))
+
+
+def test_a_code_location_declares_its_loops_in_yaml() -> None:
+    with create_defs_folder_sandbox() as sandbox:
+        for name in ("cats", "dogs"):
+            write_loop(sandbox.defs_folder_path, name)
+        with sandbox.build_all_defs() as definitions:
+            specs = {spec.key.to_user_string(): spec for spec in definitions.resolve_all_asset_specs()}
+            assert len(specs) == 10
+            assert specs["dogs/deployment"].owners == ["team:dogs"]
+            assert specs["dogs/deployment"].tags["al/model"] == "dogs"
+            homes = {
+                name: Path(definitions.resources[f"{name}__platform"].settings_file).parent.name
+                for name in ("cats", "dogs")
+            }
+            assert homes == {"cats": "cats", "dogs": "dogs"}
+
+
+@pytest.mark.parametrize(
+    ("loops", "variables", "error", "says"),
+    [
+        ([("cats", "../one", None), ("dogs", "../one", None)], {}, SettingsError, "is the home of the loop"),
+        ([("cats", ".al", "big cats")], {}, InvalidInput, "'big cats' cannot be part of a name"),
+        ([("cats", ".al", None)], {"AL_HOME": "/tmp"}, SettingsError, "AL_HOME is set"),
+    ],
+)
+def test_what_would_mix_loops_is_refused(
+    loops: list[tuple[str, str, str | None]],
+    variables: dict[str, str],
+    error: type[Exception],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with create_defs_folder_sandbox() as sandbox:
+        for loop in loops:
+            write_loop(sandbox.defs_folder_path, *loop)
+        with pytest.raises(ComponentTreeException) as raised, sandbox.build_all_defs() as definitions:
+            definitions.resolve_all_asset_specs()
+    cause = raised.value.__cause__
+    assert isinstance(cause, error)
+    assert says in str(cause)
+
+
+@pytest.mark.live
+@pytest.mark.slow
+def test_dg_finds_scaffolds_and_checks_a_loop(tmp_path: Path) -> None:
+    """By the entry point of the package, as an installed one declares it."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    package = tmp_path / "installed" / "al_components-0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: al-components\nVersion: 0\n")
+    [(group, entries)] = declared.items()
+    lines = [f"[{group}]", *(f"{name} = {module}" for name, module in entries.items())]
+    (package / "entry_points.txt").write_text("\n".join(lines))
+    project = tmp_path / "project"
+    for folder in ("shop", "shop/defs"):
+        (project / folder).mkdir(parents=True)
+        (project / folder / "__init__.py").write_text("")
+    (project / "pyproject.toml").write_text(PROJECT)
+    (project / "shop" / "definitions.py").write_text(
+        "from pathlib import Path\nimport dagster as dg\n"
+        "defs = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
+    )
+    path = os.pathsep.join([str(package.parent), str(project), str(ROOT)])
+    environment = {**os.environ, "PYTHONPATH": path, "DG_CLI_CONFIG": str(tmp_path / "dg.toml")}
+
+    def dg_says(*arguments: str) -> str:
+        command = [str(Path(sys.executable).parent / "dg"), *arguments]
+        done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    dg_says("scaffold", "defs", LOOP, "cats")
+    assert yaml.safe_load((project / "shop/defs/cats/defs.yaml").read_text()) == {
+        "type": LOOP,
+        "attributes": {"settings": "al.toml", "key_prefix": "cats"},
+    }
+    assert tomllib.loads((project / "shop/defs/cats/al.toml").read_text())["model"]["name"] == "cats"
+    dg_says("check", "yaml")
+    dg_says("check", "defs")
+
+
+def test_the_form_says_what_each_field_means() -> None:
+    fields = Loop.model().model_json_schema()["properties"]
+    assert fields["settings"]["description"]
+    assert fields["key_prefix"]["description"]
