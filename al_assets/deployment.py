@@ -8,7 +8,7 @@ from al_assets.loop_names import loop_asset
 from al_assets.rounds import round_of_run
 from al_core.shown_text import plain_in_markdown
 from al_loop import decisions
-from al_loop.deploying import challenger_of_round, decide, deploy
+from al_loop.deploying import challenger_of_round, decide, deploy, end_killed_rollout
 from al_resources.platform import Platform
 
 
@@ -35,6 +35,8 @@ def deployment(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Pla
         if result.outcome == "rolled_back":
             raise dg.Failure(f"v{decision.deploy.version} was rolled back: {result.reason}", allow_retries=False)
         steps = result.steps
+    else:
+        end_killed_rollout(platform, run_id=context.run_id, log=context.log.info)
     decisions.of_the_loop(platform, decision, newest, run_id=context.run_id)
     state = platform.endpoint.state()
     serving = "nobody" if state.serving_version is None else f"v{state.serving_version}"

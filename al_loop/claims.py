@@ -6,6 +6,7 @@ process left to be done again is a contradiction as well, until it is done.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from al_resources.platform import Platform
 
 PAGE = 2_000  # images asked for at once
+LEFT_SECONDS = 3600  # a file that is written for longer was left behind
 SHOWN = 5  # contradictions of a kind that are named
 
 
@@ -169,7 +171,8 @@ def what_is_forgotten_is_nowhere(platform: Platform) -> list[str]:
 
 
 def nothing_waits_for_a_person(platform: Platform) -> list[str]:
-    """No row lies where no store takes it, and no commit had to be set aside after a crash."""
+    """No row lies where no store takes it; a crash left no commit to set aside and no half-written file."""
+    from al_resources.blobs import TEMPORARY
     from al_resources.delta_durability import TORN
     from al_serving.spool import waiting
 
@@ -178,7 +181,19 @@ def nothing_waits_for_a_person(platform: Platform) -> list[str]:
     found = [f"{unreadable} segments in {home / 'spool'} are taken by no store"] if unreadable else []
     torn: list[Path] = sorted((home / "tables").glob(f"*/{TORN}/*")) if (home / "tables").is_dir() else []
     found += [f"{file} was left torn by a crash and set aside; nobody was promised it: delete it" for file in torn]
+    half = [file for file in sorted(home.rglob(".*.tmp")) if TEMPORARY.fullmatch(file.name) and _is_left(file)]
+    found += [
+        f"{file} was being written when its process was killed; nobody was promised it: delete it" for file in half
+    ]
     return found
+
+
+def _is_left(file: Path) -> bool:
+    """Whether nobody writes it any more: no file takes that long."""
+    try:
+        return time.time() - file.stat().st_mtime > LEFT_SECONDS
+    except FileNotFoundError:  # it has its name by now
+        return False
 
 
 CLAIMS: dict[str, Callable[[Platform], list[str]]] = {

@@ -110,6 +110,14 @@ def deploy(
     return result
 
 
+def end_killed_rollout(platform: Platform, *, run_id: str | None, log: Callable[[str], None]) -> None:
+    """Where nobody is to be deployed: a rollout that was killed must not share the traffic for ever."""
+    from al_resources.endpoint import rollout
+
+    rollout.end_killed_rollout(platform.endpoint, log)
+    record_missing_promotion(platform, run_id=run_id, log=log)
+
+
 def record_missing_promotion(platform: Platform, *, run_id: str | None, log: Callable[[str], None]) -> bool:
     """Write the row that a rollout killed after its last step did not write; returns whether one was missing.
 

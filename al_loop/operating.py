@@ -145,7 +145,10 @@ def _settled(platform: Platform) -> int | None:
     sharing = {name: share for name, share in state.traffic.items() if share}
     if len(sharing) > 1:
         split = ", ".join(f"{name} {share} %" for name, share in sorted(sharing.items()))
-        raise GiveUp(f"a rollout is under way ({split}); wait until it has ended")
+        raise GiveUp(
+            f"a rollout is under way ({split}); wait until it has ended. If who began it was killed, materialize "
+            "`deployment`: it ends such a rollout"
+        )
     return state.serving_version
 
 

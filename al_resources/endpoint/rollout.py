@@ -104,6 +104,20 @@ def roll_out(
     return result("promoted", f"version {model_version} serves as {challenger}; {before}", challenger)
 
 
+def end_killed_rollout(endpoint: Endpoint, log: Callable[[str], None]) -> None:
+    """Where a rollout was killed between its steps, give all traffic to who has most of it, of equals the older.
+
+    For those who know that no rollout is under way.
+    """
+    state = endpoint.state()
+    if sum(share > 0 for share in state.traffic.values()) < 2:
+        return
+    champion = _champion(state)
+    assert champion is not None
+    _give_all_traffic(endpoint, champion)
+    log(f"a rollout was killed between its steps; version {state.deployments[champion]} has all traffic again")
+
+
 def _checked_steps(steps: Sequence[int]) -> tuple[int, ...]:
     if any(not 0 < step <= 100 for step in steps) or list(steps) != sorted(set(steps)):
         raise InvalidInput(f"traffic steps {tuple(steps)}: expected ascending percentages between 1 and 100")

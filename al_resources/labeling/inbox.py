@@ -33,7 +33,8 @@ class Inbox:
     def unmerged(self) -> list[BlobInfo]:
         """The exports, in this content, that nothing has become of yet. Lists the inbox, reads one ledger."""
         known = set(self.ledgers.read("exports").select("path", "etag").iter_rows())
-        return [blob for blob in self.exports() if (blob.path, blob.etag) not in known]
+        new = (blob for blob in self.blobs.list(INBOX) if (blob.path, blob.etag) not in known)
+        return [blob for blob in new if is_export(blob.path)]
 
 
 def is_export(path: str) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
@@ -12,8 +14,14 @@ import pyarrow as pa
 from al_core.records import LEDGERS
 from al_resources.delta_tables import commit, erase_images, merging_files, open_or_create, open_table, scan, vacuum
 from al_resources.ledgers import check_erasable, check_ledger_columns, checked_ledger_rows, empty_ledger, schema_of
+from al_resources.ledgers.known_keys import forget_deleted, rows_of, that_may_hold
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
 
 MERGE_FILES_ABOVE = 64  # each insert is one small file, and every file costs each reader an open
+MERGED_BYTES = 8 << 20  # a merged file is left alone from here on, or each merge would rewrite the whole history
+LARGE_ROWS = 4_096  # of a file with fewer, the keys are read anew; of others, their hashes are kept
 _PLACE = ("_commit", "_row")  # columns of this adapter: where a row stands in the order of insertion
 
 
@@ -52,17 +60,16 @@ class DeltaLedgers:
     def erase(self, name: str, image_ids: Collection[str]) -> int:
         """Erase the rows of some images, see `Ledgers.erase` and `erase_images`."""
         check_erasable(name, image_ids)
-        return erase_images(self.path / name, image_ids)
+        erased = erase_images(self.path / name, image_ids)
+        forget_deleted(self.path / name)
+        return erased
 
     def _insert(self, name: str, rows: pl.DataFrame, on: list[str]) -> int:
         """One attempt. The commit must follow the version that was looked at, or it fails and is tried again."""
         from deltalake import CommitProperties, write_deltalake
 
         table = open_or_create(self.path / name, _physical(name))
-        # Only rows that could be the same are looked at: a ledger grows, an insert must not take its whole memory.
-        telling = max(on, key=lambda column: rows[column].n_unique())
-        same = pl.col(telling).is_in(rows[telling].drop_nulls().unique().implode()) | pl.col(telling).is_null()
-        known = pl.scan_delta(table).select(on).filter(same).unique().collect()
+        known = _known(table, self.path / name, rows.select(on))
         new = rows.join(known, on=on, how="anti", nulls_equal=True, maintain_order="left")
         if new.is_empty():
             return 0
@@ -79,13 +86,36 @@ class DeltaLedgers:
         from deltalake.exceptions import CommitFailedError
 
         table = open_table(self.path / name)
-        if table is None or len(table.file_uris()) <= MERGE_FILES_ABOVE:
+        if table is None or _files(table).filter(pl.col("size_bytes") < MERGED_BYTES).height <= MERGE_FILES_ABOVE:
             return
         with merging_files(self.path / name) as our_turn, suppress(CommitFailedError):
             if our_turn:
                 table.update_incremental()
-                table.optimize.compact()
+                table.optimize.compact(target_size=MERGED_BYTES)
                 vacuum(self.path / name, table)
+                forget_deleted(self.path / name)
+
+
+def _known(table: DeltaTable, path: Path, keys: pl.DataFrame) -> pl.DataFrame:
+    """The rows of the key columns that could be the same: a ledger grows, what an insert reads must not."""
+    files = _files(table)
+    large = pl.col("num_records") >= LARGE_ROWS
+    looked_at = _paths(path, files.filter(~large))
+    looked_at += that_may_hold(_paths(path, files.filter(large)), path, keys)
+    if not looked_at:
+        return keys.clear()
+    telling = max(keys.columns, key=lambda column: keys[column].n_unique())
+    same = pl.col(telling).is_in(keys[telling].drop_nulls().unique().implode()) | pl.col(telling).is_null()
+    return rows_of(looked_at, keys).filter(same).unique().collect()
+
+
+def _files(table: DeltaTable) -> pl.DataFrame:
+    """The live files of the table: path, size_bytes, num_records."""
+    return pl.DataFrame(table.get_add_actions(flatten=True)).select("path", "size_bytes", "num_records")
+
+
+def _paths(table: Path, files: pl.DataFrame) -> list[Path]:
+    return [table / unquote(file) for file in files["path"]]
 
 
 def ledger_tables(path: Path) -> list[tuple[Path, pa.Schema]]:

@@ -15,6 +15,7 @@ beside it holds 60 more, from the other end.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -52,6 +53,8 @@ SMALL_FILES = 8  # a partition with fewer is left alone
 MANY_SMALL_FILES = 64  # so many are merged whatever their size: every file costs each reader an open
 SMALL_SHARE = 0.2  # of the partition's bytes; below, rewriting the sorted file is not worth it yet
 TARGET_BYTES = 256 << 20
+LOOK_EVERY = 64  # appends after which it is looked at whether small files have to be merged meanwhile
+APPENDED_BYTES = 4 << 20  # files below are small for that; what is merged is about as large
 SORT_BYTES = 1 << 30  # memory that a compaction may always take to sort in, beyond that on disk
 SORT_SHARE = 0.25  # of the free memory: the more, the fewer pieces are merged from disk
 
@@ -100,7 +103,9 @@ class DeltaPredictionStore:
         rows = rows.append_column("logged_on", pc.cast(rows["logged_at"], pa.date32()))
         # Sorted by margin, a file gives its best rows from its first row group.
         ordered = rows.take(pc.sort_indices(rows["margin"]))
-        commit(self.path, lambda: self._append(ordered))
+        version = commit(self.path, lambda: self._append(ordered))
+        if version % LOOK_EVERY == 0:
+            self._merge_small_files()
 
     def compact(self) -> dict[str, int]:
         """Merge the small files of each partition into one sorted by margin, and delete what no reader needs."""
@@ -308,18 +313,45 @@ class DeltaPredictionStore:
     def _table(self) -> DeltaTable | None:
         return open_table(self.path)
 
-    def _append(self, rows: pa.Table) -> None:
+    def _merge_small_files(self) -> None:
+        """Keep a log that is written to every few seconds quick to read until `compact` sorts it.
+
+        What is merged once is left alone, so it costs as much as was appended. What does not come about now will at
+        one of the next appends.
+        """
+        from deltalake.exceptions import CommitFailedError
+
+        with merging_files(self.path) as our_turn, suppress(CommitFailedError):
+            table = self._table()
+            if not our_turn or table is None:
+                return
+            small = _files(table).filter(pl.col("size_bytes") < APPENDED_BYTES)
+            crowded = small.group_by(PARTITIONS).len().filter(pl.col("len") >= LOOK_EVERY // 2)
+            for partition in crowded.iter_rows(named=True):
+                table.optimize.compact(
+                    partition_filters=[(name, "=", str(partition[name])) for name in PARTITIONS],
+                    target_size=APPENDED_BYTES,
+                    max_concurrent_tasks=1,
+                    writer_properties=_writer_properties(),
+                )
+            if not crowded.is_empty():
+                vacuum(self.path, table)
+
+    def _append(self, rows: pa.Table) -> int:
+        """One attempt; the version of the table afterwards."""
         from deltalake import CommitProperties, write_deltalake
 
         # Statistics of ids would be most of the table's log, and can never rule a file out.
         statistics: dict[str, str | None] = {"delta.dataSkippingStatsColumns": "confidence,margin,entropy,logged_at"}
+        table = open_or_create(self.path, _PHYSICAL, partition_by=PARTITIONS, configuration=statistics)
         write_deltalake(
-            open_or_create(self.path, _PHYSICAL, partition_by=PARTITIONS, configuration=statistics),
+            table,
             rows,
             mode="append",
             writer_properties=_writer_properties(),
             commit_properties=CommitProperties(max_commit_retries=100),  # appends never contradict each other
         )
+        return table.version()
 
 
 def _records(rows: pl.DataFrame, columns: list[str]) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,18 @@ def add(platform: Platform, ledger: str, schema: Any, key: str, **row: Any) -> N
 
 def test_an_empty_home_contradicts_nothing(platform: Platform) -> None:
     assert broken(platform) == {}
+
+
+def test_a_file_that_a_killed_process_left_half_is_told_and_one_being_written_is_not(platform: Platform) -> None:
+    folder = platform.settings.home / "blobs" / "images"
+    folder.mkdir(parents=True)
+    left, written = folder / f".{'a' * 16}.tmp", folder / f".{'b' * 16}.tmp"
+    left.write_bytes(b"half")
+    written.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    (found,) = broken(platform)["nothing waits for a person"]
+    assert str(left) in found
+    assert "delete it" in found
 
 
 def test_labels_of_an_export_that_is_not_on_record_are_told(platform: Platform) -> None:

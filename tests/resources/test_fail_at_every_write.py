@@ -8,13 +8,13 @@ OSDI 2014).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import deltalake
 import pytest
+from failing_disk import FailingDisk, Killed
 from resource_adapters import coco, image
 from small_models import register_model
 
@@ -29,65 +29,6 @@ from al_resources.settings import Settings
 
 EXPORT = "labeling/exports/1.json"
 STRIDE = int(os.environ.get("FAIL_EVERY", "13"))  # 1 tries every write; `make test` tries some, others at each mode
-
-
-class Killed(BaseException):
-    """No handler of the code under test may stop it."""
-
-
-class FailingDisk:
-    """Lets `at - 1` operations through."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, mode: str) -> None:
-        self.at, self.mode, self.count = at, mode, 0
-        self._unsynced: dict[Path, bytes | None] = {}  # a name -> what it was before
-        self._commits: set[Path] = set()  # tables whose newest commit is not synced
-        real = {name: getattr(os, name) for name in ("fsync", "replace", "link")}
-        write = deltalake.write_deltalake
-
-        def fsync(handle: int) -> None:
-            self._operation()
-            path = Path(f"/proc/self/fd/{handle}").readlink()
-            real["fsync"](handle)
-            self._unsynced = {name: was for name, was in self._unsynced.items() if name.parent != path}
-            self._commits.discard(path.parent if path.name == "_delta_log" else path)
-
-        def naming(name: str) -> Any:
-            def named(source: Any, target: Any, **options: Any) -> None:
-                self._operation()
-                path = Path(target)
-                was = path.read_bytes() if path.exists() else None
-                real[name](source, target, **options)
-                self._unsynced.setdefault(path, was)
-
-            return named
-
-        def commit(table: Any, *arguments: Any, **options: Any) -> None:
-            self._operation()
-            write(table, *arguments, **options)
-            self._commits.add(Path(table.table_uri.removeprefix("file://")))
-            self._operation()
-
-        monkeypatch.setattr(os, "fsync", fsync)
-        monkeypatch.setattr(os, "replace", naming("replace"))
-        monkeypatch.setattr(os, "link", naming("link"))
-        monkeypatch.setattr(deltalake, "write_deltalake", commit)
-
-    def _operation(self) -> None:
-        self.count += 1
-        if self.count == self.at and self.mode == "error":
-            raise OSError(28, "No space left on device")
-        if self.count >= self.at and self.mode != "error":
-            raise Killed
-
-    def cut_the_power(self) -> None:
-        """What was not synced is lost, or torn."""
-        if self.mode == "lost":
-            for name, was in self._unsynced.items():
-                name.unlink(missing_ok=True) if was is None else name.write_bytes(was)
-        for table in self._commits if self.mode in ("lost", "torn") else ():
-            newest = max((table / "_delta_log").glob("*.json"))
-            newest.unlink() if self.mode == "lost" else newest.write_bytes(b"")
 
 
 def prepared(home: Path) -> Settings:
@@ -129,7 +70,12 @@ def _forgetful() -> Iterator[None]:
 
 @pytest.mark.parametrize(("start", "mode"), enumerate(["error", "kill", "lost", "torn"], start=1))
 def test_whatever_write_fails_the_round_done_again_ends_as_if_nothing_had_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, png: bytes, start: int, mode: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    png: bytes,
+    start: int,
+    mode: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
     undisturbed = Platform(prepared(tmp_path / "undisturbed"))
     with monkeypatch.context() as counting:
@@ -137,7 +83,9 @@ def test_whatever_write_fails_the_round_done_again_ends_as_if_nothing_had_been(
         do_round(undisturbed, png)
     writes, expected = disk.count, outcome(undisturbed)
     print(f"{writes} writes, mode {mode}")
-    for at in range(1 + (start - 1) % STRIDE, writes + 1, STRIDE):
+    tried = range(1 + (start - 1) % STRIDE, writes + 1, STRIDE)
+    record_property("tries", len(tried))
+    for at in tried:
         settings = prepared(tmp_path / str(at))
         with monkeypatch.context() as failing:
             disk = FailingDisk(failing, at, mode)

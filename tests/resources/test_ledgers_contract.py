@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from resource_adapters import EMBEDDED, LEDGER_STORES, MIDNIGHT, after, image
 
 from al_core.records import LABELS, LEDGERS, table_of
-from al_resources.ledgers import Ledgers
+from al_resources.ledgers import Ledgers, delta
 from al_resources.ledgers.delta import DeltaLedgers
 
 
@@ -108,6 +108,34 @@ def test_any_sequence_of_inserts_holds_each_key_once(adapter: str, inserts: list
             assert ledgers.insert_new("labels", rows, ["label", "annotator"]) == len(new)
             known += new
         assert ledgers.read("labels").select("label", "annotator").rows() == known
+
+
+@pytest.mark.parametrize("lacking", [[], ["answer"]], ids=["new", "of an earlier version"])
+def test_a_large_file_is_searched_by_the_hashes_of_its_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: list[str]
+) -> None:
+    """An insert reads only a large file that holds one of its keys, and gives the same as if it had read all."""
+    monkeypatch.setattr(delta, "LARGE_ROWS", 1)
+    monkeypatch.setattr(delta, "MERGE_FILES_ABOVE", 2)
+    ledgers, on = DeltaLedgers(tmp_path), ["image_id", "annotator", "answer"]
+    with monkeypatch.context() as earlier:
+        earlier.setitem(LEDGERS, "labels", pa.schema([field for field in LABELS if field.name not in lacking]))
+        old = labels(*({"image_id": image(n), "annotator": None} for n in range(3))).drop_columns(lacking)
+        ledgers.insert_new("labels", old, [column for column in on if column not in lacking])
+    read: list[Path] = []
+    rows_of = delta.rows_of
+    monkeypatch.setattr(delta, "rows_of", lambda files, keys: read.extend(files) or rows_of(files, keys))
+    for start in range(3, 12, 3):  # some files are merged on the way
+        assert ledgers.insert_new("labels", labels(*({"image_id": image(start + n)} for n in range(3))), on) == 3
+    assert read == []
+    assert ledgers.insert_new("labels", labels({"image_id": image(1)}, {"image_id": image(99)}), on) == 1
+    assert len(read) == 1
+    assert ledgers.insert_new("labels", labels({"image_id": image(1), "annotator": "x"}), on) == 1
+    assert ledgers.erase("labels", [image(1)]) == 2
+    assert ledgers.insert_new("labels", labels({"image_id": image(1)}), on) == 1
+    there = {file.name for file in (tmp_path / "labels").glob("*.parquet")}
+    kept = {file.name.partition(".parquet.")[0] + ".parquet" for file in (tmp_path / "labels" / "_keys").iterdir()}
+    assert kept <= there, "hashes of rows that were erased are gone with them"
 
 
 def insert_often(adapter: str, folder: Path) -> int:

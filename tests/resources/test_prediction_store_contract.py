@@ -494,6 +494,21 @@ def test_many_processes_create_append_and_compact_at_once_and_lose_nothing(name:
     assert len(set(store.rows_of([image(n) for n in range(4000)])["image_id"].to_pylist())) == appended
 
 
+def test_a_log_that_is_appended_to_in_small_commits_merges_its_files_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delta, "LOOK_EVERY", 6)
+    store = delta.DeltaPredictionStore(tmp_path / "log", LEDGER_STORES["delta"](tmp_path))
+    wanted = [image(n) for n in range(40)]
+    for n, image_id in enumerate(wanted):
+        store.append(prediction_rows([{"image_id": image_id, "margin": n / 40, "model_version": 1 + n % 2}]))
+    table = store._table()
+    assert table is not None
+    assert len(table.file_uris()) <= 2 * (6 // 2 + 6), "of two versions' files, each fewer than are crowded"
+    assert ids(store.eligible("digits", 1, MARGIN, 99, [])) == wanted[::2]
+    assert ids(store.eligible("digits", 2, MARGIN, 99, [])) == wanted[1::2]
+
+
 # ---------------------------------------------------------------------- erasing
 def test_erased_predictions_are_gone_of_all_versions_and_the_others_stay(store: PredictionStore) -> None:
     rows = [{"image_id": image(n), "model_version": v, "margin": n / 8} for n in range(4) for v in (1, 2)]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from al_resources.endpoint import DeploymentFailed, EndpointState
-from al_resources.endpoint.rollout import RolloutResult, roll_out
+from al_resources.endpoint.rollout import RolloutResult, end_killed_rollout, roll_out
 
 SMOKE = [(b"seven", "7"), (b"one", None)]
 
@@ -224,6 +224,13 @@ def test_a_killed_rollout_of_another_version_is_taken_back_first(share: int) -> 
     assert result.previous_version == 1
     assert endpoint.calls == ["remove green", "create green v3"]
     assert endpoint.traffic == {"blue": 0, "green": 100}
+
+
+@pytest.mark.parametrize(("share", "serves"), [(0, 1), (10, 1), (50, 1), (90, 2), (100, 2)])
+def test_where_nobody_is_to_be_deployed_a_killed_rollout_is_ended(share: int, serves: int) -> None:
+    endpoint = MemoryEndpoint(blue=(1, 100 - share), green=(2, share))
+    end_killed_rollout(endpoint, lambda line: None)
+    assert endpoint.traffic == {"blue": 100 * (serves == 1), "green": 100 * (serves == 2)}
 
 
 @pytest.mark.parametrize("steps", [(0, 100), (50, 10), (10, 10), (10, 120)])

@@ -441,7 +441,9 @@ for first in range(0, 8000, 1000):
 
 @pytest.mark.live
 @pytest.mark.parametrize("answers", [1, 40, 300])
-def test_what_was_answered_is_in_the_log_though_the_process_was_killed(stores: Stores, answers: int) -> None:
+def test_what_was_answered_is_in_the_log_though_the_process_was_killed(
+    stores: Stores, answers: int, record_property: Callable[[str, object], None]
+) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED_WHILE_ANSWERING, str(stores.folder), str(Path(__file__).parent)],
         stdout=subprocess.PIPE,
@@ -455,12 +457,16 @@ def test_what_was_answered_is_in_the_log_though_the_process_was_killed(stores: S
     process.stdout.close()
     stores.collector().close(timeout=30)
     logged = stores.logged()["image_id"].to_pylist()
+    record_property("tries", len(answered))
     assert set(answered) <= set(logged)
     assert len(logged) == len(set(logged)), "each once"
 
 
 @pytest.mark.live
-def test_a_process_that_is_killed_loses_nothing_older_than_the_flush_time(stores: Stores) -> None:
+def test_a_process_that_is_killed_loses_nothing_older_than_the_flush_time(
+    stores: Stores, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("tries", 95)
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(stores.folder), str(Path(__file__).parent)],
         stdout=subprocess.PIPE,
