@@ -198,5 +198,6 @@ def _nothing_to_do(found: "Look", besides: Sequence[str]) -> str:
     parts = [f"{merge.path} was refused: {merge.reason}" for merge in found.refused]
     parts += [f"{merge.path} brings no new labels ({merge.reason})" for merge in found.nothing_new]
     parts += [f"{path} is not complete yet" for path in found.waiting]
+    parts += [f"{path} brings nothing new until those that came before it are merged" for path in found.behind]
     parts += [f"{path} is gone" for path in found.gone]
     return "; ".join([*parts, *besides]) or "no new exports"

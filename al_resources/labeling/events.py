@@ -112,7 +112,8 @@ def listen(
     there, gone = _as_they_lie(inbox.blobs, chosen)
     recorded = {(path, etag) for path in chosen for etag in inbox.ledgers.read("exports", path=path)["etag"]}
     unmerged = [blob for blob in there if (blob.path, blob.etag) not in recorded]
-    heard.found = consider(inbox, unmerged, cursor.waiting, now)
+    asked = _unmerged({path: etag for path, etag in cursor.requested.items() if path not in again}, inbox.ledgers)
+    heard.found = consider(inbox, unmerged, cursor.waiting, now, merging=bool(asked))
     read = {path for path, _ in recorded}  # these may be deleted
     for path in gone:
         if path not in read:

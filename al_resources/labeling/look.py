@@ -51,7 +51,8 @@ class Look:
     refused: list[Merge] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)  # for the next look: there was no time, or enough are ready
+    behind: list[str] = field(default_factory=list)  # what it brings shows when those that came before it are merged
+    left: list[str] = field(default_factory=list)  # for the next look: no time, enough are ready, or behind others
     cursor: InboxCursor = field(default_factory=InboxCursor)
 
 
@@ -73,9 +74,10 @@ def look(
     asked = {path: etag for path, etag in cursor.requested.items() if path not in again}
     new = [blob for blob in unmerged if asked.get(blob.path) != blob.etag]
     new.sort(key=lambda blob: (blob.modified_at, blob.path))
-    found = consider(inbox, new, cursor.waiting, now, limit=limit, seconds=seconds)
     still = {blob.path: blob.etag for blob in unmerged}
-    found.cursor.requested |= {path: etag for path, etag in asked.items() if still.get(path) == etag}
+    asked = {path: etag for path, etag in asked.items() if still.get(path) == etag}
+    found = consider(inbox, new, cursor.waiting, now, limit=limit, seconds=seconds, merging=bool(asked))
+    found.cursor.requested |= asked
     return found
 
 
@@ -87,13 +89,17 @@ def consider(
     *,
     limit: int | None = None,
     seconds: float = LOOK_SECONDS,
+    merging: bool = False,
 ) -> Look:
     """Which of these exports, none on record yet, are worth a run. Refusals and repeats are put on record here.
 
-    `waiting`: path -> etag of what did not parse last time; `limit`: as many may be ready.
+    `waiting`: path -> etag of what did not parse last time; `limit`: as many may be ready; `merging`: others were
+    found ready before and are not merged yet. What brings nothing as long as these are not merged may bring much
+    afterwards: a correction back to what the ledger still says. So it is looked at again then.
     """
     found = Look()
     nothing_new: list[Plan] = []
+    behind: list[BlobInfo] = []
     broken: list[tuple[BlobInfo, BrokenExport]] = []
     once = ReadOnce(inbox.ledgers)  # reading an export must not cost another look at all labels
     deadline = time.monotonic() + seconds
@@ -104,7 +110,12 @@ def consider(
         looked_at += 1
         try:
             plan = plan_merge(inbox, blob, now=now, ledgers=once)
-            (found.ready if plan.rows.height else nothing_new).append(plan)
+            if plan.rows.height:
+                found.ready.append(plan)
+            elif merging or _answers_about(plan, found.ready):
+                behind.append(blob)
+            else:
+                nothing_new.append(plan)
         except FileNotFoundError:  # deleted between listing and reading
             note_gone(inbox, blob.path)
             found.gone.append(blob.path)
@@ -117,10 +128,17 @@ def consider(
     found.cursor.requested = {plan.export.path: plan.export.etag for plan in found.ready}
     found.nothing_new = put_on_record(inbox, nothing_new)
     found.refused = refuse(inbox, broken, seconds=seconds)
-    left = [*(blob for blob, _ in broken[len(found.refused) :]), *exports[looked_at:]]
+    found.behind = [blob.path for blob in behind]
+    left = [*behind, *(blob for blob, _ in broken[len(found.refused) :]), *exports[looked_at:]]
     found.left = [blob.path for blob in left]
     found.cursor.waiting |= {blob.path: blob.etag for blob in left if waiting.get(blob.path) == blob.etag}
     return found
+
+
+def _answers_about(plan: Plan, others: Sequence[Plan]) -> bool:
+    """Whether one of the others brings an answer for an image that this one answers, too."""
+    own = {label.image_id for label in plan.parsed.labels}
+    return any(not own.isdisjoint(other.rows["image_id"]) for other in others)
 
 
 def _is_settled(blob: BlobInfo, waiting: Mapping[str, str], settings: LabelingSettings, now: datetime) -> bool:

@@ -425,6 +425,25 @@ def test_an_export_rewritten_in_place_with_the_same_size_and_time_is_read(desk: 
     assert [plan.export.path for plan in desk.look().ready] == [path]
 
 
+def test_a_correction_back_that_is_seen_together_with_what_it_corrects_counts(desk: Desk) -> None:
+    desk.merge(desk.release("1.json", coco({image(1): "cat", image(2): "cat"})))
+    changed = desk.release("2.json", coco({image(1): "dog"}))
+    back = desk.release("3.json", coco({image(1): "cat"}))
+    repeated = desk.release("4.json", coco({image(2): "cat"}))
+    first = desk.look()
+    assert [plan.export.path for plan in first.ready] == [changed]
+    assert first.behind == [back] == first.left
+    assert [merge.path for merge in first.nothing_new] == [repeated]
+    second = desk.look(first.cursor.model_dump_json())  # asked for, and its run is at work
+    assert (second.ready, second.nothing_new, second.behind) == ([], [], [back])
+    desk.merge(changed)
+    third = desk.look(second.cursor.model_dump_json())
+    assert [plan.export.path for plan in third.ready] == [back]
+    desk.merge(back)
+    assert desk.resolved()[image(1)] == "cat"
+    assert desk.unmerged() == []
+
+
 def test_a_correction_counts_though_the_file_it_corrects_came_from_the_future(desk: Desk) -> None:
     first = desk.release("1.json", coco({image(1): "cat"}))
     os.utime(desk.blobs.url(first).removeprefix("file://"), (4e9, 4e9))
