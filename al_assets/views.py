@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.request import url2pathname
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from al_loop.monitoring import AccuracyState, DriftLook
     from al_resources.platform import Platform
 
-ALL_TIMES = datetime(1970, 1, 1, tzinfo=timezone.utc), datetime(9999, 12, 31, tzinfo=timezone.utc)
+ALL_TIMES = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 SUSPICIOUS_SHOWN = 24  # labels on the check
 SHEET_IMAGES = 60  # the inline sheet stays under the UI's comfort of 200 KB; the stored one has them all
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +41,12 @@ class Moment(click.ParamType[datetime]):
         if isinstance(value, datetime):
             return value
         if match := re.fullmatch(r"(\d{1,6})([mhdw])", value):
-            return datetime.now(timezone.utc) - timedelta(**{UNITS[match[2]]: int(match[1])})
+            return datetime.now(UTC) - timedelta(**{UNITS[match[2]]: int(match[1])})
         try:
             moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
         except ValueError:
             self.fail(f"{value!r} is neither an age (90m, 36h, 7d, 4w) nor a date or time like 2026-01-31T09:00")
-        return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 @click.group()
@@ -178,7 +178,7 @@ def _sample_kql(platform: Platform, version: int | None, columns: Sequence[str])
     from al_resources.prediction_store.kusto import sample_query
 
     version = platform.endpoint.state().serving_version if version is None else version
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     window, limit = (now - timedelta(days=1), now), platform.settings.monitoring.window_images
     name = platform.settings.model.name
     return sample_query(name, version or 0, window, Order("random", seed=0), limit, columns).shown

@@ -6,7 +6,7 @@ Each query in them is the one that `questions.kql` asks; nothing is written a se
 from __future__ import annotations
 
 import uuid
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 from al_loop.questions import Every, Question, Window, kql
@@ -29,7 +29,7 @@ DRAWN: dict[Question, tuple[list[str], list[str]]] = {  # y columns, series
 }
 _PAGES: dict[Every, str] = {"1d": "By day", "1h": "By hour"}
 _NAMESPACE = uuid.UUID("8a4e3f0e-2c1b-4f6e-9a57-5d0c7b9f1e21")
-_SOME_TIME = datetime(2026, 1, 1, tzinfo=timezone.utc)  # texts hold no moment
+_SOME_TIME = datetime(2026, 1, 1, tzinfo=UTC)  # texts hold no moment
 
 
 def dashboard(model_name: str, cluster: str, database: str) -> dict[str, Any]:

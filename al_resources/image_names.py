@@ -10,7 +10,7 @@ from al_core.records import IMAGE_NAMES, table_of, utc_now
 from al_resources.forgotten import without_forgotten
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
     from al_resources.ledgers import LedgerReader, Ledgers
 

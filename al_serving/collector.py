@@ -45,7 +45,7 @@ from al_serving.handed_over import hand_over
 from al_serving.spool import SEGMENT, Spool, kind_of, names_in, read_segment
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
     from al_resources.blobs import BlobStore
     from al_resources.image_store import ImageStore

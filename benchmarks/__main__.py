@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def record(version: str, figures: dict[str, Any]) -> Path:
         "processor": processor(),
         "cores": os.cpu_count(),
     }
-    at = datetime.now(timezone.utc).isoformat(timespec="minutes")
+    at = datetime.now(UTC).isoformat(timespec="minutes")
     tables = before | {
         name: {"measured_at": at, "machine": machine, "figures": found} for name, found in figures.items()
     }

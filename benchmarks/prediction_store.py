@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def write_log(folder: Path, rows: int) -> float:
             classes=CLASSES,
             probs=probs / probs.sum(1, keepdims=True),
             source="online",
-            logged_at=datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(days=DAYS * start / rows),
+            logged_at=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=DAYS * start / rows),
         )
         begun = time.perf_counter()
         store.append(table)

@@ -23,7 +23,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -431,7 +431,7 @@ def _write_log(store: Any, rows: int, width: int, classes: int) -> None:
             probs=probabilities(count, classes, start),
             embeddings=points[:count] + rng.standard_normal(width, np.float32) / 4,
             source="batch",
-            logged_at=datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=start / 1000),
+            logged_at=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=start / 1000),
         )
         store.append(table)
 

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -173,7 +173,7 @@ def counted(report: ET.Element) -> dict[Fault, Count]:
 
 def page(counts: dict[Fault, Count], *, long: bool) -> str:
     """The page, whole."""
-    at = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     every = os.environ.get("FAIL_EVERY", "13")
     lines = [
         "# Reliability",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import uuid
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from al_resources.azure.storage import queue_client
@@ -31,7 +31,7 @@ def blob_event(
     """
     topic = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/devstoreaccount1"
     subject = f"/blobServices/default/containers/{container}/blobs/{path}"
-    moment = (at or datetime.now(timezone.utc)).isoformat().replace("+00:00", "Z")
+    moment = (at or datetime.now(UTC)).isoformat().replace("+00:00", "Z")
     data = {
         "api": api,
         "requestId": str(uuid.uuid4()),

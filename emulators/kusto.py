@@ -19,7 +19,7 @@ import time
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -370,7 +370,7 @@ class QueuedIngestion:
                 "OperationId": str(uuid.uuid4()),
                 "Database": announced["DatabaseName"],
                 "Table": table,
-                "FailedOn": datetime.now(timezone.utc).isoformat(),
+                "FailedOn": datetime.now(UTC).isoformat(),
                 "IngestionSourceId": announced["Id"],
                 "IngestionSourcePath": announced["BlobPath"].split("?")[0],  # without its signature
                 "Details": f"{type(error).__name__}: {error}",
@@ -391,7 +391,7 @@ def _signature() -> str:
         permission=AccountSasPermissions(
             read=True, write=True, delete=True, list=True, add=True, create=True, process=True, update=True
         ),
-        expiry=datetime.now(timezone.utc) + timedelta(hours=1),
+        expiry=datetime.now(UTC) + timedelta(hours=1),
         services="bq",
     )
     return str(parts)

@@ -11,7 +11,7 @@ import contextlib
 import ipaddress
 import threading
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -27,7 +27,7 @@ def write_certificates(folder: Path, hosts: list[str]) -> tuple[Path, Path]:
         ec.generate_private_key(ec.SECP256R1()),
     )
     authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
 
     def builder(subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
         return (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import numpy as np
@@ -19,7 +19,7 @@ from al_core.learning.contract import LabeledImage
 from al_core.records import LABELS, table_of
 from simulation.datasets import BadData
 
-_EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)  # labels are dated by round: a simulation has no clock
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # labels are dated by round: a simulation has no clock
 
 
 class OracleSettings(BaseModel):

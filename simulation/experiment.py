@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +46,7 @@ PROGRESS_FILE = "embedding.json"
 TELL_AFTER = 10.0  # seconds of embedding between two lines for people
 COMMITTEE = 3  # models of the last rounds whose disagreement committee strategies measure
 _MODEL_NAME = "simulated"
-_EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)  # a simulation has no clock
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # a simulation has no clock
 
 
 @dataclass(frozen=True)

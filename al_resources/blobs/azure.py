@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import timezone
+from datetime import UTC
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -127,7 +127,7 @@ class AzureBlobStore:
 
 
 def _info(path: str, found: BlobProperties) -> BlobInfo:
-    return BlobInfo(path, str(found.etag).strip('"'), found.size, found.last_modified.astimezone(timezone.utc))
+    return BlobInfo(path, str(found.etag).strip('"'), found.size, found.last_modified.astimezone(UTC))
 
 
 def _is_folder(found: BlobProperties) -> bool:

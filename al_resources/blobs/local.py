@@ -11,7 +11,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +133,7 @@ class FsspecBlobStore:
         if etag is None:  # a store that names no version: its content does
             etag = hashlib.blake2b(self._fs.cat_file(full), digest_size=8).hexdigest()
         modified = details.get("last_modified") or self._fs.modified(full)
-        return BlobInfo(path, etag.strip('"'), details["size"], modified.astimezone(timezone.utc))
+        return BlobInfo(path, etag.strip('"'), details["size"], modified.astimezone(UTC))
 
 
 @contextmanager
@@ -181,7 +181,7 @@ def _local_info(path: str, status: os.stat_result) -> BlobInfo:
         path=path,
         etag=f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}-{status.st_ctime_ns:x}",
         size=status.st_size,
-        modified_at=datetime.fromtimestamp(modified, timezone.utc),
+        modified_at=datetime.fromtimestamp(modified, UTC),
     )
 
 

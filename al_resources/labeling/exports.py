@@ -12,7 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from al_core.class_folders import plain_class
@@ -23,7 +23,7 @@ from al_resources.settings import LabelingSettings
 
 __all__ = ["BrokenExport", "ExportedLabel", "ParsedExport", "Region", "SetAside", "parse_export"]
 
-EARLIEST = datetime(2000, 1, 1, tzinfo=timezone.utc).timestamp()  # a number before it is no time of an answer
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC).timestamp()  # a number before it is no time of an answer
 
 
 @dataclass(frozen=True)
@@ -279,11 +279,11 @@ def _time(value: Any) -> datetime | None:
         seconds = float(value)
     except ValueError:
         told = datetime.fromisoformat(value.replace("Z", "+00:00"))
-        return told.astimezone(timezone.utc) if told.tzinfo else told.replace(tzinfo=timezone.utc)
+        return told.astimezone(UTC) if told.tzinfo else told.replace(tzinfo=UTC)
     seconds = seconds / 1000 if seconds > 1e11 else seconds
     if not seconds >= EARLIEST:
         raise ValueError(f"{value!r} is no time of an answer: expected ISO 8601 or seconds since 1970")
-    return datetime.fromtimestamp(seconds, timezone.utc)
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _one_answer_each(labels: list[ExportedLabel]) -> tuple[list[ExportedLabel], list[SetAside]]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -406,7 +406,7 @@ def _rewrite(table: DeltaTable, partition: list[tuple[str, str, str]]) -> dict[s
 
 # ---------------------------------------------------------------------- what lies where
 def _utc(moment: datetime) -> datetime:
-    return moment.astimezone(timezone.utc)
+    return moment.astimezone(UTC)
 
 
 def _of_model(table: DeltaTable, model_name: str | None, model_version: int | None) -> pl.LazyFrame:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -31,7 +31,7 @@ WIDE = ("probs", "embedding")
 _IDENTITY = ("image_id", "logged_at", "prediction_id")
 PAGE = 2_000  # rows with arrays per answer: an answer is cut at 64 MB
 WIDER = 1e-6
-_BEGINNING = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class KustoPredictionStore:

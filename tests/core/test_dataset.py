@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from itertools import combinations
 
 import polars as pl
@@ -28,7 +28,7 @@ from al_core.dataset import (
 from al_core.judging.truth import DUEL, LABELED_BEFORE, SAMPLE, UNIFORM_REASONS, Reserve
 from al_core.records import LABELS
 
-START = datetime(2024, 1, 1, tzinfo=timezone.utc)
+START = datetime(2024, 1, 1, tzinfo=UTC)
 DISTANCE = 4
 HALF = Reserve(0.5)  # of all images may judge
 

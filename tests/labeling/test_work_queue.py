@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,7 +18,7 @@ from al_resources.blobs.local import FsspecBlobStore
 from al_resources.labeling import StagedImage
 from al_resources.labeling.answers import Answer, AnswerLog, standing_answers
 
-START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+START = datetime(2026, 1, 1, tzinfo=UTC)
 TAB, OTHER_TAB = "tab-0001", "tab-0002"
 
 

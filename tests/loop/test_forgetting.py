@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,7 @@ def test_what_people_said_of_it_on_the_page_goes_too(platform: Platform, files: 
     log = AnswerLog(platform.blobs, 0)
     for number, image_id in enumerate(sorted(files)):
         event = f"{number:08d}-0000-0000-0000-000000000000"
-        at = datetime(2026, 1, 1, tzinfo=timezone.utc)
+        at = datetime(2026, 1, 1, tzinfo=UTC)
         log.append(
             Answer(event_id=event, round=0, image_id=image_id, annotator="ann", kind="label", label="cat", at=at)
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 import threading
+import tomllib
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any
 import dagster as dg
 import numpy as np
 import pytest
-import tomllib
 from export_files import FOUR_TOOLS
 from hypothesis import HealthCheck, given
 from hypothesis import settings as law
@@ -232,7 +232,7 @@ class Beginning:
         return self.run("training_deployment", int(str(request.partition_key)), request.run_config)
 
     def schedule(self) -> dg.RunRequest | dg.SkipReason:
-        at = datetime(2026, 1, 5, tzinfo=timezone.utc)
+        at = datetime(2026, 1, 5, tzinfo=UTC)
         return next_round(self.instance, self.platform, at, print)
 
     def splits(self) -> dict[str, int]:
@@ -352,8 +352,7 @@ ANSWERS = st.lists(
         image_id=st.integers(0, 5).map("{:032x}".format),
         label=TEXT,
         annotator=st.none() | TEXT,
-        labeled_at=st.none()
-        | st.datetimes(datetime(2001, 1, 1)).map(lambda at: at.replace(tzinfo=timezone.utc, fold=0)),
+        labeled_at=st.none() | st.datetimes(datetime(2001, 1, 1)).map(lambda at: at.replace(tzinfo=UTC, fold=0)),
         confidence=st.none() | st.floats(0, 1),
         annotation_seconds=st.none() | st.floats(0, 1e6),
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from al_serving.scoring import Scorer
 
 PNGS = digit_pngs()[:400]
 BUDGET = 12
-NOW = datetime.now(timezone.utc)
+NOW = datetime.now(UTC)
 
 
 def quiet(line: str) -> None:

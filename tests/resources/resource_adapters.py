@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from al_resources.ledgers.delta import DeltaLedgers
 from al_resources.prediction_store import PredictionStore
 from al_resources.prediction_store.delta import DeltaPredictionStore
 
-MIDNIGHT = datetime(2026, 1, 1, tzinfo=timezone.utc)
+MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
 
 LEDGER_STORES: dict[str, Callable[[Path], Ledgers]] = {"delta": lambda folder: DeltaLedgers(folder / "ledgers")}
 PREDICTION_STORES: dict[str, Callable[[Path, Ledgers], PredictionStore]] = {

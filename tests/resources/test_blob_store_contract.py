@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -73,7 +73,7 @@ def test_overwriting_changes_the_etag_even_with_the_same_size_at_the_same_moment
 
 
 def test_info_and_list_tell_the_same(blobs: BlobStore) -> None:
-    before = datetime.now(timezone.utc) - timedelta(seconds=2)
+    before = datetime.now(UTC) - timedelta(seconds=2)
     blobs.write("x/one", b"123")
     info = blobs.info("x/one")
     assert (info.path, info.size) == ("x/one", 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +98,13 @@ def test_what_a_tool_reports_beside_the_label_is_kept() -> None:
     }
     (label,) = parse(jsonl({image(1): "cat"}, **row), "x.jsonl").labels
     assert (label.annotator, label.confidence, label.annotation_seconds) == ("ann", 0.5, 2.0)
-    assert label.labeled_at == datetime(2026, 1, 1, 8, tzinfo=timezone.utc)
+    assert label.labeled_at == datetime(2026, 1, 1, 8, tzinfo=UTC)
 
 
 def test_a_time_without_zone_is_utc_and_a_byte_order_mark_is_no_harm() -> None:
     data = b"\xef\xbb\xbf" + jsonl({image(1): "cat"}, labeled_at="2026-01-01T10:00:00")
     (label,) = parse(data, "x.jsonl").labels
-    assert label.labeled_at == datetime(2026, 1, 1, 10, tzinfo=timezone.utc)
+    assert label.labeled_at == datetime(2026, 1, 1, 10, tzinfo=UTC)
 
 
 def test_the_same_answer_twice_is_one_label() -> None:

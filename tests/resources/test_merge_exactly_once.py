@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class Desk:
         return merge_export(self.inbox, path)
 
     def look(self, cursor: str | None = None, limit: int = 20, seconds: float = 0) -> Look:
-        now = datetime.now(timezone.utc) + timedelta(seconds=seconds)
+        now = datetime.now(UTC) + timedelta(seconds=seconds)
         return look(self.inbox, InboxCursor.parse(cursor), limit=limit, now=now)
 
     def labels(self) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -48,7 +48,7 @@ def manifest(training_key: str = "key", **changes: object) -> ModelManifest:
         "training_key": training_key,
         "code_version": "c1",
         "labels": 10,
-        "created_at": datetime(2026, 1, 1, tzinfo=timezone.utc),
+        "created_at": datetime(2026, 1, 1, tzinfo=UTC),
         "weights_sha256": "",
     }
     return ModelManifest.model_validate(facts | changes)

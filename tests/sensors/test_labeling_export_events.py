@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -396,7 +396,7 @@ def test_an_export_whose_event_was_lost_is_found_when_the_day_is_over(
 
 @pytest.mark.parametrize(("age", "due"), [(-3600, True), (0, False), (86_000, False), (86_400, True)])
 def test_the_inbox_is_compared_with_the_ledger_once_a_day_and_after_a_clock_was_set_back(age: int, due: bool) -> None:
-    now = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    now = datetime(2026, 1, 1, tzinfo=UTC)
     assert EventCursor(reconciled_at=now - timedelta(seconds=age)).is_to_reconcile(now) == due
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import dagster as dg
 import numpy as np
@@ -20,7 +20,7 @@ from al_resources.endpoint import EndpointState
 from al_resources.platform import Platform
 from sensors.selection_schedule import look_for_next_round, next_round
 
-TICK = datetime(2026, 1, 5, 12, 0, tzinfo=timezone.utc)
+TICK = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 
 
 class Serving:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ class Blobs:
     """The two things that are asked of a blob store here."""
 
     def info(self, path: str) -> BlobInfo:
-        return BlobInfo(path, "etag", len(self.read(path)), datetime.now(timezone.utc))
+        return BlobInfo(path, "etag", len(self.read(path)), datetime.now(UTC))
 
     def read(self, path: str) -> bytes:
         if path.startswith("/") or ".." in path.split("/"):

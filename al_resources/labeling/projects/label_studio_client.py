@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ class LabelStudioClient:
         self._token = token
         self._is_personal = token.count(".") == 2  # a JWT; a legacy token is sent as it is
         self._access, self._access_until = "", 0.0
-        self.asked_at = self._answered_at = datetime.now(timezone.utc)  # of the server
+        self.asked_at = self._answered_at = datetime.now(UTC)  # of the server
         nothing_kept = httpx.Limits(max_keepalive_connections=0)  # nobody tells an adapter when it is used no more
         self._http = httpx.Client(base_url=self.url, timeout=timeout, follow_redirects=True, limits=nothing_kept)
 
@@ -110,7 +110,7 @@ class LabelStudioClient:
         """Tasks with their annotations, those that changed first first. `asked_at` is the server's time before."""
         wanted = []
         if changed_since is not None:
-            moment = changed_since.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            moment = changed_since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
             wanted.append(_filter("updated_at", "greater", "Datetime", moment))
         if of_round is not None:
             wanted.append(_filter("data.round", "equal", "String", of_round))
