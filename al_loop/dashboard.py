@@ -152,14 +152,14 @@ _CELLS = [
     ),
     (
         "code",
-        "from datetime import datetime, timedelta, timezone\n\n"
+        "from datetime import UTC, datetime, timedelta\n\n"
         "import matplotlib.pyplot as plt\n"
         "import polars as pl\n\n"
         "from al_loop.questions import Window, ask, kql\n"
         "from al_resources.platform import Platform\n"
         "from al_resources.settings import load_settings\n\n"
         "platform = Platform(load_settings())\n"
-        "now = datetime.now(timezone.utc)\n"
+        "now = datetime.now(UTC)\n"
         'window = Window(platform.settings.model.name, now - timedelta(days=30), now, every="1d")',
     ),
     ("markdown", "How much there is, how sure the model is, how long answers take."),
