@@ -13,7 +13,7 @@ from al_assets.prediction_log import prediction_log
 from al_assets.selected_candidates import selected_candidates
 from al_core.records import GateVerdict
 from al_loop.deploying import challenger_of_round, decide
-from al_loop.training import CHALLENGER_EVALUATION, evaluation_of
+from al_loop.judging import evaluation_of
 from al_resources.platform import Platform
 
 MOST_SUSPICIOUS = 0.05  # of the labels; people err that often on easy pictures
@@ -122,7 +122,7 @@ def confidence_can_be_believed(
     from al_core.learning.calibration import calibration_error, calibration_limit
 
     manifest = challenger_of_round(platform, int(context.partition_key))
-    evaluation = evaluation_of(platform, manifest, CHALLENGER_EVALUATION)
+    evaluation = evaluation_of(platform, manifest)
     if evaluation is None or not evaluation.answers.height:
         return dg.AssetCheckResult(
             passed=False,

@@ -6,7 +6,8 @@ from al_assets import views
 from al_assets.loop_names import loop_asset
 from al_assets.rounds import round_of_run
 from al_loop.advice import stopping_advice
-from al_loop.training import CHALLENGER_EVALUATION, evaluation_of, train_challenger
+from al_loop.judging import evaluation_of
+from al_loop.training import train_challenger
 from al_resources.platform import Platform
 
 
@@ -23,7 +24,7 @@ def model_checkpoint(context: dg.AssetExecutionContext, platform: dg.ResourcePar
     """
     dataset = platform.datasets.of_round(round_of_run(context))
     manifest = train_challenger(platform, dataset, run_id=context.run_id, log=context.log.info)
-    evaluation = evaluation_of(platform, manifest, CHALLENGER_EVALUATION)
+    evaluation = evaluation_of(platform, manifest)
     advice = stopping_advice(platform)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(manifest.weights_sha256[:16]),

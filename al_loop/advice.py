@@ -37,10 +37,10 @@ def stopping_advice(platform: Platform) -> StoppingAdvice:
 
 
 def _judged_models(platform: Platform) -> list[tuple[ModelManifest, Evaluation]]:
-    from al_loop.training import CHALLENGER_EVALUATION, evaluation_of
+    from al_loop.judging import evaluation_of
 
     manifests = [platform.registry.manifest(version) for version in platform.registry.versions()[-ROUNDS_LOOKED_AT:]]
-    evaluations = [evaluation_of(platform, manifest, CHALLENGER_EVALUATION) for manifest in manifests]
+    evaluations = [evaluation_of(platform, manifest) for manifest in manifests]
     return [(one, answers) for one, answers in zip(manifests, evaluations, strict=True) if answers is not None]
 
 

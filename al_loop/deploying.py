@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from al_core.errors import ActiveLearningError, GiveUp
-from al_loop.training import CHALLENGER_EVALUATION, evaluation_of
+from al_loop.judging import evaluation_of
 
 if TYPE_CHECKING:
     from al_core.records import GateVerdict, ModelManifest
@@ -159,7 +159,7 @@ def _round_of(platform: Platform, version: int) -> int | None:
 
 def _smoke_images(platform: Platform, manifest: ModelManifest, count: int) -> list[tuple[bytes, str | None]]:
     """Holdout images with the labels this very version gave them: another answer would mean another model."""
-    evaluation = evaluation_of(platform, manifest, CHALLENGER_EVALUATION)
+    evaluation = evaluation_of(platform, manifest)
     predicted = {} if evaluation is None else dict(evaluation.answers.select("image_id", "predicted").iter_rows())
     holdout = platform.datasets.of_version(manifest.dataset_version).images("holdout")
     judged = [image for image in holdout if image.image_id in predicted][:count]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from al_core.records import GateVerdict, ModelManifest
     from al_resources.platform import Platform
 
+EVALUATION_FILE = "evaluation.parquet"  # beside a version: its answers on the holdout as it was
 PAIRING_FILE = "pairing.parquet"  # beside a challenger: its answers and those of the champion it was trained from
 
 
@@ -35,6 +36,23 @@ def truth_of(dataset: Dataset) -> Truth:
     judges = dataset.rows.filter(pl.col("split").is_in(JUDGES))
     labels = dict(judges.select("image_id", "label").iter_rows())
     return Truth(labels, frozenset(judges.filter(split="holdout")["image_id"]), dataset.manifest.holdout)
+
+
+def evaluated(platform: Platform, predictor: Predictor, dataset: Dataset) -> Evaluation:
+    """The model's answers on the holdout, in bounded memory."""
+    from al_core.judging.evaluation import evaluate
+
+    return evaluate(predictor, dataset.images("holdout"), platform.images.read)
+
+
+def evaluation_of(platform: Platform, manifest: ModelManifest) -> Evaluation | None:
+    """What that version answered on the holdout when it was trained; None where that is not stored."""
+    from al_core.judging.evaluation import Evaluation
+
+    try:
+        return Evaluation.from_bytes(platform.registry.file(manifest.version, EVALUATION_FILE))
+    except FileNotFoundError:
+        return None
 
 
 def compared_images(platform: Platform, dataset: Dataset) -> pl.DataFrame:
@@ -116,12 +134,11 @@ def verdict_on(platform: Platform, challenger: ModelManifest, champion: int | No
         GiveUp: the version was never evaluated, or the champion is gone from the registry.
     """
     from al_core.judging.gate import Costs, first_model
-    from al_loop.training import CHALLENGER_EVALUATION, evaluation_of
 
     costs = Costs(challenger.latency_ms, challenger.size_mb)
     dataset = _newest(platform, challenger)
     if champion is None:
-        evaluation: Evaluation | None = evaluation_of(platform, challenger, CHALLENGER_EVALUATION)
+        evaluation = evaluation_of(platform, challenger)
         if evaluation is None:
             raise GiveUp(f"v{challenger.version} was never evaluated; materialize model_checkpoint again")
         right, images = int(evaluation.correct.sum()), evaluation.answers.height

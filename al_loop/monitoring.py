@@ -520,11 +520,11 @@ def traffic_of(platform: Platform, version: int) -> pl.DataFrame:
 
 def _without_labels(platform: Platform, version: int, traffic: pl.DataFrame) -> float | None:
     from al_core.judging.accuracy import average_thresholded_confidence
-    from al_loop.training import CHALLENGER_EVALUATION, evaluation_of
+    from al_loop.judging import evaluation_of
 
     if version not in platform.registry.versions():
         return None
-    evaluation = evaluation_of(platform, platform.registry.manifest(version), CHALLENGER_EVALUATION)
+    evaluation = evaluation_of(platform, platform.registry.manifest(version))
     if evaluation is None:
         return None
     return average_thresholded_confidence(

@@ -12,12 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from al_core.dataset import Dataset
-    from al_core.judging.evaluation import Evaluation
-    from al_core.learning.inference import Predictor
     from al_core.records import ModelManifest
     from al_resources.platform import Platform
-
-CHALLENGER_EVALUATION = "evaluation.parquet"
 
 
 def train_challenger(
@@ -152,11 +148,11 @@ def _judge_and_publish(
     from al_core.judging.gate import Costs, first_model
     from al_core.learning.inference import Predictor
     from al_loop.answering import latency_ms, predictor_of
-    from al_loop.judging import PAIRING_FILE, judge_pair, pair, to_bytes, truth_of
+    from al_loop.judging import EVALUATION_FILE, PAIRING_FILE, evaluated, judge_pair, pair, to_bytes, truth_of
 
     predictor = Predictor.load(folder)
-    evaluation = judge(platform, predictor, dataset)
-    files = {CHALLENGER_EVALUATION: evaluation.to_bytes()}
+    evaluation = evaluated(platform, predictor, dataset)
+    files = {EVALUATION_FILE: evaluation.to_bytes()}
     costs = Costs(latency_ms(predictor), weights.stat().st_size / 1e6)
     if champion is None:
         right, images = int(evaluation.correct.sum()), evaluation.answers.height
@@ -169,20 +165,3 @@ def _judge_and_publish(
     measured = {"latency_ms": costs.latency_ms, "size_mb": costs.size_mb}
     judged = manifest.model_copy(update={"metrics": evaluation.metrics(), "gate": verdict, **measured})
     return platform.registry.register(weights, judged, files)
-
-
-def judge(platform: Platform, predictor: Predictor, dataset: Dataset) -> Evaluation:
-    """The model's answers on the holdout, in bounded memory."""
-    from al_core.judging.evaluation import evaluate
-
-    return evaluate(predictor, dataset.images("holdout"), platform.images.read)
-
-
-def evaluation_of(platform: Platform, manifest: ModelManifest, file: str) -> Evaluation | None:
-    """A stored evaluation of that version, or None where there is none (the first model has no champion)."""
-    from al_core.judging.evaluation import Evaluation
-
-    try:
-        return Evaluation.from_bytes(platform.registry.file(manifest.version, file))
-    except FileNotFoundError:
-        return None
