@@ -231,7 +231,7 @@ class _Splitter:
         return assigned
 
     def _may_judge(self, image_id: str, reason: str | None) -> Split | None:
-        before = reason in LABELED_BEFORE
+        before = reason in ("seed", *LABELED_BEFORE)  # drawn before any duel could leave something over
         measures: Role = "judge" if before and not self._duelled else "measure"
         if reason in UNIFORM_REASONS and self._reserve.holds(image_id, measures):
             return "holdout"

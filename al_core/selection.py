@@ -239,7 +239,8 @@ def select_seed_batch(
 
     `judging_share` of the budget is drawn uniformly from those that measure. The rest comes from those that teach:
     uniformly too, or with `embed` the first `COVERED` by coverage, the typical images (`TypiClust`) of at most
-    `look_at` that are drawn from them. Where either are too few, the others fill up. `hash_of` gives an image's
+    `look_at` that are drawn from them. Where either are too few, the others fill up, and in the end those that are kept
+    for duels: whoever has fewer images than the budget is asked about all of them. `hash_of` gives an image's
     near-duplicate hash and is asked only for images that are drawn; one it raises `BadImage` for is left out, with the
     reason in `unusable`. The order of `images` does not matter.
     """
@@ -258,6 +259,8 @@ def select_seed_batch(
     more = budget - len(judges) - len(teachers)
     if more > 0:  # nobody is left to teach: the reserve fills the batch up
         judges = draw.uniform(measuring, len(judges) + more, judging_seed, drawn_before=judges)
+        more = budget - len(judges) - len(teachers)
+        judges += draw.uniform(reserve.among(sorted(images), "duel"), more, judging_seed)
     return Selection(
         table=_ranked([*judges, *teachers], {"round": round_, "seed": seed, "selected_at": utc_now()}),
         budget=budget,

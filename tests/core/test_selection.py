@@ -521,10 +521,15 @@ def test_a_share_of_the_seed_round_is_drawn_uniformly_from_the_reserve_and_the_r
     assert sum((count - expected) ** 2 / expected for count in judges.values()) < 2.5 * len(judges)
 
 
-def test_where_either_part_of_a_small_folder_is_used_up_the_other_fills_the_seed_round() -> None:
-    everything = seed_with_judges(60, budget=60)
-    assert sorted(chosen(everything)) == sorted({*image_ids(60)} - {*RESERVE.among(image_ids(60), "duel")})
-    assert everything.control == len(RESERVE.among(image_ids(60), "measure"))
+def test_where_either_part_of_a_small_folder_is_used_up_the_others_fill_the_seed_round_duels_last() -> None:
+    images, for_duels = {*image_ids(60)}, {*RESERVE.among(image_ids(60), "duel")}
+    most = seed_with_judges(60, budget=60 - len(for_duels))
+    assert {*chosen(most)} == images - for_duels
+    assert most.control == len(RESERVE.among(image_ids(60), "measure"))
+    everything = seed_with_judges(60, budget=70)
+    assert {*chosen(everything)} == images
+    assert everything.control == len(RESERVE.among(image_ids(60)))
+    assert len(for_duels & {*chosen(seed_with_judges(60, budget=59))}) == len(for_duels) - 1
 
 
 @pytest.mark.parametrize("strategy", ["margin", "kmeans"])
