@@ -44,8 +44,7 @@ class Jobs:
         studio = {"jobServiceType": "Studio", "endpoint": f"https://ml.azure.com/runs/{name}"}
         properties.update(status="Starting", services={"Studio": studio})
         self._workspace.resources[path.lower()] = resource
-        run = self._run if properties["jobType"] == "Command" else self._run_automl
-        threading.Thread(target=run, args=(name, properties), daemon=True).start()
+        threading.Thread(target=self._run_to_its_end, args=(name, properties), daemon=True).start()
         return JSONResponse(resource, 201)
 
     def cancel(self, name: str, resource: dict[str, Any]) -> Response:
@@ -68,6 +67,14 @@ class Jobs:
         process = self._processes.get(name)
         if process is not None and process.poll() is None:
             os.killpg(process.pid, how)
+
+    def _run_to_its_end(self, name: str, properties: dict[str, Any]) -> None:
+        """A job whose inputs are gone when its machine is ready fails, and says so in its log."""
+        try:
+            (self._run if properties["jobType"] == "Command" else self._run_automl)(name, properties)
+        except (ArmError, OSError) as error:
+            self._workspace._logs[name] = [f"{type(error).__name__}: {error}"]
+            properties["status"] = "Failed"
 
     def _run(self, name: str, properties: dict[str, Any]) -> None:
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._workspace._scratch))
