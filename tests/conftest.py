@@ -134,7 +134,7 @@ def png() -> bytes:
     return buffer.getvalue()
 
 
-def run_al(*arguments: str, config: Path | None = None, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def run_al(*arguments: str, config: Path | None = None, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
     """The `al` command as a person runs it."""
     prefix = ["--config", str(config)] if config else []
     return subprocess.run(

@@ -19,7 +19,7 @@ from al_cli.dagster_process import Dagster, dagster_dev, free_port
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.live, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture

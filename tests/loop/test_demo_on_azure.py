@@ -13,7 +13,7 @@ from conftest import FinishedDemo
 from emulators.inference_server import installed
 from emulators.node_packages import node_modules
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.live, pytest.mark.timeout(1800)]
 pytest.importorskip("duckdb_kql", reason="the emulated Data Explorer: pip install 'duckdb-kql[all]'")
 ROUNDS, TRAFFIC = 1, 200
 

@@ -19,7 +19,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from al_cli.dagster_process import Dagster, dagster_dev, free_port
 
-pytestmark = [pytest.mark.live, pytest.mark.browser, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.live, pytest.mark.browser, pytest.mark.timeout(1800)]
 
 ASSETS = ["prediction_log", "selected_candidates", "labeled_dataset", "model_checkpoint", "deployment"]
 SWITCHES = [
