@@ -258,8 +258,6 @@ def environment_of(settings: AzureMLSettings, purpose: Purpose, architecture: st
     left = LEFT_TO_RUNTIME[purpose]
     pins = [left.get(name) or f"{name}=={_published(name)}" for name in names]
     pins += RUNTIMES[purpose]
-    if settings.torch_index:
-        pins.insert(0, f"--extra-index-url {settings.torch_index}")
     conda: dict[str, Any] = {
         "name": f"al-{purpose}",
         "channels": ["conda-forge"],

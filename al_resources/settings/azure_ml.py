@@ -43,12 +43,6 @@ class AzureMLSettings(BaseModel):
         pattern=ENVIRONMENT_OR_NOTHING,
         description="`name:version` of a registered environment; empty: one is built and kept",
     )
-    torch_index: str = Field(
-        "",
-        pattern=r"^$|^https://[\w./-]+$",
-        description="index of PyTorch's builds for the driver of the machines, https://download.pytorch.org/whl/cu126 "
-        "for one; empty: the build of the usual index",
-    )
     experiment: str = Field("active-learning", pattern=NAME, description="under which jobs are listed")
     job_minutes: float = Field(24 * 60, gt=0, description="a training that takes longer is cancelled")
     stuck_minutes: float = Field(60, gt=0, description="a running job that is silent for so long is cancelled")

@@ -128,8 +128,8 @@ def train(given: argparse.Namespace, request: RemoteRequest, report: Callable[[s
     """Train on the files that the arguments name. Raises what the trainer raises, and for a GPU that stands idle."""
     if unused := unusable_gpu(request.settings.device):
         raise InvalidInput(
-            f"{unused}; azure_ml.torch_index names builds for the driver, azure_ml.environment an image that has one, "
-            "and training.device = 'cpu' trains on the CPU all the same, best on azure_ml.compute without GPU"
+            f"{unused}; azure_ml.environment names an environment whose image has a build for the driver, and "
+            "training.device = 'cpu' trains on the CPU all the same, best on azure_ml.compute without GPU"
         )
 
     def read_image(uri: str) -> bytes:

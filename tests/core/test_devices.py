@@ -76,5 +76,5 @@ def test_a_job_on_a_machine_that_is_paid_for_its_gpu_fails_by_name(tmp_path: Pat
     asked = job.RemoteRequest(key="k", classes=("across", "down"), settings=settings(device="auto"))
     (tmp_path / "request.json").write_text(asked.model_dump_json())
     given = [f"--{name}={tmp_path / name}" for name in ("train", "images", "output", "messages")]
-    with pytest.raises(ValueError, match=r"driver 535\.161\.07.*azure_ml\.torch_index.*training\.device = 'cpu'"):
+    with pytest.raises(ValueError, match=r"driver 535\.161\.07.*azure_ml\.environment.*training\.device = 'cpu'"):
         job.main([f"--request={tmp_path / 'request.json'}", *given])

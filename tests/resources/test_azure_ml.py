@@ -251,20 +251,17 @@ def test_a_package_of_the_encoder_that_is_not_here_is_named_with_the_way_out(mon
         environment_of(AzureMLSettings(), "training", "timm:tf_efficientnet_lite0")
 
 
-def test_torch_comes_as_the_build_that_the_driver_there_runs_not_as_the_one_installed_here(
+def test_torch_is_pinned_to_the_version_here_without_the_mark_of_its_build(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed_here = importlib.metadata.version
     monkeypatch.setattr(
         importlib.metadata, "version", lambda name: "2.9.0+cpu" if name == "torch" else installed_here(name)
     )
-    index = "https://download.pytorch.org/whl/cu126"
-    environment = environment_of(workspace.settings.model_copy(update={"torch_index": index}), "training")
+    environment = environment_of(workspace.settings, "training")
     assert not isinstance(environment, str)
     conda: Any = environment.conda_file
-    pins = conda["dependencies"][-1]["pip"]
-    assert pins[0] == f"--extra-index-url {index}"
-    assert "torch==2.9.0" in pins
+    assert "torch==2.9.0" in conda["dependencies"][-1]["pip"]
 
 
 def test_what_runs_remotely_is_what_runs_here_without_dagster(workspace: Workspace) -> None:
