@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import difflib
-import sys
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 
 from al_core.errors import InvalidInput
@@ -43,17 +43,24 @@ def check_trainer_path(dotted_path: str) -> None:
 
 
 def _find(module: str) -> ModuleSpec | None:
-    where: Sequence[str] | None = [*sys.path, str(Path.cwd())]
-    spec = None
-    parts = module.split(".")
-    for count in range(1, len(parts) + 1):
-        if where is None:
+    top, *below = module.split(".")
+    # An editable installation has a finder of its own, which `PathFinder` does not ask. A package's inner modules
+    # are searched by path alone: `find_spec` would import the package.
+    spec = _installed(top) or PathFinder.find_spec(top, [str(Path.cwd())])
+    found = top
+    for part in below:
+        if spec is None or spec.submodule_search_locations is None:
             return None  # below a module that is no package
-        spec = PathFinder.find_spec(".".join(parts[:count]), where)
-        if spec is None:
-            return None
-        where = spec.submodule_search_locations
+        found += f".{part}"
+        spec = PathFinder.find_spec(found, spec.submodule_search_locations)
     return spec
+
+
+def _installed(top: str) -> ModuleSpec | None:
+    try:
+        return find_spec(top)
+    except ValueError:  # a module made by hand, as `__main__` may be: it has no specification
+        return None
 
 
 def _defined(spec: ModuleSpec) -> set[str] | None:

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,27 @@ def test_a_trainer_beside_the_command_is_found_as_the_loops_processes_find_it(
     check_trainer_path("mine:Mine")
     with pytest.raises(ValueError, match="mine has no Other"):
         check_trainer_path("mine:Other")
+
+
+def test_a_trainer_is_found_where_an_editable_installation_has_a_finder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from al_core.learning.trainer_path import check_trainer_path
+
+    package = tmp_path / "elsewhere" / "handwork"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('nothing of it is run')\n")
+    (package / "own.py").write_text("class Mine: ...\n")
+
+    class EditableFinder:
+        @staticmethod
+        def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+            return spec_from_file_location(name, package / "__init__.py") if name == "handwork" else None
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, EditableFinder])
+    check_trainer_path("handwork.own:Mine")
+    with pytest.raises(ValueError, match=r"no module handwork\.other is found"):
+        check_trainer_path("handwork.other:Mine")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
