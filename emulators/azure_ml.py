@@ -544,12 +544,6 @@ class AzureML:
             return self.jobs.cancel(parts[1], resource)
         raise ArmError(404, "ResourceNotFound", f"{action} is not emulated")
 
-    # ------------------------------------------------------------------ jobs
-
-    def log_of(self, name: str) -> list[str]:
-        """What a job or deployment printed."""
-        return self._logs.get(name, [])
-
     # ------------------------------------------------------------------ endpoints
 
     def _metrics(self, query: QueryParams) -> dict[str, Any]:
