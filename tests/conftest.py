@@ -166,7 +166,7 @@ class FinishedDemo:
 
 @pytest.fixture(scope="session")
 def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> FinishedDemo:
-    """The demo with four rounds after the seed, once per test run: webserver, daemon, scoring service, all for real.
+    """The demo with two rounds after the seed, once per test run: webserver, daemon, scoring service, all for real.
 
     Where several workers want it, the first one runs it and the others wait.
     """
@@ -176,7 +176,7 @@ def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> FinishedDemo:
     home, printed = folder / "finished_demo" / "home", folder / "finished_demo.json"
     with FileLock(folder / "finished_demo.lock"):
         if not printed.is_file():
-            done = run_al("demo", "--home", str(home), "--rounds", "4", "--port", "0", "--json")
+            done = run_al("demo", "--home", str(home), "--rounds", "2", "--traffic", "600", "--port", "0", "--json")
             log = home / "log" / "dagster.log"
             tail = log.read_text()[-3000:] if log.is_file() else ""
             assert done.returncode == 0, f"{done.stderr}\n{tail}"

@@ -32,8 +32,7 @@ def platform(finished_demo: FinishedDemo, monkeypatch: pytest.MonkeyPatch) -> Pl
 
 def test_every_round_was_selected_labeled_trained_and_judged(finished_demo: FinishedDemo) -> None:
     rounds = finished_demo.result["rounds"]
-    assert len(rounds) == 5
-    assert [row["round"] for row in rounds] == list(range(5))
+    assert [row["round"] for row in rounds] == [0, 1, 2]
     for row in rounds:
         assert row["labeled"] == row["selected"] > 0
         assert row["outcome"] in {"promoted", "passed", "open", "worse"}
@@ -50,7 +49,7 @@ def test_the_demo_tells_what_its_labels_bought_and_who_serves_is_hardly_behind_t
     finished_demo: FinishedDemo,
 ) -> None:
     bought = finished_demo.result["what_labels_bought"]
-    assert [row["paid"] for row in bought] == [120, 160, 200, 240, 280]
+    assert [row["paid"] for row in bought] == [120, 160, 200]
     last = bought[-1]
     best = max(bought, key=lambda row: row["model_accuracy"]["value"])
     assert last["deployed_accuracy"]["value"] >= 0.96
