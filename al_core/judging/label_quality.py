@@ -20,6 +20,10 @@ from al_core.errors import InvalidInput
 FOLDS = 5
 UNKNOWN = -1  # in a table of answers: this annotator did not answer that image
 PATIENCE = 20  # reviews that the share of errors is taken over
+LEAST = 1e-12  # probability below which none is told from another
+# weight of what is mixed up in general beside what is seen in this image: the confident joint counts the model's own
+# mistakes as people's (average precision on CIFAR-10N aggregate, resnet18: 0 -> .880, .1 -> .883, 1 -> .856)
+OF_HABIT = 0.1
 
 
 # ---------------------------------------------------------------- suspicious labels
@@ -59,10 +63,12 @@ def out_of_sample_probs(
 
 
 def suspicion(probs: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """How much speaks against each given label: higher is more suspicious, shape (N,), between -1 and 1.
+    """How much speaks against each given label: higher is more suspicious, shape (N,), above 0 where another class wins.
 
-    The largest probability of another class minus that of the given one, after every class was put on one footing by
-    its mean self-confidence: a class of which the model is never sure is not suspicious for that.
+    Log odds of the likeliest other class against the given one. Every class is put on one footing first by its mean
+    self-confidence, so that a class of which the model is never sure is not suspicious for that; and the two that are
+    mixed up often are a little likelier to have been mixed up here. Unlike a difference of probabilities, log odds
+    depend on no temperature: they rank as well where the model is hardly sure of anything.
 
     Args:
         probs: (N, C), out of sample.
@@ -72,16 +78,27 @@ def suspicion(probs: np.ndarray, given: np.ndarray) -> np.ndarray:
         InvalidInput: the shapes do not fit.
     """
     _check_targets(given, probs.shape[1], len(probs))
+    rows = np.arange(len(given))
     counts = np.bincount(given, minlength=probs.shape[1])
-    own = probs[np.arange(len(given)), given]
+    own = probs[rows, given]
     confidence = np.bincount(given, own, minlength=probs.shape[1]) / np.maximum(counts, 1)
     confidence = np.where(counts > 0, confidence, confidence.max(initial=0))
-    adjusted = probs - confidence + confidence.max(initial=0)
-    adjusted = adjusted / np.maximum(adjusted.sum(1, keepdims=True), 1e-12)
-    of_given = adjusted[np.arange(len(given)), given]
-    others = adjusted.copy()
-    others[np.arange(len(given)), given] = -np.inf
-    return others.max(1) - of_given
+    footing = probs / np.maximum(confidence, LEAST)
+    mixed_up = _mixed_up(footing, given)
+    evidence = np.log(np.maximum(footing, LEAST)) + OF_HABIT * np.log(mixed_up)[given]
+    of_given = evidence[rows, given]
+    evidence[rows, given] = -np.inf
+    return evidence.max(1) - of_given
+
+
+def _mixed_up(footing: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """(C, C): of the images that are surely of the column's class, the share that was given the row's: how often the
+    two are taken for each other, by the confident joint, with one image more everywhere."""
+    classes = footing.shape[1]
+    sure = footing.max(1, initial=0) >= 1  # at least as sure of a class as it is of its own images on average
+    joint = np.ones((classes, classes))
+    np.add.at(joint, (given[sure], footing[sure].argmax(1)), 1)
+    return joint / joint.sum(0)
 
 
 @dataclass
