@@ -51,6 +51,7 @@ def test_the_jobs_the_schedule_and_the_sensors_are_there() -> None:
     assert {"selection", "training_deployment"} <= {job.name for job in repository.get_all_jobs()}
     assert {schedule.name for schedule in repository.schedule_defs} == {"selection_schedule"}
     assert {sensor.name for sensor in repository.sensor_defs} == {
+        "alerts",
         "labeling_export_sensor",
         "next_round_sensor",
         "run_failures",
