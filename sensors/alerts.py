@@ -61,7 +61,8 @@ def alert_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourceParam
 
 def _sent(platform: Platform, channel: str, alerts: Sequence[Alert]) -> str:
     """Send them in one message; in words why that did not come about, empty where it did."""
-    from al_resources.alerting import AlertError, open_channel
+    from al_resources.alerting import AlertError
+    from al_resources.alerting.channels import open_channel
 
     try:
         if alerts:
