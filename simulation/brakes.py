@@ -88,7 +88,7 @@ class Brakes:
         return decide(
             self._pairing(challenger, self.serving),
             truth,
-            asked=known,
+            answered=known,
             reserve=self.reserve,
             champion_version=self.serving,
             rules=rules,
