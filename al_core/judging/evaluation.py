@@ -54,9 +54,11 @@ class Evaluation:
 
         But for accuracy: that has its Wilson interval, for among right answers alone resampling finds no wrong one, and
         would be certain of a perfect model on ten images. Nor is that of macro F1, which is made of the same answers,
-        narrower than it. Empty for an empty holdout. The calibration error is a sum of absolute values and therefore reads high on
-        few images, in the replicates still more than in the estimate: a calibrated model shows about 0.04 on 300
-        images, with an interval up to 0.09. Compare it between models on the same holdout.
+        narrower than it. Empty for an empty holdout.
+
+        The calibration error is a sum of absolute values and therefore reads high on few images, in the replicates
+        still more than in the estimate: a calibrated model shows about 0.04 on 300 images, with an interval up to 0.09.
+        Compare it between models on the same holdout.
         Source: Efron & Tibshirani (1993), An Introduction to the Bootstrap.
         """
         count = self.answers.height

@@ -212,9 +212,9 @@ def test_a_stream_is_read_ahead_by_one_and_its_error_comes_in_its_place() -> Non
             yield number
         raise OSError("the disk is gone")
 
-    seen = []
+    coming = ahead(stream())
+    seen = [next(coming) for _ in range(3)]
     with pytest.raises(OSError, match="the disk is gone"):
-        for number in ahead(stream()):
-            seen.append(number)
+        next(coming)
     assert seen == made == [0, 1, 2]
     assert list(ahead([])) == []
