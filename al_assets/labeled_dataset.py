@@ -45,7 +45,7 @@ def labeled_dataset(
             "what the labels are for": dg.MetadataValue.json(uses(dataset.rows)),
             **({"labels that no round asked for": imports} if imports else {}),
             "class balance": views.class_balance(dataset.rows),
-            **views.seconds_per_label(platform),
+            **views.about_people(platform),
             **views.labeling_progress(platform),
             "stored at": views.place(platform, f"datasets/{manifest.version}"),
         },

@@ -51,6 +51,7 @@ def test_the_jobs_the_schedule_and_the_sensors_are_there() -> None:
     assert {"selection", "training_deployment"} <= {job.name for job in repository.get_all_jobs()}
     assert {schedule.name for schedule in repository.schedule_defs} == {"selection_schedule"}
     assert {sensor.name for sensor in repository.sensor_defs} == {
+        "alerts",
         "labeling_export_sensor",
         "next_round_sensor",
         "run_failures",
@@ -85,9 +86,9 @@ def test_on_azure_exports_announce_themselves_where_there_is_a_queue(monkeypatch
 
     for name, value in AZURE.items():
         monkeypatch.setenv(name, value)
-    assert sensors() == {"labeling_export_events_sensor", "next_round_sensor", "run_failures"}
+    assert sensors() == {"labeling_export_events_sensor", "next_round_sensor", "run_failures", "alerts"}
     monkeypatch.delenv("AL_AZURE__EVENTS_QUEUE_URL")
-    assert sensors() == {"labeling_export_sensor", "next_round_sensor", "run_failures"}
+    assert sensors() == {"labeling_export_sensor", "next_round_sensor", "run_failures", "alerts"}
 
 
 @pytest.mark.parametrize("profile", [{}, AZURE], ids=["local", "azure"])
