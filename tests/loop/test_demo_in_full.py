@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from conftest import run_al
 
 pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory, al: Callable[..., Any]) -> dict[str, Any]:
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the demo printed."""
     home = tmp_path_factory.mktemp("demo") / "home"
-    done = al("demo", "--home", str(home), "--port", "0", "--json", timeout=3000)
+    done = run_al("demo", "--home", str(home), "--port", "0", "--json", timeout=3000)
     assert done.returncode == 0, done.stderr
     printed: dict[str, Any] = json.loads(done.stdout)
     return printed
