@@ -55,7 +55,7 @@ def labeled_dataset(
             **{f"{split} images": count for split, count in manifest.counts.items()},
             "set aside": sum(merge.set_aside for merge in merges),
             **({"labels that no round asked for": imports} if imports else {}),
-            **views.seconds_per_label(platform),
+            **views.about_people(platform),
             **views.labeling_progress(platform),
             "exports": dg.MetadataValue.json([merge.path for merge in merges]),
             "dataset version": manifest.version,

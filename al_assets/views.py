@@ -227,8 +227,8 @@ def accuracy_plot(platform: Platform, state: AccuracyState) -> dg.MetadataValue:
     return picture(platform, of_today("accuracy"), png, "accuracy on the traffic over rounds")
 
 
-def seconds_per_label(platform: Platform) -> dict[str, dg.MetadataValue]:
-    """What a label takes, by class, annotator and mode, as medians; nothing where no tool tells."""
+def about_people(platform: Platform) -> dict[str, dg.MetadataValue]:
+    """What a label takes, by class, annotator and mode, as medians, and which pairs agree least."""
     import polars as pl
 
     from al_loop.annotators import labeling_report
@@ -238,6 +238,8 @@ def seconds_per_label(platform: Platform) -> dict[str, dg.MetadataValue]:
     for name, rows in (("class", report["classes"]), ("annotator", report["annotators"]), ("mode", report["modes"])):
         if any(row["seconds"] is not None for row in rows):
             found[f"seconds per label by {name}"] = table(pl.DataFrame(rows))
+    if report["pairs"]:
+        found["agreement by pair of annotators"] = table(pl.DataFrame(report["pairs"]))
     return found
 
 

@@ -172,7 +172,16 @@ def _people(found: dict[str, Any]) -> list[str]:
     if agreed:
         alpha = f", alpha {found['alpha']:.2f}" if found["alpha"] is not None else ""
         parts.append(f"[bold]agreeing with the others[/] {escape(', '.join(agreed))}{alpha}")
+    if len(found["pairs"]) > 1:  # of two people the line above told it all
+        told = [f"{one['first']} and {one['second']} {_share(one)}" for one in found["pairs"][:SHOWN]]
+        parts.append(f"[bold]pairs that agree least[/] {escape(', '.join(told))}")
     return parts
+
+
+def _share(pair: dict[str, Any]) -> str:
+    """How often two people agree, and how sure that is."""
+    between = f"{pair['low']:.2f} to {pair['high']:.2f}"
+    return f"{pair['agreed']} of {pair['compared']} ({between})"
 
 
 def rounds_table(rows: list[dict[str, Any]]) -> Table:

@@ -57,8 +57,10 @@ class LabelingSettings(_Section):
         "set_aside",
         description="boxes and polygons of an export: no labels of the image, or the largest one's class is",
     )
-    resolve: Literal["latest", "majority"] = Field(
-        "latest", description="which label counts where an image has several"
+    resolve: Literal["latest", "majority", "dawid_skene", "crowdlab"] = Field(
+        "latest",
+        description="which label counts where several people answered: the latest, what most said, or what they mean "
+        "together by how far each can be relied on (Dawid-Skene), with a classifier beside them (CROWDLAB)",
     )
     review_share: float = Field(
         0.0, ge=0, le=0.5, description="share of a round's budget that brings probably wrong labels back; 0: none"
