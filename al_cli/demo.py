@@ -102,6 +102,9 @@ port = {serving_port}
 flush_seconds = 0.5
 log_embeddings = true       # what strategies of diversity choose by
 
+[monitoring]
+reference_days = 0          # a version answers for minutes here
+
 [sensors]
 export_interval_seconds = 1
 

@@ -14,7 +14,7 @@ from simulation.presets import PRESETS, Encoder, default_start, training_default
 
 if TYPE_CHECKING:
     from simulation.annotators import OracleSettings
-    from simulation.study import BrakeSettings
+    from simulation.study import BrakeSettings, JudgedBy
 
 
 @click.command()
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
               "deployed model is, against all labels paid.")  # fmt: skip
 @click.option("--reserve", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="SHARE",
               help="With --deploy: of all images may judge.  [default: 0.2; of the few digits 0.4]")  # fmt: skip
+@click.option("--judged-by", type=click.Choice(["duels", "holdout"]),
+              help="With --deploy: holdout is the usual way, a sign test on its labels.  [default: duels]")  # fmt: skip
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Folder of the study.")
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one per core]")
 @click.option("--threads", type=click.IntRange(1), help="Of each process.  [default: 1]")
@@ -130,9 +132,10 @@ def _study(options: dict[str, Any]) -> Any:
         facts |= {"training": training, "oracle": _annotators(oracle, options)}
         if options["deploy"]:
             reserve = options["reserve"] or (0.4 if facts["data"] == "digits" else None)
-            facts["deploy"] = _brakes(facts.get("initial", 200), reserve)
-        elif options["reserve"] is not None:
-            raise click.BadParameter("nobody judges without --deploy", param_hint="--reserve")
+            facts["deploy"] = _brakes(facts.get("initial", 200), reserve, options["judged_by"] or "duels")
+        for name in ("reserve", "judged_by"):
+            if options[name] is not None and not options["deploy"]:
+                raise click.BadParameter("nobody judges without --deploy", param_hint=f"--{name.replace('_', '-')}")
         if options["pretrain"]:
             facts["pretrain"] = PretrainSettings(epochs=options["pretrain"])
         return Study(**facts)
@@ -140,14 +143,14 @@ def _study(options: dict[str, Any]) -> Any:
         raise click.ClickException("; ".join(map(_explain, error.errors()))) from error
 
 
-def _brakes(initial: int, reserve: float | None) -> BrakeSettings:
+def _brakes(initial: int, reserve: float | None, judged_by: JudgedBy) -> BrakeSettings:
     """Production's defaults; of few first labels more than usual measure, so that the first model can be judged."""
     from al_core.judging.gate import LEAST_IMAGES
     from simulation.study import BrakeSettings
 
     usual = BrakeSettings()
     share = min(0.5, max(usual.share, LEAST_IMAGES / initial))
-    return usual.model_copy(update={"share": share, "reserve": reserve or usual.reserve})
+    return usual.model_copy(update={"share": share, "reserve": reserve or usual.reserve, "judged_by": judged_by})
 
 
 def _encoder(options: dict[str, Any], training: dict[str, Any]) -> Encoder:

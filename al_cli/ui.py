@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from al_cli.console import console, escape
+from al_cli.console import JSON_LINES, console, escape
 from al_cli.processes import EMULATED, MARKER, signals_end_it, sole_use
 from al_resources.settings import CONFIG_VARIABLE
 
@@ -35,15 +35,18 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 65535),
     help="Of the UI; 0 takes any free one.  [default: 3000, or another where that is taken]",
 )
-@click.option("--traffic", default=20, show_default=True, help="Images scored per second while an oracle labels.")
-def ui(home: Path, port: int | None, traffic: int) -> None:
+@click.option("--traffic", default=20, show_default=True, help="Images scored per second in a demo's home.")
+@click.option("--json", "as_json", is_flag=True, help=JSON_LINES)
+def ui(home: Path, port: int | None, traffic: int, as_json: bool) -> None:
     """Open the Dagster UI on an instance, history included, and run its scoring service.
 
     The link that is printed carries a token: it lets you in, and nobody else. Where an oracle labels (as in the
     demo) the loop is kept alive: images are sent to the scoring service, the schedule ticks by the clock, the
-    oracle answers, the sensor trains and deploys. What dies is started again. Ctrl-C, SIGTERM and SIGHUP end it,
-    with everything it started.
+    oracle answers, the sensor trains and deploys. The home of a demo on emulators of Azure has these started again
+    on what they kept, and there you label. What dies is started again. Ctrl-C, SIGTERM and SIGHUP end it, with
+    everything it started.
     """
+    console.quiet = console.quiet or as_json
     home = home.resolve()
     config = home / "al.toml"
     if not config.is_file():
@@ -54,7 +57,7 @@ def ui(home: Path, port: int | None, traffic: int) -> None:
     os.environ[CONFIG_VARIABLE] = str(config)
     try:
         with signals_end_it(), sole_use(home, "al ui"), _azure(home), listener_of_ui(port) as listener:
-            _run(home, config, listener, traffic)
+            _run(home, config, listener, traffic, as_json)
     except KeyboardInterrupt:
         console.print("stopped, with everything it started")
 
@@ -77,14 +80,14 @@ def _is_emulated(home: Path) -> bool:
     return (home / MARKER).is_file() and (home / MARKER).read_text() == EMULATED
 
 
-def _run(home: Path, config: Path, listener: socket.socket, traffic: int) -> None:
+def _run(home: Path, config: Path, listener: socket.socket, traffic: int, as_json: bool) -> None:
     from al_cli.dagster_process import export_sensor
     from al_cli.running_loop import running_loop, seconds
     from al_resources.platform import Platform
     from al_resources.settings import load_settings
 
     platform = Platform(load_settings())
-    with running_loop(home, config, platform, listener) as loop:
+    with running_loop(home, config, platform, listener, as_json) as loop:
         oracle = platform.settings.labeling.project == "oracle"
         emulated = _is_emulated(home)  # its workspace answers, and whoever looks at it labels
         flows = loop.answers_here or emulated

@@ -113,13 +113,18 @@ def judge_pair(
     champion: int,
     costs: Costs,
 ) -> GateVerdict:
-    """The verdict that answers and labels amount to now."""
+    """The verdict that answers and labels amount to now.
+
+    Of a batch that is labeled in part, those that still wait count against whatever is to be shown: who labels chose
+    what came first, and it may be what is easy.
+    """
+    from al_core.answers import answered
     from al_core.judging.gate import decide
 
     return decide(
         pairing,
         truth_of(dataset),
-        asked=set(platform.ledgers.read("selections")["image_id"]),
+        answered=set(answered(platform.ledgers.read("labels"))),
         reserve=platform.settings.holdout.judges,
         champion_version=champion,
         rules=platform.settings.gate.rules,

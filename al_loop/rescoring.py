@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from al_core.reading_ahead import ahead
 from al_core.records import PREDICTIONS, empty_table, prediction_table
 from al_core.scored_images import ScoredImages
 from al_core.strategies.base import KEY_SPACE, Order
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from al_core.learning.inference import Predictor
     from al_resources.platform import Platform
 
-CHUNK = 8_192  # embeddings multiplied together: bounds the memory of the probabilities
-_EMBEDDED = ("image_id", "image_key", "image_uri", "image_hash", "embedding")
+CHUNK = 2_048  # embeddings multiplied together: these, and their probabilities, stay in the cache
+_NAMED = ("image_id", "image_key", "image_uri", "image_hash")
+_EMBEDDED = (*_NAMED, "embedding")
 
 
 @dataclass(frozen=True)
@@ -115,36 +117,43 @@ def _from_images(platform: Platform, predictor: Predictor, serving: int, seed: i
 def _from_log(
     platform: Platform, predictor: Predictor, serving: int, order: Order, keep: int, waiting: int
 ) -> Rescored:
-    best, left_out = _First(order, keep), 0
-    for rows in _eligible_rows(platform, serving):
-        fits = (rows["embedding"].list.len() == predictor.dimension).fill_null(False)
-        usable = rows if fits.all() else rows.filter(fits)
-        left_out += rows.height - usable.height
-        for part in usable.iter_slices(CHUNK):
-            best.add(part, _place(part, predictor, order))
-    first = best.rows()
-    embeddings = _matrix(first, predictor.dimension)
+    best, left_out = _First(order, keep, predictor.dimension), 0
+    for batch, wanted in _eligible_rows(platform, serving):
+        lists = batch["embedding"]
+        fits = lists.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False) == predictor.dimension
+        left_out += int((wanted & ~fits).sum())
+        values = (lists if fits.all() else lists.filter(pa.array(fits))).flatten()
+        embeddings = values.to_numpy(zero_copy_only=False).reshape(-1, predictor.dimension)
+        rows, at = pl.DataFrame(batch.select(list(_NAMED))).filter(wanted & fits), np.flatnonzero(wanted[fits])
+        for start in range(0, len(at), CHUNK):
+            part = embeddings.take(at[start : start + CHUNK], axis=0)  # the one copy, small enough for the cache
+            place = _place(rows["image_key"][start : start + CHUNK], part, predictor, order)
+            best.add(rows.slice(start, CHUNK), part, place)
+    first, embeddings = best.rows()
     rows = _predictions(predictor, first, predictor.classify(embeddings), embeddings)
     return Rescored(rows, max(rows.num_rows, waiting - left_out), left_out, waiting)
 
 
-def _eligible_rows(platform: Platform, serving: int) -> Iterator[pl.DataFrame]:
-    """The log of the serving version, batch by batch, without reserved images and those somebody was asked about."""
+def _eligible_rows(platform: Platform, serving: int) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+    """The log of the serving version, batch by batch, the next one read while one is worked on.
+
+    With each, which of its rows (N,) are neither reserved nor of images that somebody was asked about.
+    """
     teaching = platform.settings.holdout.teaching.filter(pl.col("image_key"))
     taken = pl.concat([platform.ledgers.read(ledger)["image_id"] for ledger in ("selections", "labels")]).unique()
-    free = ~pl.col("image_id").is_in(taken.implode())  # one filter: every one copies the embeddings that stay
+    wanted = (teaching & ~pl.col("image_id").is_in(taken.implode())).alias("wanted")
     name = platform.settings.model.name
-    for batch in platform.predictions.scan(_EMBEDDED, model_name=name, model_version=serving):
-        yield pl.DataFrame(batch).filter(teaching & free)
+    for batch in ahead(platform.predictions.scan(_EMBEDDED, model_name=name, model_version=serving)):
+        yield batch, pl.DataFrame(batch.select(["image_id", "image_key"])).select(wanted)["wanted"].to_numpy()
 
 
-def _place(rows: pl.DataFrame, predictor: Predictor, order: Order) -> np.ndarray:
-    """Where rows (N,) stand in the order, the smallest first; a random order needs no answer of the model."""
+def _place(keys: pl.Series, embeddings: np.ndarray, predictor: Predictor, order: Order) -> np.ndarray:
+    """Where images (N,) stand in the order, the smallest first; a random order needs no answer of the model."""
     from al_core.uncertainty import entropy, least_confidence, margin
 
     if order.column == "random":
-        return ((rows["image_key"] - order.pivot) % KEY_SPACE).to_numpy()
-    probs = predictor.classify(_matrix(rows, predictor.dimension))
+        return ((keys - order.pivot) % KEY_SPACE).to_numpy()
+    probs = predictor.classify(embeddings)
     if order.column == "confidence":
         values = 1 - least_confidence(probs)
     else:
@@ -155,42 +164,51 @@ def _place(rows: pl.DataFrame, predictor: Predictor, order: Order) -> np.ndarray
 class _First:
     """The first images in an order, of a stream of rows; holds at most twice as many as it keeps, and one part."""
 
-    def __init__(self, order: Order, keep: int) -> None:
+    def __init__(self, order: Order, keep: int, dimension: int) -> None:
         self._type = pl.Int64() if order.column == "random" else pl.Float32()
         self._keep = keep
-        self._parts: list[pl.DataFrame] = []
+        self._none = np.empty((0, dimension), np.float32)
+        self._parts: list[tuple[pl.DataFrame, np.ndarray]] = []
         self._held = 0
         self._last: float | int | None = None  # nothing behind it can be among the first any more
 
-    def add(self, rows: pl.DataFrame, place: np.ndarray) -> None:
-        """Rows with an embedding, and where each stands."""
-        placed = rows.with_columns(place=pl.Series(place, dtype=self._type))
-        if self._last is not None:
-            placed = placed.filter(pl.col("place") <= self._last)
-        self._parts.append(placed)
-        self._held += placed.height
+    def add(self, rows: pl.DataFrame, embeddings: np.ndarray, place: np.ndarray) -> None:
+        """Rows (N), their embeddings (N, d), and where each stands; what may be among the first is copied."""
+        near = np.arange(len(place)) if self._last is None else np.flatnonzero(place <= self._last)
+        if not len(near):
+            return
+        placed = rows[near].with_columns(place=pl.Series(place[near], dtype=self._type))
+        self._parts.append((placed, embeddings[near]))
+        self._held += len(near)
         if self._held > 2 * self._keep:
             self._shrink()
 
-    def rows(self) -> pl.DataFrame:
-        """The first, in order; an image that was scored several times comes once."""
+    def rows(self) -> tuple[pl.DataFrame, np.ndarray]:
+        """The first, in order, and their embeddings; an image that was scored several times comes once."""
         self._shrink()
-        none = pl.DataFrame(empty_table(PREDICTIONS).select(_EMBEDDED))
-        return self._parts[0].drop("place") if self._parts else none
+        if not self._parts:
+            return pl.DataFrame(empty_table(PREDICTIONS).select(_NAMED)), self._none
+        rows, embeddings = self._parts[0]
+        return rows.drop("place"), embeddings
 
     def _shrink(self) -> None:
         if not self._parts:
             return
-        one_each = pl.concat(self._parts).unique("image_id", keep="any")  # equal content, equal embedding
+        all_rows = pl.concat([rows for rows, _ in self._parts]).with_row_index("at")
+        one_each = all_rows.unique("image_id", keep="any")  # equal content, equal embedding
         first = one_each.sort("place", "image_id").head(self._keep)
-        self._parts, self._held = [first], first.height
+        self._parts = [(first.drop("at"), self._embeddings_at(first["at"].to_numpy()))]
+        self._held = first.height
         self._last = first["place"][-1] if first.height == self._keep and self._keep else self._last
 
-
-def _matrix(rows: pl.DataFrame, dimension: int) -> np.ndarray:
-    """The embeddings (N, d), float32, without a Python object a row."""
-    values = rows["embedding"].explode() if rows.height else pl.Series([], dtype=pl.Float32)
-    return np.array(values.cast(pl.Float32), np.float32).reshape(rows.height, dimension)
+    def _embeddings_at(self, at: np.ndarray) -> np.ndarray:
+        """Those of some rows of all parts, without putting the parts together."""
+        chosen, start = np.empty((len(at), self._none.shape[1]), np.float32), 0
+        for rows, embeddings in self._parts:
+            ours = (at >= start) & (at < start + rows.height)
+            chosen[ours] = embeddings[at[ours] - start]
+            start += rows.height
+        return chosen
 
 
 def _predictions(predictor: Predictor, images: pl.DataFrame, probs: np.ndarray, embeddings: np.ndarray) -> pa.Table:

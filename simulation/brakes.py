@@ -2,6 +2,9 @@
 
 A model's own curve leaves out what judging costs. With brakes, some of the labels judge and do not teach, and a model
 serves only once it has passed: what a study reports is the deployed model's accuracy against all labels paid.
+
+What it is compared with is the usual way, `judged_by = "holdout"`: no duels; the newest model passes if it is more
+often right than who serves on the labeled holdout, by a sign test; and until then who serves goes on asking.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ from al_core.judging.contest import Verdict, challengers, duels, who_asks, who_t
 from al_core.judging.duels import PAIRING
 from al_core.judging.gate import Costs, Rules, decide, first_model
 from al_core.judging.truth import Reserve
+from al_core.records import GateVerdict
 from al_loop.judging import truth_of
 
 if TYPE_CHECKING:
     from al_core.dataset import Dataset
-    from al_core.records import GateVerdict
+    from al_core.judging.gate import Truth
     from simulation.study import BrakeSettings
 
 _COSTS = Costs()  # no clock and no file size decides in a simulation
@@ -51,7 +55,7 @@ class Brakes:
     def duels(self, newest: int, dataset: Dataset, known: Collection[str], budget: int) -> list[dict[str, Any]]:
         """Rows of the next batch on which a challenger and the one that serves disagree, while that is open."""
         count = min(self.settings.duel_labels, budget // 2)
-        if self.serving is None:
+        if self.serving is None or self.settings.judged_by == "holdout":
             return []
         challenger = whom_to_judge(self._challengers(newest), self._verdicts(dataset, known))
         if challenger is None:
@@ -70,10 +74,13 @@ class Brakes:
         """The round of the newest model that is not proven worse than who serves."""
         if self.serving is None:
             return newest
+        if self.settings.judged_by == "holdout":
+            return self.serving
         return who_asks(self._challengers(newest), self.serving, self._verdicts(dataset, known))
 
     def _challengers(self, newest: int) -> list[int]:
-        return challengers(range(newest + 1), self.serving)
+        candidates = challengers(range(newest + 1), self.serving)
+        return candidates[:1] if self.settings.judged_by == "holdout" else candidates
 
     def _verdicts(self, dataset: Dataset, known: Collection[str]) -> Verdict:
         return lambda challenger: self._verdict(challenger, dataset, known)
@@ -85,14 +92,42 @@ class Brakes:
             predicted = self._answer(challenger, held_out) if held_out else []
             right = sum(answer == truth.labels[one] for one, answer in zip(held_out, predicted, strict=True))
             return first_model(right, len(held_out), rules, truth, _COSTS)
+        if self.settings.judged_by == "holdout":
+            return self._by_holdout(challenger, self.serving, truth)
         return decide(
             self._pairing(challenger, self.serving),
             truth,
-            asked=known,
+            answered=known,
             reserve=self.reserve,
             champion_version=self.serving,
             rules=rules,
             costs=_COSTS,
+        )
+
+    def _by_holdout(self, challenger: int, champion: int, truth: Truth) -> GateVerdict:
+        """A sign test on the labeled holdout: of the images that only one of the two has right."""
+        from scipy.stats import binomtest  # type: ignore[import-untyped]
+
+        held_out = sorted(truth.holdout)
+        ours, theirs = (
+            [answer == truth.labels[one] for one, answer in zip(held_out, self._answer(model, held_out), strict=True)]
+            for model in (challenger, champion)
+        )
+        won = sum(mine and not other for mine, other in zip(ours, theirs, strict=True))
+        lost = sum(other and not mine for mine, other in zip(ours, theirs, strict=True))
+        p_value = binomtest(won, won + lost, alternative="greater").pvalue if won + lost else 1.0
+        passed = p_value <= 1 - self.settings.confidence
+        return GateVerdict(
+            passed=passed,
+            outcome="better" if passed else "open",
+            reason=f"won {won}, lost {lost} of {len(held_out)} holdout images, p = {p_value:.2g}",
+            champion_version=champion,
+            difference=None,
+            tolerance=0,
+            images=len(held_out),
+            holdout=truth.version,
+            won=won,
+            lost=lost,
         )
 
     def _pairing(self, challenger: int, champion: int) -> pl.DataFrame:

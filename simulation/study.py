@@ -34,11 +34,15 @@ class PretrainSettings(BaseModel):
     seed: int = Field(0, ge=0)
 
 
+JudgedBy = Literal["duels", "holdout"]
+
+
 class BrakeSettings(BaseModel):
     """What judging costs: the same settings as production's, with the same meaning."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    judged_by: JudgedBy = Field("duels", description="or by the holdout alone, as it is often done: see `Brakes`")
     reserve: float = Field(0.2, gt=0, lt=1, description="of all images may judge, and no strategy is offered them")
     share: float = Field(0.25, gt=0, lt=1, description="of the first labels measures")
     control_share: float = Field(0.1, ge=0, le=1, description="random part of each batch, which measures")

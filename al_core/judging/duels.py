@@ -53,7 +53,7 @@ class Tally:
     lost: int = 0
     tied: int = 0  # labeled, both are wrong, differently
     agreed: int = 0  # both answer alike: no label needed
-    unasked: int = 0  # they disagree and nobody was asked: counted against whatever is to be proven
+    unasked: int = 0  # they disagree and nobody has answered yet: counted against whatever is to be proven
 
     @property
     def labels(self) -> int:
@@ -111,7 +111,7 @@ def tallies(
     order: Sequence[str],
     labels: Mapping[str, str],
     *,
-    asked: Collection[str],
+    answered: Collection[str],
     label: str | None = None,
 ) -> list[Tally]:
     """How beginnings of the order score: the first ends where the first label is missing, the last is all of it.
@@ -119,15 +119,15 @@ def tallies(
     Of a newer challenger most disagreements have a label from the duel of an older one, and a few are new. Beyond the
     first of those, a sample of the labeled ones alone would not be fair: they were drawn where other models disagreed.
     But whatever the missing label says, it cannot be worse than lost. So longer beginnings count, too, with what nobody
-    was asked about against whatever is to be proven (`Tally.unasked`). An image that was asked for and got no label is
-    passed over.
+    was asked about against whatever is to be proven (`Tally.unasked`), and what still waits for its answer: those that
+    came first may be the easy ones. An image that people looked at and gave no label is passed over.
 
     Args:
         pairing: Both answers, rows of `PAIRING`.
         order: As `asking_order` gives it.
         labels: Image id -> label, of images that judge.
-        asked: Images that were put to people.
-        label: Count images of this class only; those of others score 0, also where nobody was asked.
+        answered: Images of which people said all they will: a label, or that there is none to give.
+        label: Count images of this class only; those of others score 0, also where nobody answered.
     """
     answers = {image_id: (champion, challenger) for image_id, _, _, champion, challenger in pairing.iter_rows()}
     scores = []
@@ -138,7 +138,7 @@ def tallies(
         elif truth is not None:
             counts = label is None or truth == label
             scores.append(int(counts and challenger == truth) - int(counts and champion == truth) or TIED)
-        elif image_id not in asked:
+        elif image_id not in answered:
             scores.append(UNASKED)
     return tallies_of(np.array(scores, np.int8))
 

@@ -1,4 +1,4 @@
-"""Evaluation on the holdout: metrics with bootstrap intervals, calibration, confusion, paired comparison.
+"""Evaluation on the holdout: metrics with their intervals, calibration, confusion, paired comparison.
 
 The answers are kept image by image, small enough to lie beside the model, so that whoever doubts a verdict can
 compute it again without images or weights.
@@ -52,9 +52,13 @@ class Evaluation:
     def metrics(self, *, confidence: float = 0.95, seed: int = 0) -> dict[str, Interval]:
         """Accuracy, macro F1, NLL (nats), ECE and Brier score, each with its percentile bootstrap interval.
 
-        Empty for an empty holdout. The calibration error is a sum of absolute values and therefore reads high on
-        few images, in the replicates still more than in the estimate: a calibrated model shows about 0.04 on 300
-        images, with an interval up to 0.09. Compare it between models on the same holdout.
+        But for accuracy: that has its Wilson interval, for among right answers alone resampling finds no wrong one, and
+        would be certain of a perfect model on ten images. Nor is that of macro F1, which is made of the same answers,
+        narrower than it. Empty for an empty holdout.
+
+        The calibration error is a sum of absolute values and therefore reads high on few images, in the replicates
+        still more than in the estimate: a calibrated model shows about 0.04 on 300 images, with an interval up to 0.09.
+        Compare it between models on the same holdout.
         Source: Efron & Tibshirani (1993), An Introduction to the Bootstrap.
         """
         count = self.answers.height
@@ -68,7 +72,10 @@ class Evaluation:
             draws = np.concatenate([replicate[name] for replicate in replicates])
             low, high = np.quantile(draws, [ends, 1 - ends])
             intervals[name] = Interval(value=value, low=float(low), high=float(high))
-        return intervals
+        right, f1 = wilson(int(self.correct.sum()), count, confidence), intervals["macro_f1"]
+        low, high = f1.value - (right.value - right.low), f1.value + (right.high - right.value)
+        widened = Interval(value=f1.value, low=max(0.0, min(f1.low, low)), high=min(1.0, max(f1.high, high)))
+        return intervals | {"accuracy": right, "macro_f1": widened}
 
     def point_metrics(self) -> dict[str, float]:
         """The values of `metrics` without their intervals; a simulation has its seeds to tell the spread."""

@@ -76,7 +76,7 @@ def decide(
     pairing: pl.DataFrame,
     truth: Truth,
     *,
-    asked: Collection[str],
+    answered: Collection[str],
     reserve: Reserve,
     champion_version: int,
     rules: Rules,
@@ -87,19 +87,19 @@ def decide(
     Args:
         pairing: Both answers to the reserved images, rows of `duels.PAIRING`.
         truth: The labels.
-        asked: Images that were put to people.
+        answered: Images of which people said all they will, a label or that there is none to give.
         reserve: Which images may judge.
         champion_version: Who serves.
         rules: What the gate demands.
         costs: What the challenger's answers cost.
     """
     order = asking_order(pairing, truth.holdout, reserve)
-    found = compare(pairing, tallies(pairing, order, truth.labels, asked=asked), confidence=rules.confidence)
+    found = compare(pairing, tallies(pairing, order, truth.labels, answered=answered), confidence=rules.confidence)
     count = found.tally
     outcome, why = _outcome(found, rules)
     if over := _over_budget(rules, costs):
         outcome, why = "worse", over
-    elif fallen := _fallen_class(pairing, order, truth, asked, rules):
+    elif fallen := _fallen_class(pairing, order, truth, answered, rules):
         outcome, why = "worse", fallen
     return GateVerdict(
         passed=outcome == "better",
@@ -146,7 +146,7 @@ def _fallen_class(
     pairing: pl.DataFrame,
     order: Sequence[str],
     truth: Truth,
-    asked: Collection[str],
+    answered: Collection[str],
     rules: Rules,
 ) -> str | None:
     """The class whose recall has surely fallen by more than the tolerance for classes; tried for all, so each less.
@@ -157,7 +157,7 @@ def _fallen_class(
     error = (1 - rules.confidence) / max(1, len(classes))
     for name in classes:
         share = sum(truth.labels.get(one) == name for one in truth.holdout) / len(truth.holdout)
-        of_class = tallies(pairing, order, truth.labels, asked=asked, label=name)
+        of_class = tallies(pairing, order, truth.labels, answered=answered, label=name)
         if evidence([count.reversed() for count in of_class], rules.class_tolerance * share)[0] >= 1 / error:
             seen = of_class[-1]
             return (

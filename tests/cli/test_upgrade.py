@@ -63,6 +63,9 @@ def test_an_old_home_tells_what_it_told_then(old: Path) -> None:
 
 def test_a_round_of_an_old_home_goes_on_and_the_next_one_is_chosen(old: Path) -> None:
     platform = Platform(load_settings())
+    before = platform.datasets.latest()
+    assert before is not None
+    held_out = set(before.rows.filter(split="holdout")["image_id"])
     platform.labeling.answer(1)  # type: ignore[attr-defined]
     with dg.instance_for_test() as instance:
         instance.add_dynamic_partitions("round", ["0001", "0002"])
@@ -75,6 +78,10 @@ def test_a_round_of_an_old_home_goes_on_and_the_next_one_is_chosen(old: Path) ->
         chosen = definitions.resolve_job_def("selection").execute_in_process(partition_key="0002", instance=instance)
         assert chosen.success
     assert platform.ledgers.read("selections", round=2).height > 0
+    after = platform.datasets.latest()
+    assert after is not None
+    assert held_out
+    assert held_out <= set(after.rows.filter(split="holdout")["image_id"]), "the holdout that was there stays"
 
 
 def test_upgrade_says_first_what_it_would_do_and_has_nothing_to_do_the_second_time(old: Path, al: Al) -> None:

@@ -79,7 +79,7 @@ def test_the_sample_ends_before_the_first_disagreement_nobody_was_asked_about() 
     order = asking_order(pair, [], RESERVE)
     asked = next_images(pair, order, known=[])
     labels = {asked[0]: "b", asked[1]: "a", asked[2]: "c"}
-    found = beginning(pair, order, labels, asked=asked[:3])
+    found = beginning(pair, order, labels, answered=asked[:3])
     assert (found.won, found.lost, found.tied) == (1, 1, 1)
     assert found.agreed == sum(one not in asked for one in order[: order.index(asked[3])])
 
@@ -88,8 +88,8 @@ def test_a_label_asked_for_other_models_counts_when_its_turn_has_come() -> None:
     pair = pairing(DUELLING[:20], [])
     order = asking_order(pair, [], RESERVE)
     late = {order[7]: "b"}
-    assert beginning(pair, order, late, asked=late).labels == 0
-    assert beginning(pair, order, late | dict.fromkeys(order[:7], "a"), asked=order[:7]).won == 1
+    assert beginning(pair, order, late, answered=late).labels == 0
+    assert beginning(pair, order, late | dict.fromkeys(order[:7], "a"), answered=order[:7]).won == 1
 
 
 def test_labels_of_a_duel_lie_where_the_duel_of_a_newer_challenger_needs_them() -> None:
@@ -97,14 +97,14 @@ def test_labels_of_a_duel_lie_where_the_duel_of_a_newer_challenger_needs_them() 
     asked = next_images(older, asking_order(older, [], RESERVE), known=[])
     order = asking_order(newer, [], RESERVE)
     [only] = next_images(newer, order, known=asked)
-    found = beginning(newer, order, dict.fromkeys(asked, "b"), asked=asked)
+    found = beginning(newer, order, dict.fromkeys(asked, "b"), answered=asked)
     assert found.labels + found.agreed == order.index(only)
 
 
 def test_an_image_that_got_no_label_is_passed_over() -> None:
     pair = pairing(DUELLING[:20], [])
     order = asking_order(pair, [], RESERVE)
-    found = beginning(pair, order, {order[0]: "b", order[2]: "b"}, asked=order[:3])
+    found = beginning(pair, order, {order[0]: "b", order[2]: "b"}, answered=order[:3])
     assert (found.won, found.labels) == (2, 2)
 
 
@@ -112,7 +112,7 @@ def test_the_holdout_takes_part_at_no_cost() -> None:
     held_out = MEASURING[:30]
     pair = pairing([*held_out[:6], *DUELLING[:9]], [*held_out[6:], *DUELLING[9:40]])
     order = asking_order(pair, held_out, RESERVE)
-    found = beginning(pair, order, dict.fromkeys(held_out, "b"), asked=held_out)
+    found = beginning(pair, order, dict.fromkeys(held_out, "b"), answered=held_out)
     assert found.won == 6
     assert found.agreed >= 24
 
@@ -124,7 +124,7 @@ def test_the_verdict_of_the_same_labels_is_the_same_in_whatever_order_they_arriv
     asked = next_images(pair, order, known=[])[: len(truths)]
     labels = list(zip(asked, truths, strict=True))
     shuffled = dict(random.sample(labels, len(labels)))
-    assert tallies(pair, order, dict(labels), asked=asked) == tallies(pair, order, shuffled, asked=asked)
+    assert tallies(pair, order, dict(labels), answered=asked) == tallies(pair, order, shuffled, answered=asked)
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=20, max_size=20), st.sets(st.integers(0, 19)), st.booleans())
@@ -134,9 +134,9 @@ def test_what_has_no_label_yet_never_proves_more_than_its_label_would(truths, mi
     order = asking_order(pair, [], RESERVE)
     labels = dict(zip(next_images(pair, order, known=[]), truths, strict=True))
     known = {image_id: label for place, (image_id, label) in enumerate(labels.items()) if place not in missing}
-    for partly in tallies(pair, order, known, asked=known):
+    for partly in tallies(pair, order, known, answered=known):
         images = partly.labels + partly.agreed + partly.unasked
-        whole = beginning(pair, order[:images], labels, asked=labels)
+        whole = beginning(pair, order[:images], labels, answered=labels)
         both = (partly, whole) if challenger else (partly.reversed(), whole.reversed())
         less, more = (float(evidence([count], -0.01)[0]) for count in both)
         assert less <= more * (1 + 1e-9)
@@ -146,7 +146,7 @@ def test_a_few_missing_labels_do_not_hide_what_all_others_say() -> None:
     pair = pairing(DUELLING[:20], DUELLING[20:600])
     order = asking_order(pair, [], RESERVE)
     first, *others = next_images(pair, order, known=[])
-    found = tallies(pair, order, dict.fromkeys(others, "b"), asked=others)
+    found = tallies(pair, order, dict.fromkeys(others, "b"), answered=others)
     assert (found[0].labels, found[-1].won, found[-1].unasked) == (0, 19, 1)
     assert evidence(found[:1], -0.01)[0] < 20 < evidence(found, -0.01)[0]
     assert first in order[: found[0].agreed + 1]

@@ -74,9 +74,9 @@ def test_the_same_seed_gives_the_same_interval():
 
 def test_memory_is_bounded_by_chunks_that_change_nothing_in_kind(monkeypatch):
     answers = judged(*random_answers(300, 1))
-    together = answers.metrics()["accuracy"]
+    together = answers.metrics()["nll"]
     monkeypatch.setattr(evaluation, "CHUNK_VALUES", 301)
-    one_by_one = answers.metrics()["accuracy"]
+    one_by_one = answers.metrics()["nll"]
     assert one_by_one.value == together.value
     assert one_by_one.low == pytest.approx(together.low, abs=0.01)
 
@@ -109,6 +109,22 @@ def test_a_perfect_recall_of_few_images_is_not_certain():
     assert (perfect.value, perfect.high) == (1.0, pytest.approx(1.0))
     assert perfect.low == pytest.approx(0.566, abs=1e-3)  # Wilson (1927)
     assert wilson(0, 10).low == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("images", "low"), [(10, 0.722), (298, 0.987)])
+def test_a_model_that_made_no_mistake_on_the_holdout_is_not_certain_to_make_none(images: int, low: float):
+    probs = np.tile([0.98, 0.01, 0.01], (images, 1))
+    metrics = judged(probs, ["a"] * images).metrics()
+    for name in ("accuracy", "macro_f1"):
+        assert (metrics[name].value, metrics[name].high) == (pytest.approx(1), pytest.approx(1))
+        assert metrics[name].low == pytest.approx(low, abs=1e-3), name
+
+
+def test_a_model_that_was_never_right_is_not_certain_never_to_be():
+    metrics = judged(np.tile([0.98, 0.01, 0.01], (20, 1)), ["b"] * 20).metrics()
+    assert metrics["accuracy"].low == pytest.approx(0, abs=1e-12)
+    assert metrics["accuracy"].high == pytest.approx(0.161, abs=1e-3)
+    assert metrics["macro_f1"].high >= metrics["accuracy"].high
 
 
 def test_recall_per_class():

@@ -34,7 +34,7 @@ def decided(rows: list, truth: Truth, rules: Rules = RULES, costs: Costs | None 
     return decide(
         pl.DataFrame(rows, schema=PAIRING, orient="row"),
         truth,
-        asked=truth.labels,
+        answered=truth.labels,
         reserve=RESERVE,
         champion_version=3,
         rules=rules,

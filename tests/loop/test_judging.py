@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -14,11 +15,13 @@ from al_cli.digits import digit_pngs
 from al_cli.status import rounds_table
 from al_core.dataset import JUDGES
 from al_core.errors import GiveUp, InvalidInput
+from al_core.judging.duels import PAIRING
+from al_core.judging.gate import Costs
 from al_core.learning.settings import TrainingSettings
-from al_core.records import GateVerdict
+from al_core.records import LABELS, SELECTIONS, GateVerdict, table_of, utc_now
 from al_loop import decisions, operating
 from al_loop.deploying import Decision, decide, deploy
-from al_loop.judging import pairing_of, verdict_on
+from al_loop.judging import judge_pair, pairing_of, verdict_on
 from al_loop.labeling import merge_exports, publish_dataset
 from al_loop.selecting import Wishes, choose, stage
 from al_loop.status import progress
@@ -236,6 +239,9 @@ def test_a_version_that_does_not_know_todays_classes_is_let_serve_by_nobody(
     other = next(version for version in played.registry.versions() if version != serving)
     with pytest.raises(InvalidInput, match=f"v{other} does not know ten, which people label today"):
         operating.promote(played, other, reason="why not", person="ann", log=quiet)
+    with pytest.raises(InvalidInput, match="does not know ten, which people label today"):
+        operating.rollback(played, reason="back to what was", person="ann", log=quiet)
+    assert played.endpoint.state().serving_version == serving
 
 
 def test_a_training_that_is_done_again_is_found_though_another_version_serves_by_now(played: Platform) -> None:
@@ -243,3 +249,79 @@ def test_a_training_that_is_done_again_is_found_though_another_version_serves_by
     newest = played.registry.manifest(before[-1])
     again = train_challenger(played, played.datasets.of_version(newest.dataset_version), run_id="again", log=quiet)
     assert (again.version, played.registry.versions()) == (newest.version, before)
+
+
+# ---------------------------------------------------------------------- a batch that is labeled in part
+IMAGES = [hashlib.blake2b(b"%d" % number, digest_size=16).hexdigest() for number in range(4_000)]
+
+
+def put_to_people(platform: Platform, image_ids: list[str]) -> None:
+    """Round 1 holds these as duels."""
+    rows = [
+        {"round": 1, "image_id": one, "image_uri": "images/x.png", "reason": "duel", "selected_at": utc_now()}
+        for one in image_ids
+    ]
+    platform.ledgers.insert_new("selections", table_of(SELECTIONS, rows), ["round", "image_id"])
+
+
+def answer(platform: Platform, image_ids: list[str], label: str | None, outcome: str | None = None) -> None:
+    """Somebody answers, and the dataset is published."""
+    rows = [
+        {
+            "image_id": one,
+            "label": label,
+            "outcome": outcome,
+            "annotator": "ann",
+            "labeled_at": utc_now(),
+            "export_id": "export",
+            "round": 1,
+            "answer": 0,
+        }
+        for one in image_ids
+    ]
+    platform.ledgers.insert_new("labels", table_of(LABELS, rows), ["image_id"])
+    publish_dataset(platform, 1)
+
+
+def verdict(platform: Platform, pairing: pl.DataFrame) -> GateVerdict:
+    dataset = platform.datasets.latest()
+    assert dataset is not None
+    return judge_pair(platform, pairing, dataset, champion=1, costs=Costs())
+
+
+def pair_of(differ: list[str], agree: list[str]) -> pl.DataFrame:
+    """The challenger says b where the two differ."""
+    rows = [(one, "images/x.png", None, "a", "b") for one in differ]
+    rows += [(one, "images/x.png", None, "a", "a") for one in agree]
+    return pl.DataFrame(rows, schema=PAIRING, orient="row")
+
+
+def test_duels_that_still_wait_for_their_answer_count_against_what_is_to_be_shown(platform: Platform) -> None:
+    """What is labeled first may be what is easy: five that were won do not speak for fifteen that wait."""
+    duelling = platform.settings.holdout.judges.among(IMAGES, "duel")
+    differ, pairing = duelling[:20], pair_of(duelling[:20], duelling[20:600])
+    put_to_people(platform, differ)
+    answer(platform, differ[:5], "b")
+    partly = verdict(platform, pairing)
+    assert (partly.outcome, partly.won, partly.unasked) == ("open", 5, 15)
+    assert "15 have no label and are counted against what is to be shown" in partly.reason
+
+    answer(platform, differ[5:12], None, "skip")  # there is none to give: nobody waits for these
+    skipped = verdict(platform, pairing)
+    assert (skipped.won, skipped.unasked) == (5, 8)
+
+    answer(platform, differ[12:], "b")
+    whole = verdict(platform, pairing)
+    assert (whole.outcome, whole.won, whole.unasked) == ("better", 13, 0)
+
+
+def test_a_label_of_a_duel_that_comes_after_the_next_challenger_decides_that_one_too(platform: Platform) -> None:
+    """The order is the same for all pairs: what was asked for one pair lies where the next one needs it."""
+    duelling = platform.settings.holdout.judges.among(IMAGES, "duel")
+    put_to_people(platform, duelling[:20])
+    answer(platform, duelling[:2], "b")
+    newer = pair_of(duelling[:21], duelling[21:600])
+    assert verdict(platform, newer).outcome == "open"
+    answer(platform, duelling[2:20], "b")  # for the older challenger, in whose batch they were
+    late = verdict(platform, newer)
+    assert (late.outcome, late.won, late.unasked) == ("better", 20, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from al_cli.digits import digit_pngs
 from al_core.learning.settings import TrainingSettings
+from al_core.reading_ahead import ahead
 from al_core.records import PREDICTIONS
 from al_core.strategies.base import Order
 from al_core.strategies.registry import strategy_names
@@ -191,8 +193,28 @@ def test_the_first_of_a_stream_are_the_first_of_all_however_it_is_cut(
         {"image_id": [f"{image:02d}" for image, _ in values], "n": [place_of[image] for image, _ in values]},
         schema={"image_id": pl.String, "n": pl.Int64},
     )
-    first = _First(Order("margin"), keep)
+    first = _First(Order("margin"), keep, 1)
     for part in rows.iter_slices(size):
-        first.add(part, part["n"].to_numpy())
+        embeddings = part["image_id"].cast(pl.Float32).to_numpy().reshape(-1, 1)
+        first.add(part, embeddings, part["n"].to_numpy())
     expected = rows.unique("image_id").sort("n", "image_id").head(keep)
-    assert first.rows()["image_id"].to_list() == expected["image_id"].to_list()
+    found, embeddings = first.rows()
+    assert found["image_id"].to_list() == expected["image_id"].to_list()
+    assert embeddings[:, 0].tolist() == [float(image_id) for image_id in expected["image_id"]]
+
+
+def test_a_stream_is_read_ahead_by_one_and_its_error_comes_in_its_place() -> None:
+    made = []
+
+    def stream() -> Iterator[int]:
+        for number in range(3):
+            made.append(number)
+            yield number
+        raise OSError("the disk is gone")
+
+    coming = ahead(stream())
+    seen = [next(coming) for _ in range(3)]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(coming)
+    assert seen == made == [0, 1, 2]
+    assert list(ahead([])) == []

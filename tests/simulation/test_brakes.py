@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 import pytest
 from small_study import small_study, write_images
 
+from al_core.dataset import build_dataset
 from al_core.judging.truth import Reserve
+from simulation.brakes import Brakes
 from simulation.report import write_report
 from simulation.runner import run_study
 from simulation.study import BrakeSettings, Study
@@ -81,3 +85,35 @@ def test_a_study_without_brakes_keeps_its_name(images: Path) -> None:
     plain = small_study(images)
     assert plain.key != small_study(images, deploy=BRAKES).key
     assert "deploy" not in json.loads(plain.model_dump_json(exclude_none=True))
+
+
+@pytest.mark.parametrize(("mistakes", "serves"), [(4, 0), (5, 1)])
+def test_the_usual_way_is_a_sign_test_on_the_holdout_and_until_it_speaks_the_old_model_asks(
+    mistakes: int, serves: int
+) -> None:
+    ids = [hashlib.blake2b(b"%d" % number, digest_size=16).hexdigest() for number in range(500)]
+    held_out: list[str] = []
+
+    def answer(model: int, images: Sequence[str]) -> list[str]:
+        return ["b" if model == 0 and one in held_out[:mistakes] else "a" for one in images]
+
+    brakes = Brakes(BrakeSettings(reserve=0.5, judged_by="holdout"), 0, answer, dict.fromkeys(ids), ids)
+    held_out = brakes.reserve.among(ids, "measure")[:30]
+    labeled = build_dataset(
+        pl.DataFrame({"image_id": held_out, "label": ["a"] * 30, "round": [1] * 30}),
+        reasons=dict.fromkeys(held_out, "control"),
+        urls={one: one for one in held_out},
+        hashes={},
+        parent=None,
+        reserve=brakes.reserve,
+        validation_share=0.1,
+        near_duplicate_distance=-1,
+        round_=1,
+    )
+    brakes.saw(0, ids)
+    brakes.decide(0, labeled, held_out)
+    assert brakes.serving == 0
+    assert brakes.asking(1, labeled, held_out) == 0
+    assert brakes.duels(1, labeled, held_out, 20) == []
+    brakes.decide(1, labeled, held_out)
+    assert brakes.serving == serves
