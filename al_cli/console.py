@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ class HarmlessConsole(Console):
 
 console = HarmlessConsole(highlight=False)
 _ACTING = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # JSON leaves these as they are
+JSON_LINES = "Print JSON, a line an event, instead of text."
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -42,8 +44,17 @@ def escape(text: str) -> str:
 
 def print_json(value: Any) -> None:
     """To standard output, without colours or wrapping."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
-    click.echo(_ACTING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    click.echo(_shown_in_json(json.dumps(value, indent=2, ensure_ascii=False, default=str)))
+
+
+def print_json_line(value: Any) -> None:
+    """One line of JSON, at once: for commands that go on telling."""
+    click.echo(_shown_in_json(json.dumps(value, ensure_ascii=False, default=str)))
+    sys.stdout.flush()
+
+
+def _shown_in_json(text: str) -> str:
+    return _ACTING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def open_platform() -> Platform:

@@ -6,6 +6,7 @@ checkout where nothing else is installed.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -27,7 +28,8 @@ SENSOR = "labeling_export"  # how the sensors that look for exports begin; a pro
 @click.argument("what", type=click.Choice(["selection", "training"]))
 @click.option("--url", envvar=URL, required=True, help=f"Of Dagster's web server.  [or ${URL}]")
 @click.option("--minutes", type=click.FloatRange(0), help="Wait no longer; the runs go on.  [default: to their end]")
-def launch(what: str, url: str, minutes: float | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text; progress goes to standard error.")
+def launch(what: str, url: str, minutes: float | None, as_json: bool) -> None:
     """Have a Dagster that runs elsewhere look now, and wait for what it starts.
 
     selection: is a round due? training: are there exports to merge, train on and deploy? The schedule and the
@@ -39,12 +41,15 @@ def launch(what: str, url: str, minutes: float | None) -> None:
     api = DagsterApi(url.rstrip("/"), os.environ.get(TOKEN, ""))
     with _told(url):
         runs, reason = _look(api, what)
-        if not runs:
-            click.echo(reason or "nothing was requested")
-            return
+        reason = "" if runs else reason or "nothing was requested"
+        if reason and not as_json:
+            click.echo(reason)
         for run in runs:
-            click.echo(f"{api.url}/runs/{run}")
-        failed = _wait(api, runs, None if minutes is None else time.monotonic() + 60 * minutes)
+            click.echo(f"{api.url}/runs/{run}", err=as_json)
+        failed, told = _wait(api, runs, None if minutes is None else time.monotonic() + 60 * minutes, as_json)
+    if as_json:
+        rows = [{"run": run, "url": f"{api.url}/runs/{run}", "status": status} for run, status in told.items()]
+        click.echo(json.dumps({"runs": rows, "reason": reason, "failed": failed}, indent=2))
     if failed:
         raise DagsterError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
 
@@ -58,8 +63,10 @@ def _look(api: DagsterApi, what: str) -> tuple[list[str], str]:
     return api.tick_sensor(sensors[0], "training_deployment")
 
 
-def _wait(api: DagsterApi, runs: list[str], deadline: float | None) -> list[str]:
-    """Those that ended badly; a run that Dagster starts anew is followed."""
+def _wait(
+    api: DagsterApi, runs: list[str], deadline: float | None, to_stderr: bool
+) -> tuple[list[str], dict[str, str]]:
+    """Those that ended badly, and how each stands; a run that Dagster starts anew is followed."""
     failed, told = list[str](), dict[str, str]()
     waiting = list(runs)
     while waiting:
@@ -67,7 +74,7 @@ def _wait(api: DagsterApi, runs: list[str], deadline: float | None) -> list[str]
             run = api.run(id_)
             if told.get(id_) != run["status"]:
                 told[id_] = run["status"]
-                click.echo(f"{run['jobName']} {id_[:8]}: {run['status'].lower().replace('_', ' ')}")
+                click.echo(f"{run['jobName']} {id_[:8]}: {run['status'].lower().replace('_', ' ')}", err=to_stderr)
             if run["status"] not in ENDED:
                 continue
             waiting.remove(id_)
@@ -79,11 +86,11 @@ def _wait(api: DagsterApi, runs: list[str], deadline: float | None) -> list[str]
             elif run["status"] != "SUCCESS":
                 failed.append(f"{api.url}/runs/{id_}")
         if waiting and deadline is not None and time.monotonic() > deadline:
-            click.echo(f"still at work: {', '.join(f'{api.url}/runs/{id_}' for id_ in waiting)}")
+            click.echo(f"still at work: {', '.join(f'{api.url}/runs/{id_}' for id_ in waiting)}", err=to_stderr)
             break
         if waiting:
             time.sleep(POLL_SECONDS)
-    return failed
+    return failed, told
 
 
 @contextmanager

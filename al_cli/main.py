@@ -106,6 +106,8 @@ def cli(config: Path | None, quiet: bool, debug: bool) -> None:
 
 def main() -> None:
     """Entry point: what a person can mend, and what Azure refuses, is one line; `--debug` shows where it was raised."""
+    # pydantic would search every installed distribution for plugins, a tenth of a second in each process of the loop
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from al_cli.console import console, escape
+from al_cli.console import console, escape, print_json_line
 from al_cli.processes import Child, Children
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class RunningLoop:
     dagster: Dagster
     answers_here: bool  # whether the scoring service is ours
     link_of_page: str
+    as_json: bool = False
     _said: str = ""
     _looked: float = -LOOK_SECONDS
 
@@ -41,24 +42,32 @@ class RunningLoop:
             console.print(line, style="yellow", markup=False)
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return
-        line = self._standing()
+        whom, sentence = self._standing()
         self._looked = time.monotonic()
-        if line and line != self._said:
-            console.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {line}", soft_wrap=True)
-            self._said = line
+        if sentence == self._said:
+            return
+        self._said = sentence
+        if self.as_json:
+            print_json_line({"at": time.strftime("%H:%M:%S"), "waits_for": whom or None, "sentence": sentence})
+            return
+        line = f"[bold]waits for {whom}[/]: {escape(sentence)}" if whom else f"[yellow]{escape(sentence)}[/]"
+        console.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {line}", soft_wrap=True)
 
-    def _standing(self) -> str:
+    def _standing(self) -> tuple[str, str]:
+        """Whom it waits for, and the sentence; nobody where that cannot be told, and why."""
         from al_loop.waiting import standing
 
         try:
             waiting = standing(self.platform, self.dagster.at_work("training_deployment"))
         except OSError as error:  # a store that is being written to, or away for a moment
-            return f"[yellow]how the loop stands cannot be told: {escape(str(error))}[/]"
-        return f"[bold]waits for {waiting.whom}[/]: {escape(waiting.sentence)}"
+            return "", f"how the loop stands cannot be told: {error}"
+        return waiting.whom, waiting.sentence
 
 
 @contextmanager
-def running_loop(home: Path, config: Path, platform: Platform, listener: socket.socket) -> Iterator[RunningLoop]:
+def running_loop(
+    home: Path, config: Path, platform: Platform, listener: socket.socket, as_json: bool = False
+) -> Iterator[RunningLoop]:
     """Start everything, print the links, and stop everything at the end."""
     from al_cli.dagster_process import scoring_service, start_dagster, write_dagster_home
 
@@ -75,8 +84,11 @@ def running_loop(home: Path, config: Path, platform: Platform, listener: socket.
         service = platform.settings.serving.url if answers_here else "the workspace's endpoint"
         console.print(f"Dagster UI: [link]{dagster.link}[/]   scoring service: {service}", soft_wrap=True)
         console.print("a link lets in who has it: give it to nobody")
+        if as_json:
+            scoring = platform.settings.serving.url if answers_here else None
+            print_json_line({"labeling_page": link_of_page, "dagster": dagster.link, "scoring_service": scoring})
         try:
-            yield RunningLoop(home, platform, children, dagster, answers_here, link_of_page)
+            yield RunningLoop(home, platform, children, dagster, answers_here, link_of_page, as_json)
         finally:
             dagster.close()
 

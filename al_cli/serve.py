@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
-from al_cli.console import console, open_platform
+from al_cli.console import console, json_option, open_platform, print_json
 
 
 @click.command()
 @click.option("--port", type=click.IntRange(0, 65535), help="Instead of serving.port; 0 takes any free one.")
-def serve(port: int | None) -> None:
+@json_option
+def serve(port: int | None, as_json: bool) -> None:
     """Run the scoring service until Ctrl-C.
 
     \b
@@ -24,7 +25,13 @@ def serve(port: int | None) -> None:
     """
     from al_serving.app import run_service
 
+    def ready(address: str) -> None:
+        if as_json:
+            print_json({"scoring_service": address})
+        else:
+            console.print(f"scoring service: {address}")
+
     try:
-        run_service(open_platform(), port=port, ready=lambda address: console.print(f"scoring service: {address}"))
+        run_service(open_platform(), port=port, ready=ready)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error

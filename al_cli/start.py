@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from al_cli.console import console, escape
+from al_cli.console import JSON_LINES, console, escape
 from al_cli.init import ProjectSizes, write_project
 from al_cli.processes import signals_end_it, sole_use
 from al_core.learning.settings import SMALL_CNN
@@ -46,6 +46,7 @@ JUDGED_BY = 30  # images that measure the first model, where the folder has enou
               help="Who turns pictures into embeddings, with its published weights: see `al encoders`.")  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65535), help="Of the UI; 0 takes any free one.  [default: 3000 if free]")
 @click.option("--open/--no-open", "browse", default=None, help="Open the labeling page.  [default: where a screen is]")
+@click.option("--json", "as_json", is_flag=True, help=JSON_LINES)
 def start(
     folder: Path,
     home: Path | None,
@@ -54,6 +55,7 @@ def start(
     encoder: str,
     port: int | None,
     browse: bool | None,
+    as_json: bool,
 ) -> None:
     """Make a project of the pictures in FOLDER, and run it: label, and a model is trained, judged and served.
 
@@ -63,6 +65,7 @@ def start(
     """
     from al_cli.dagster_process import listener_of_ui
 
+    console.quiet = console.quiet or as_json
     folder = folder.resolve()
     home = (home or Path(f"{folder.name}-loop")).resolve()
     if home.is_relative_to(folder):
@@ -73,7 +76,7 @@ def start(
         with signals_end_it(), sole_use(home, "al start"):
             platform = _prepared(folder, home, classes, labeled, encoder)
             with listener_of_ui(port) as listener:
-                _run(home, platform, listener, browse)
+                _run(home, platform, listener, browse, as_json)
     except KeyboardInterrupt:
         console.print("stopped, with everything it started; the same command goes on")
 
@@ -230,12 +233,12 @@ def _deliver_labels(platform: Platform, planned: Import) -> None:
         console.print(f"[yellow]set aside[/] {count} x {escape(reason)}", soft_wrap=True)
 
 
-def _run(home: Path, platform: Platform, listener: socket.socket, browse: bool | None) -> None:
+def _run(home: Path, platform: Platform, listener: socket.socket, browse: bool | None, as_json: bool) -> None:
     from al_cli.dagster_process import export_sensor
     from al_cli.running_loop import running_loop, seconds
 
     os.environ["AL_CONFIG"] = str(home / "al.toml")
-    with running_loop(home, home / "al.toml", platform, listener) as loop:
+    with running_loop(home, home / "al.toml", platform, listener, as_json) as loop:
         loop.dagster.start_sensor(export_sensor(platform.settings))
         loop.dagster.start_sensor("next_round_sensor")
         if browse or (browse is None and _has_a_screen()):

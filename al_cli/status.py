@@ -30,26 +30,36 @@ def status(as_json: bool) -> None:
     Exit code 1 where a service in Azure cannot be asked: then only what lies on this machine is told.
     """
     from al_loop.status import progress
-    from al_resources.ledgers import ReadOnce
+    from al_resources.delta_tables import one_look
     from al_serving import handed_over
     from al_serving.spool import waiting
 
-    platform = open_platform()
-    # each ledger is read once, whoever asks for it
-    platform = platform.with_parts(ledgers=cast("Ledgers", ReadOnce(platform.ledgers)))
+    platform = _for_one_look(open_platform())
     in_spool, set_aside = waiting(platform.settings.home / "spool")
     spool: dict[str, int | None] = {"spooled_segments": in_spool, "segments_set_aside": set_aside}
     troubles = [found for found in azure_findings(platform) if found.outcome != "ok"]
     reachable = not any(found.name == "azure.blob_account_url" for found in troubles)
     spool["segments_in_blob_store"] = handed_over.waiting(platform.blobs) if reachable else None
     stopped = any(found.outcome == "out of reach" or found.name in NEEDED for found in troubles)
-    facts = spool | {"unavailable": [asdict(found) for found in troubles]} | ({} if stopped else progress(platform))
+    with one_look():
+        told = {} if stopped else progress(platform)
+    facts = spool | {"unavailable": [asdict(found) for found in troubles]} | told
     if as_json:
         print_json(facts)
     else:
         _print(facts, platform.settings.home / "spool")
     if stopped:
         raise SystemExit(1)
+
+
+def _for_one_look(platform: Platform) -> Platform:
+    """The platform with each ledger read once, whoever asks for it."""
+    from al_resources.ledgers import ReadOnce
+
+    ledgers = cast("Ledgers", ReadOnce(platform.ledgers))
+    if platform.profile.blobs_at_hand:
+        return platform.with_parts(ledgers=ledgers, blobs=platform.blobs)
+    return platform.with_parts(ledgers=ledgers)
 
 
 def azure_findings(platform: Platform) -> list[Finding]:
@@ -162,7 +172,16 @@ def _people(found: dict[str, Any]) -> list[str]:
     if agreed:
         alpha = f", alpha {found['alpha']:.2f}" if found["alpha"] is not None else ""
         parts.append(f"[bold]agreeing with the others[/] {escape(', '.join(agreed))}{alpha}")
+    if len(found["pairs"]) > 1:  # of two people the line above told it all
+        told = [f"{one['first']} and {one['second']} {_share(one)}" for one in found["pairs"][:SHOWN]]
+        parts.append(f"[bold]pairs that agree least[/] {escape(', '.join(told))}")
     return parts
+
+
+def _share(pair: dict[str, Any]) -> str:
+    """How often two people agree, and how sure that is."""
+    between = f"{pair['low']:.2f} to {pair['high']:.2f}"
+    return f"{pair['agreed']} of {pair['compared']} ({between})"
 
 
 def rounds_table(rows: list[dict[str, Any]]) -> Table:

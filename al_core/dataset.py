@@ -64,17 +64,22 @@ def resolve_labels(labels: pl.DataFrame, rule: Literal["latest", "majority"] = "
     Every annotator has one vote, the latest answer, if it is a class. `latest`: the youngest vote counts. `majority`:
     the label with most votes counts. Ties go to the younger vote, then to the label that sorts first.
     """
-    counted = (
-        standing(labels)
-        .group_by("image_id", "label")
-        .agg(pl.len().alias("votes"), pl.col("labeled_at").max(), pl.col("round").max())
-    )
     order = ["votes", "labeled_at"] if rule == "majority" else ["labeled_at", "votes"]
     return (
-        counted.sort([*order, "label"], descending=[True, True, False], nulls_last=True)
+        counted_votes(labels)
+        .sort([*order, "label"], descending=[True, True, False], nulls_last=True)
         .unique("image_id", keep="first", maintain_order=True)
         .select("image_id", "label", "round")
         .sort("image_id")
+    )
+
+
+def counted_votes(labels: pl.DataFrame) -> pl.DataFrame:
+    """What was said of each image: columns image_id, label, votes, and of these the youngest: labeled_at, round."""
+    return (
+        standing(labels)
+        .group_by("image_id", "label")
+        .agg(pl.len().alias("votes"), pl.col("labeled_at").max(), pl.col("round").max())
     )
 
 

@@ -28,11 +28,12 @@ from starlette.routing import Route
 from al_core.errors import ActiveLearningError
 from al_core.images import BadImage
 from al_core.records import utc_now
-from al_labeling.guard import Guard, Refused, SafeHeaders, checked_name, page_secret
+from al_labeling.guard import HEADERS, Guard, Refused, checked_name, page_secret
 from al_labeling.look_alikes import look_alikes
 from al_labeling.rounds import Round, Rounds
 from al_resources.labeling.answers import EVENT_ID, LONGEST_MS, Answer, Kind, Mode
 from al_resources.labeling.class_list import ClassChangeRefused, ClassList
+from al_serving.guard import ExtraHeaders
 
 if TYPE_CHECKING:
     from al_resources.labeling import StagedImage
@@ -129,7 +130,7 @@ class LabelingPage:
             Route("/health/live", lambda request: JSONResponse({"status": "live"})),
         ]
         handlers = {ActiveLearningError: _problem}
-        return Starlette(routes=routes, middleware=[Middleware(SafeHeaders)], exception_handlers=handlers)
+        return Starlette(routes=routes, middleware=[Middleware(ExtraHeaders, HEADERS)], exception_handlers=handlers)
 
     # ------------------------------------------------------------------ what is shown
     async def _shell(self, request: Request) -> Response:

@@ -15,18 +15,16 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from html import escape
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import Response
 
 from al_core.errors import ActiveLearningError
 from al_resources.settings.labeling_page import LabelingPageSettings
-from al_serving.guard import LOOPBACK, host_problem, page_problem
+from al_serving.guard import LOOPBACK, cookie_name, exchanged, host_problem, is_from, page_problem, same_secret
 
 COOKIE_SECONDS = 30 * 24 * 3600
 PAGE_HEADER = "x-al-page"  # another site's form cannot send it
@@ -69,31 +67,24 @@ class Guard:
 
     def enter(self, name: str, token: str) -> str:
         """The cookie that a link is exchanged for. Raises `Refused`."""
-        if not hmac.compare_digest(token, self._sign("link", name)):
+        if not same_secret(token, self._sign("link", name)):
             raise Refused(403, "this link is not valid; ask for a new one: `al label --for NAME` prints it")
         end = str(int(self._now()) + COOKIE_SECONDS)
         name64 = base64.urlsafe_b64encode(name.encode()).decode()
         return f"{end}.{name64}.{self._sign('cookie', end, name)}"
 
     def let_in(self, request: Request, cookie: str) -> Response:
-        """A page that keeps the cookie and goes on to the address without the token.
-
-        No redirect: browsers do not send a strict cookie along one that began on another site's page.
-        """
+        """A page that keeps the cookie and goes on to the address without the token."""
         round_ = request.query_params.get("round", "")
         target = f"/?round={round_}" if round_.isdecimal() else "/"
-        page = f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(target)}">'
-        response = HTMLResponse(page, headers={"cache-control": "no-store"})
         secure = request.url.scheme == "https" or self._settings.public_url.startswith("https:")
-        name = _cookie_name(request)
-        response.set_cookie(name, cookie, COOKIE_SECONDS, path="/", secure=secure, httponly=True, samesite="strict")
-        return response
+        return exchanged(target, cookie_name(request, "label"), cookie, secure=secure, seconds=COOKIE_SECONDS)
 
     def person(self, request: Request) -> str:
         """Who asks. Raises `Refused`."""
         if self._settings.login == "entra":
             return self._of_platform(request)
-        return self._of_cookie(request.cookies.get(_cookie_name(request), ""))
+        return self._of_cookie(request.cookies.get(cookie_name(request, "label"), ""))
 
     def refuse_strangers(self, request: Request) -> None:
         """Requests for another host, of another site's page, or that write and are not the page's. Raises `Refused`."""
@@ -107,11 +98,7 @@ class Guard:
     def _of_platform(self, request: Request) -> str:
         """The name that the login before the page vouches for; anybody could send its header to the page itself."""
         client = request.client.host if request.client else ""
-        try:
-            trusted = any(ip_address(client) in network for network in self._proxies)
-        except ValueError:
-            trusted = False
-        if not trusted:
+        if not is_from(client, self._proxies):
             raise Refused(403, f"{client!r} is not the login before this page (labeling_page.trusted_proxies)")
         name, provider = request.headers.get(ENTRA_NAME, ""), request.headers.get(ENTRA_PROVIDER, "")
         if provider != "aad" or not name:
@@ -122,7 +109,7 @@ class Guard:
         try:
             end, name64, signature = cookie.split(".")
             name = base64.urlsafe_b64decode(name64).decode()
-            good = hmac.compare_digest(signature, self._sign("cookie", end, name)) and int(end) > self._now()
+            good = same_secret(signature, self._sign("cookie", end, name)) and int(end) > self._now()
         except (ValueError, binascii.Error):
             good = False
         if not good:
@@ -146,12 +133,6 @@ def _is_navigation(request: Request) -> bool:
     return request.headers.get("sec-fetch-mode", "navigate") == "navigate" and "origin" not in request.headers
 
 
-def _cookie_name(request: Request) -> str:
-    """Cookies know no ports: two instances on one machine must not take each other's."""
-    port = request.headers.get("host", "").rpartition(":")[2]
-    return f"al_label_{port if port.isdecimal() else 'default'}"
-
-
 def page_secret(settings: LabelingPageSettings, home: Path) -> bytes:
     """What links and cookies are signed with: of the settings, or of a file that only its owner reads."""
     if given := settings.secret.get_secret_value():
@@ -167,23 +148,3 @@ def page_secret(settings: LabelingPageSettings, home: Path) -> bytes:
     finally:
         temporary.unlink(missing_ok=True)
     return file.read_bytes()
-
-
-class SafeHeaders:
-    """Middleware: every response forbids what the page does not need."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Add the headers to what the app answers."""
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message["headers"],
-                    *((name.encode(), value.encode()) for name, value in HEADERS.items()),
-                ]
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)

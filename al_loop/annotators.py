@@ -10,9 +10,12 @@ import polars as pl
 from al_core.answers import standing
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from al_resources.platform import Platform
 
 FEWEST = 20  # images that several people answered, below which an alpha says nothing
+MOST_PAIRS = 20  # that are told, those that disagree most first
 
 
 def labeling_report(platform: Platform) -> dict[str, Any]:
@@ -20,10 +23,13 @@ def labeling_report(platform: Platform) -> dict[str, Any]:
 
     Seconds are medians: a coffee break is no annotation. `agreed` of `compared`: images on which an annotator says what
     most of the others say, of those that others answered, too. `alpha` (Krippendorff) is None below `FEWEST` images.
+    `pairs` that disagree most come first: of `compared` images both say the same of `agreed`, with a 95 % interval of
+    that share, which is wide where they share few.
     """
     votes = standing(platform.ledgers.read("labels"))
     agreed = _agreed(votes)
-    alphas, alpha, several = _alphas(votes)
+    classes, names, table = _shared_answers(votes)
+    alphas, alpha = _alphas(table, classes)
     return {
         "annotators": [
             row | agreed.get(row["annotator"], {"agreed": 0, "compared": 0}) for row in _costs(votes, "annotator")
@@ -31,7 +37,8 @@ def labeling_report(platform: Platform) -> dict[str, Any]:
         "classes": [row | {"alpha": alphas.get(row["label"])} for row in _costs(votes, "label")],
         "modes": _costs(votes.filter(pl.col("mode").is_not_null()), "mode"),
         "alpha": alpha,
-        "answered_by_several": several,
+        "answered_by_several": len(table),
+        "pairs": _pairs(table, names),
     }
 
 
@@ -62,22 +69,38 @@ def _agreed(votes: pl.DataFrame) -> dict[str, dict[str, int]]:
     return {name: {"agreed": int(agreed), "compared": int(total)} for name, agreed, total in rows.iter_rows()}
 
 
-def _alphas(votes: pl.DataFrame) -> tuple[dict[str, float | None], float | None, int]:
-    """Alpha by class, of all, and how many images several people answered."""
-    from al_core.judging.label_quality import agreement_by_class, answer_table, krippendorff_alpha
+def _shared_answers(votes: pl.DataFrame) -> tuple[list[str], list[str], np.ndarray]:
+    """Classes, annotators and (images, annotators) table of the images that several people answered."""
+    from al_core.judging.label_quality import answer_table
 
     shared = votes.filter(pl.len().over("image_id") > 1)
-    several = shared["image_id"].n_unique()
-    if several < FEWEST:
-        return {}, None, several
     classes = shared["label"].unique().sort().to_list()
-    _, _, table = answer_table(list(shared.select("image_id", "annotator", "label").iter_rows()), classes)
+    _, names, table = answer_table(list(shared.select("image_id", "annotator", "label").iter_rows()), classes)
+    return classes, names, table
+
+
+def _alphas(table: np.ndarray, classes: list[str]) -> tuple[dict[str, float | None], float | None]:
+    """Alpha by class, and of all."""
+    from al_core.judging.label_quality import agreement_by_class, krippendorff_alpha
+
+    if len(table) < FEWEST:
+        return {}, None
     by_class = agreement_by_class(table, classes)
-    return (
-        {name: _rounded(one) for name, one in by_class.items()},
-        _rounded(krippendorff_alpha(table, len(classes))),
-        several,
-    )
+    return {name: _rounded(one) for name, one in by_class.items()}, _rounded(krippendorff_alpha(table, len(classes)))
+
+
+def _pairs(table: np.ndarray, names: list[str]) -> list[dict[str, Any]]:
+    from al_core.judging.evaluation import wilson
+    from al_core.judging.label_quality import agreement_by_pair
+
+    found = agreement_by_pair(table, names)
+    worst = sorted(found.items(), key=lambda pair: (pair[1][0] / pair[1][1], -pair[1][1], pair[0]))[:MOST_PAIRS]
+    rows = []
+    for (first, second), (agreed, compared) in worst:
+        share = wilson(agreed, compared)
+        between = {"low": round(share.low, 3), "high": round(share.high, 3)}
+        rows.append({"first": first, "second": second, "agreed": agreed, "compared": compared, **between})
+    return rows
 
 
 def _rounded(alpha: float) -> float | None:

@@ -43,14 +43,12 @@ def export(platform: Platform, format_: str) -> tuple[bytes, int]:
 def labels_of(platform: Platform, *, one_an_image: bool) -> list[ExportedLabel]:
     """The last word of every annotator, or the one label an image that counts (`labeling.resolve`)."""
     from al_core.answers import votes
-    from al_core.dataset import resolve_labels
+    from al_loop.consensus import counting_labels
     from al_resources.labeling.exports import ExportedLabel
     from al_resources.labeling.merge import UNKNOWN_ANNOTATOR
 
-    ledger = platform.ledgers.read("labels")
     if one_an_image:
-        resolved = resolve_labels(ledger, platform.settings.labeling.resolve)
-        return [ExportedLabel(*row) for row in resolved.select("image_id", "label").iter_rows()]
+        return [ExportedLabel(*row) for row in counting_labels(platform).select("image_id", "label").iter_rows()]
     return [
         ExportedLabel(
             image_id=row["image_id"],
@@ -61,6 +59,6 @@ def labels_of(platform: Platform, *, one_an_image: bool) -> list[ExportedLabel]:
             annotation_seconds=row["annotation_seconds"],
             outcome=row["outcome"] or "label",
         )
-        for row in votes(ledger).sort("image_id", maintain_order=True).iter_rows(named=True)
+        for row in votes(platform.ledgers.read("labels")).sort("image_id", maintain_order=True).iter_rows(named=True)
         if row["outcome"] != "removed"
     ]

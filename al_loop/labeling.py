@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -30,13 +30,15 @@ def merge_exports(platform: Platform, path: str, log: Callable[[str], None]) -> 
 
 def publish_dataset(platform: Platform, round_: int) -> Dataset:
     """Build the dataset from the ledger and publish it, unless that very version is there already."""
+    from al_loop.consensus import counting_labels
+
     return build_and_publish(
         platform.datasets,
         platform.ledgers,
         platform.images,
+        counting_labels(platform),
         round_=round_,
         holdout=platform.settings.holdout,
-        resolve=platform.settings.labeling.resolve,
         near_duplicate_distance=platform.settings.selection.near_duplicate_distance,
     )
 
@@ -45,18 +47,17 @@ def build_and_publish(
     datasets: DatasetStore,
     ledgers: Ledgers,
     images: ImageStore,
+    resolved: pl.DataFrame,
     *,
     round_: int,
     holdout: HoldoutSettings,
-    resolve: Literal["latest", "majority"],
     near_duplicate_distance: int,
 ) -> Dataset:
-    """The dataset that the label ledger amounts to now; the same labels give the version there is."""
-    from al_core.dataset import build_dataset, resolve_labels
+    """The dataset that the labels amount to now, of which `resolved` count; the same give the version there is."""
+    from al_core.dataset import build_dataset
 
     parent = datasets.latest()
     labels = ledgers.read("labels")
-    resolved = resolve_labels(labels, resolve)
     # why an image was chosen first is what decides its split: a review asks again
     selections = ledgers.read("selections").filter(pl.col("reason") != "review").unique("image_id", keep="last")
     new = resolved if parent is None else resolved.join(parent.rows, on="image_id", how="anti")

@@ -482,6 +482,8 @@ def _labeled_control(platform: Platform) -> pl.DataFrame:
 def _points(platform: Platform, version: int, control: pl.DataFrame) -> list[AccuracyPoint]:
     from al_core.judging.accuracy import looks
 
+    if control.is_empty():
+        return []
     logged = platform.predictions.rows_of(
         control["image_id"].to_list(), ["prediction_id", "predicted_label", "confidence"]
     )
@@ -492,8 +494,7 @@ def _points(platform: Platform, version: int, control: pl.DataFrame) -> list[Acc
         maintain_order="left",
         suffix="_logged",
     )
-    traffic = traffic_of(platform, version)
-    if answered.is_empty() or traffic.is_empty():
+    if answered.is_empty() or (traffic := traffic_of(platform, version)).is_empty():
         return []
     last = answered.with_row_index("place", offset=1).group_by("round").agg(pl.col("place").max()).sort("round")
     found = looks(

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
 
+from al_core.consensus import FEWEST_EMBEDDED
 from al_core.judging.label_quality import ReviewQueue, out_of_sample_probs, suspicion
+from al_loop.consensus import logged_embeddings
 
 if TYPE_CHECKING:
     from al_resources.platform import Platform
 
 REVIEW = "review"
-FEWEST = 50  # labeled images with an embedding, below which a head says nothing of its labels
 # a wrong label among the images that judge costs most
 SPLITS: tuple[Literal["train", "validation", "holdout"], ...] = ("train", "validation", "holdout")
 GROWN = 1.25  # a review that found too little is taken up again when there are so many more labels
@@ -43,10 +43,10 @@ def suspicious_labels(platform: Platform) -> Suspicion:
     """
     dataset = platform.datasets.latest()
     images = [] if dataset is None else [image for split in SPLITS for image in dataset.images(split)]
-    embedded = _embeddings(platform, [image.image_id for image in images])
+    embedded = logged_embeddings(platform, [image.image_id for image in images])
     known = [image for image in images if image.image_id in embedded]
     classes = sorted({image.label for image in known})
-    if len(known) < FEWEST or len(classes) < 2:
+    if len(known) < FEWEST_EMBEDDED or len(classes) < 2:
         return Suspicion(_ranking([]), 0, len(images))
     place = {name: number for number, name in enumerate(classes)}
     given = np.array([place[image.label] for image in known])
@@ -154,23 +154,6 @@ def _said_on_the_page(platform: Platform, round_: int) -> dict[str, str]:
         for answer in sorted(told, key=lambda answer: answer.at)
         if answer.kind in ("label", "bad_image")
     }
-
-
-def _embeddings(platform: Platform, image_ids: list[str]) -> dict[str, np.ndarray]:
-    """Image id -> its newest logged embedding by the model version that has seen most of these images."""
-    if not image_ids:
-        return {}
-    columns = ["image_id", "model_version", "embedding", "logged_at"]
-    rows = platform.predictions.rows_of(image_ids, columns).select(columns[:3])
-    found: dict[tuple[int, int], dict[str, np.ndarray]] = {}
-    for row in rows.to_pylist():
-        if row["embedding"] is not None:
-            vector = np.asarray(row["embedding"], np.float32)
-            found.setdefault((row["model_version"], len(vector)), {}).setdefault(row["image_id"], vector)
-    if not found:
-        return {}
-    sizes = Counter({model: len(seen) for model, seen in found.items()})
-    return found[max(sizes, key=lambda model: (sizes[model], model))]
 
 
 def _ranking(rows: list[dict[str, Any]]) -> pl.DataFrame:

@@ -61,7 +61,8 @@ def monitored(platform: Platform) -> dict[str, Any]:
     """What looks at the traffic have seen, and how often the version that serves is right on it."""
     from al_loop.monitoring import accuracy, drift_on_record
 
-    seen, right = drift_on_record(platform), accuracy(platform)
+    seen = drift_on_record(platform)
+    right = accuracy(platform, seen.version)  # of those before it, nothing is told here
     newest = right.newest
     return {
         "drift": {

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
@@ -24,6 +25,17 @@ VACUUM_HOURS = 24  # longer than any reader holds on to a version of a table
 GIVE_UP_SECONDS = 120
 LOOK_AGAIN_SECONDS = 0.1
 Answer = TypeVar("Answer")
+_kept: ContextVar[dict[Path, DeltaTable | None] | None] = ContextVar("tables of one look", default=None)
+
+
+@contextmanager
+def one_look() -> Iterator[None]:
+    """Each table is opened once meanwhile, and stays as it stood then: for somebody who reads, and writes nothing."""
+    token = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
 
 
 def open_table(path: Path) -> DeltaTable | None:
@@ -34,8 +46,14 @@ def open_table(path: Path) -> DeltaTable | None:
     """
     from deltalake import DeltaTable
 
+    kept = _kept.get()
+    if kept is not None and path in kept:
+        return kept[path]
     set_torn_aside(path)
-    return DeltaTable(path) if DeltaTable.is_deltatable(str(path)) else None
+    table = DeltaTable(path) if DeltaTable.is_deltatable(str(path)) else None
+    if kept is not None:
+        kept[path] = table
+    return table
 
 
 def open_or_create(

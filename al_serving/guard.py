@@ -4,13 +4,13 @@ A port on loopback is open to every web page in every browser here: a page may s
 resolves its own name to 127.0.0.1 may read the answers, too. So it is asked which name the request was sent to
 (`host_problem`), which page sends it (`page_problem`) and whether the sender knows a secret (`bearer_problem`).
 `PageGuard` asks all three in front of pages that people open, WebSockets included; `ServiceGuard` stands in front of
-what programs ask.
+what programs ask. The labeling page knows people by name (`al_labeling.guard`) and asks the same of their requests.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from html import escape
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from urllib.parse import parse_qsl, quote, urlencode
@@ -56,12 +56,63 @@ def page_problem(headers: Headers) -> str:
     return "" if site in OWN_PAGES else f"requests of other web pages ({site[:20]}) are not answered"
 
 
+def is_from(peer: str, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
+    """Whether the address that is connected lies in one of these networks; what is no address lies in none."""
+    try:
+        address = ip_address(peer)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None) or address  # what a socket of both families calls an IPv4 client
+    return any(mapped in network for network in networks if network.version == mapped.version)
+
+
+def cookie_name(connection: HTTPConnection, kind: str) -> str:
+    """Cookies know no ports: two instances on one machine must not take each other's."""
+    port = connection.headers.get("host", "").rpartition(":")[2]
+    return f"al_{kind}_{port if port.isdecimal() else 'default'}"
+
+
+def exchanged(target: str, name: str, value: str, *, secure: bool, seconds: int | None = None) -> Response:
+    """The answer to a link: it keeps a cookie and goes on to `target`, an address without the token.
+
+    Scripts cannot read the cookie, and other sites' requests do not carry it. No redirect: browsers do not send a
+    strict cookie along one that began on another site's page.
+    """
+    page = f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(target)}">'
+    response = HTMLResponse(page, headers={"cache-control": "no-store", "referrer-policy": "no-referrer"})
+    response.set_cookie(name, value, seconds, path="/", secure=secure, httponly=True, samesite="strict")
+    return response
+
+
+def same_secret(sent: str, secret: str) -> bool:
+    """Compared in constant time."""
+    return secrets.compare_digest(sent.encode(errors="replace"), secret.encode())
+
+
+class ExtraHeaders:
+    """ASGI: every response of the application carries these, which forbid what its pages do not need."""
+
+    def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
+        self._app = app
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the headers to what the application answers."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *self._headers]}
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
 def bearer_problem(headers: Headers, token: str) -> str:
     """Why a program is not let in; empty where it sends `Authorization: Bearer <token>`."""
     scheme, _, sent = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         return "this needs the header `Authorization: Bearer <token>`"
-    return "" if _same(sent.strip(), token) else "the token of the header `Authorization` is another one"
+    return "" if same_secret(sent.strip(), token) else "the token of the header `Authorization` is another one"
 
 
 class ServiceGuard:
@@ -95,8 +146,8 @@ class ServiceGuard:
     def _problem(self, client: tuple[str, int] | None, headers: Headers) -> tuple[int, str]:
         """The status and the reason of a refusal; no reason: let in."""
         peer = client[0] if client else ""
-        proxied = self._proxies is not None and _is_in(peer, self._proxies)
-        if self._proxies is not None and not proxied and not _is_in(peer, *_THIS_MACHINE):
+        proxied = self._proxies is not None and is_from(peer, [self._proxies])
+        if self._proxies is not None and not proxied and not is_from(peer, _THIS_MACHINE):
             return 403, f"only the proxy at {self._proxies} is answered, this comes from {peer}"
         if self._token:
             return 401, bearer_problem(headers, self._token)
@@ -116,7 +167,8 @@ class PageGuard:
 
     def __init__(self, app: ASGIApp, token: str, *, way_in: str, hosts: Collection[str] = LOOPBACK) -> None:
         """`way_in` tells people who are refused where the link is; `hosts` are the names that lead here."""
-        self._app = app
+        # kept out of other pages' frames, where clicks can be stolen
+        self._app = ExtraHeaders(app, {"x-frame-options": "DENY"})
         self._token = token
         self._way_in = way_in
         self._hosts = hosts
@@ -138,49 +190,29 @@ class PageGuard:
         elif not self._is_known(connection):
             await _refuse(scope, receive, send, PlainTextResponse(f"not let in: {self._way_in}", 401))
         else:
-            await self._app(scope, receive, _unframed(send))
+            await self._app(scope, receive, send)
 
     def _is_invited(self, connection: HTTPConnection) -> bool:
         """Opened with the link. Whoever sends a person here, the token is what counts."""
         if connection.scope["type"] != "http" or connection.scope["method"] != "GET":
             return False
-        return _same(connection.query_params.get(TOKEN_PARAMETER, ""), self._token)
+        return same_secret(connection.query_params.get(TOKEN_PARAMETER, ""), self._token)
 
     def _is_known(self, connection: HTTPConnection) -> bool:
         if "authorization" in connection.headers:
             return not bearer_problem(connection.headers, self._token)
-        return _same(connection.cookies.get(_cookie_name(connection), ""), self._session)
+        return same_secret(connection.cookies.get(cookie_name(connection, "session"), ""), self._session)
 
     def _let_in(self, connection: HTTPConnection) -> Response:
-        """A page that goes on to the address without the token.
-
-        No redirect: browsers do not send a strict cookie along one that began on another site's page.
-        """
+        """Exchange the link for the cookie."""
         rest = [pair for pair in parse_qsl(connection.url.query, keep_blank_values=True) if pair[0] != TOKEN_PARAMETER]
         # a path that begins with two slashes would lead to another machine
         target = "/" + quote(connection.url.path.lstrip("/")) + (f"?{urlencode(rest)}" if rest else "")
-        page = f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(target)}">'
-        response = HTMLResponse(page, headers={"cache-control": "no-store", "referrer-policy": "no-referrer"})
-        response.set_cookie(
-            _cookie_name(connection),
-            self._session,
-            httponly=True,
-            samesite="strict",
-            secure=connection.url.scheme == "https",
-        )
-        return response
+        secure = connection.url.scheme == "https"
+        return exchanged(target, cookie_name(connection, "session"), self._session, secure=secure)
 
 
 _THIS_MACHINE = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
-
-
-def _is_in(peer: str, *networks: IPv4Network | IPv6Network) -> bool:
-    try:
-        address = ip_address(peer)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None) or address  # what a socket of both families calls an IPv4 client
-    return any(mapped in network for network in networks if network.version == mapped.version)
 
 
 def _name_of(host: str) -> str:
@@ -188,30 +220,8 @@ def _name_of(host: str) -> str:
     return (host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]).lower()
 
 
-def _cookie_name(connection: HTTPConnection) -> str:
-    """Cookies know no ports: two instances on one machine must not take each other's."""
-    port = connection.headers.get("host", "").rpartition(":")[2]
-    return f"al_session_{port if port.isdecimal() else 'default'}"
-
-
-def _same(sent: str, secret: str) -> bool:
-    """Compared in constant time."""
-    return secrets.compare_digest(sent.encode(errors="replace"), secret.encode())
-
-
 async def _refuse(scope: Scope, receive: Receive, send: Send, response: Response) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})  # before it is accepted: answered with 403
     else:
         await response(scope, receive, send)
-
-
-def _unframed(send: Send) -> Send:
-    """`send` with a header that keeps the page out of other pages' frames, where clicks can be stolen."""
-
-    async def unframed(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", []), (b"x-frame-options", b"DENY")]}
-        await send(message)
-
-    return unframed

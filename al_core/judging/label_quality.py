@@ -20,6 +20,10 @@ from al_core.errors import InvalidInput
 FOLDS = 5
 UNKNOWN = -1  # in a table of answers: this annotator did not answer that image
 PATIENCE = 20  # reviews that the share of errors is taken over
+LEAST = 1e-12  # probability below which none is told from another
+# weight of what is mixed up in general beside what is seen in this image: the confident joint counts the model's own
+# mistakes as people's (average precision on CIFAR-10N aggregate, resnet18: 0 -> .880, .1 -> .883, 1 -> .856)
+OF_HABIT = 0.1
 
 
 # ---------------------------------------------------------------- suspicious labels
@@ -59,10 +63,12 @@ def out_of_sample_probs(
 
 
 def suspicion(probs: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """How much speaks against each given label: higher is more suspicious, shape (N,), between -1 and 1.
+    """How much speaks against each given label, shape (N,): higher is more suspicious, above 0 another class wins.
 
-    The largest probability of another class minus that of the given one, after every class was put on one footing by
-    its mean self-confidence: a class of which the model is never sure is not suspicious for that.
+    Log odds of the likeliest other class against the given one. Every class is put on one footing first by its mean
+    self-confidence, so that a class of which the model is never sure is not suspicious for that; and the two that are
+    mixed up often are a little likelier to have been mixed up here. Unlike a difference of probabilities, log odds
+    depend on no temperature: they rank as well where the model is hardly sure of anything.
 
     Args:
         probs: (N, C), out of sample.
@@ -72,16 +78,27 @@ def suspicion(probs: np.ndarray, given: np.ndarray) -> np.ndarray:
         InvalidInput: the shapes do not fit.
     """
     _check_targets(given, probs.shape[1], len(probs))
+    rows = np.arange(len(given))
     counts = np.bincount(given, minlength=probs.shape[1])
-    own = probs[np.arange(len(given)), given]
+    own = probs[rows, given]
     confidence = np.bincount(given, own, minlength=probs.shape[1]) / np.maximum(counts, 1)
     confidence = np.where(counts > 0, confidence, confidence.max(initial=0))
-    adjusted = probs - confidence + confidence.max(initial=0)
-    adjusted = adjusted / np.maximum(adjusted.sum(1, keepdims=True), 1e-12)
-    of_given = adjusted[np.arange(len(given)), given]
-    others = adjusted.copy()
-    others[np.arange(len(given)), given] = -np.inf
-    return others.max(1) - of_given
+    footing = probs / np.maximum(confidence, LEAST)
+    mixed_up = _mixed_up(footing, given)
+    evidence = np.log(np.maximum(footing, LEAST)) + OF_HABIT * np.log(mixed_up)[given]
+    of_given = evidence[rows, given]
+    evidence[rows, given] = -np.inf
+    return evidence.max(1) - of_given
+
+
+def _mixed_up(footing: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """(C, C): of the images that are surely of the column's class, the share that was given the row's: how often the
+    two are taken for each other, by the confident joint, with one image more everywhere."""
+    classes = footing.shape[1]
+    sure = footing.max(1, initial=0) >= 1  # at least as sure of a class as it is of its own images on average
+    joint = np.ones((classes, classes))
+    np.add.at(joint, (given[sure], footing[sure].argmax(1)), 1)
+    return joint / joint.sum(0)
 
 
 @dataclass
@@ -163,17 +180,21 @@ def majority(answers: np.ndarray, classes: int) -> np.ndarray:
 
 def dawid_skene(answers: np.ndarray, classes: int, *, iterations: int = 50) -> np.ndarray:
     """Probabilities (N, C) of the true classes, by each annotator's table of confusions (expectation maximisation)."""
+    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
+
     counts = _votes(answers, classes)
     truth = (counts + 1e-9) / (counts + 1e-9).sum(1, keepdims=True)
-    said = np.stack([answers == one for one in range(classes)], axis=2).astype(float)  # (N, J, C)
+    images, annotators = np.nonzero(answers != UNKNOWN)
+    # a row for each thing an annotator may say: most of them are said of few images
+    place = annotators * classes + answers[images, annotators]
+    said = csr_matrix((np.ones(len(place)), (place, images)), (answers.shape[1] * classes, len(answers)))
     for _ in range(iterations):
-        prior = truth.mean(0)
-        confusion = np.einsum("nk,njc->jkc", truth, said) + 0.01
-        confusion /= confusion.sum(2, keepdims=True)
-        logs = np.log(prior + 1e-12) + np.einsum("njc,jkc->nk", said, np.log(confusion))
+        confusion = (said @ truth).reshape(-1, classes, classes) + 0.01  # (J, said, true)
+        confusion /= confusion.sum(1, keepdims=True)
+        logs = np.log(truth.mean(0) + 1e-12) + said.T @ np.log(confusion).reshape(-1, classes)
         new = np.exp(logs - logs.max(1, keepdims=True))
         new /= new.sum(1, keepdims=True)
-        done = np.abs(new - truth).max() < 1e-6
+        done = np.abs(new - truth).max(initial=0) < 1e-6
         truth = new
         if done:
             break
@@ -189,9 +210,11 @@ def crowdlab(answers: np.ndarray, probs: np.ndarray) -> np.ndarray:
 
     Args:
         answers: (N, J) positions of classes, `UNKNOWN` where there is no answer.
-        probs: (N, C) of a classifier that was not trained on the image.
+        probs: (N, C) of a classifier that was not trained on the image; a row of NaN where it was not asked.
     """
     classes = probs.shape[1]
+    asked = ~np.isnan(probs).any(1)
+    probs = np.where(asked[:, None], probs, 1 / classes)
     counts = _votes(answers, classes)
     answered = counts.sum(1)
     if not answered.any():
@@ -207,14 +230,17 @@ def crowdlab(answers: np.ndarray, probs: np.ndarray) -> np.ndarray:
     shared = (given & several[:, None]).sum(0)
     of_annotator = (agreeing & given & several[:, None]).sum(0) / np.maximum(shared, 1)
     of_annotator = np.where(shared > 0, of_annotator, overall)
-    of_model = (probs.argmax(1) == best)[several].mean()
+    compared = several & asked
+    of_model = (probs.argmax(1) == best)[compared].mean() if compared.any() else 0.0
     people = np.maximum(1 - (1 - of_annotator) / max(1 - guess, 1e-9), 0)
-    model = max(1 - (1 - of_model) / max(1 - guess, 1e-9), 0) * np.sqrt(answered[answered > 0].mean())
+    model = max(1 - (1 - of_model) / max(1 - guess, 1e-9), 0) * np.sqrt(answered[answered > 0].mean()) * asked
     certain = np.clip(overall, 1 / classes, 1 - 1e-9)
-    said = np.stack([answers == one for one in range(classes)], axis=2)
-    likely = np.where(said, certain, (1 - certain) / max(classes - 1, 1)) * given[:, :, None]
-    weighed = model * probs + np.einsum("njc,j->nc", likely, people)
-    weights = model + given @ people
+    others = (1 - certain) / max(classes - 1, 1)
+    of_people = given @ people
+    weighed = model[:, None] * probs + others * of_people[:, None]
+    images, annotators = np.nonzero(given)
+    np.add.at(weighed, (images, answers[images, annotators]), people[annotators] * (certain - others))
+    weights = model + of_people
     return np.where(weights[:, None] > 0, weighed / np.maximum(weights[:, None], 1e-12), probs)
 
 
@@ -237,7 +263,9 @@ def answer_table(
 # ---------------------------------------------------------------- helpers
 def _votes(answers: np.ndarray, classes: int) -> np.ndarray:
     """(N, C): how many said what."""
-    return np.stack([(answers == one).sum(1) for one in range(classes)], axis=1)
+    images, annotators = np.nonzero(answers != UNKNOWN)
+    place = images * classes + answers[images, annotators]
+    return np.bincount(place, minlength=len(answers) * classes).reshape(len(answers), classes)
 
 
 def _broken_ties(counts: np.ndarray, probs: np.ndarray) -> np.ndarray:

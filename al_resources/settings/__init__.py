@@ -1,6 +1,7 @@
 """The one typed settings object: its sections, and where their values come from."""
 
 from al_resources.settings.sections import (
+    AlertSettings,
     DeploymentSettings,
     GateSettings,
     HoldoutSettings,
@@ -23,6 +24,7 @@ from al_resources.settings.settings import (
 
 __all__ = [
     "CONFIG_VARIABLE",
+    "AlertSettings",
     "DeploymentSettings",
     "GateSettings",
     "HoldoutSettings",

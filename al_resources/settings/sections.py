@@ -6,7 +6,7 @@ import re
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 if TYPE_CHECKING:
     from al_core.judging.gate import Rules as GateRules
@@ -57,8 +57,10 @@ class LabelingSettings(_Section):
         "set_aside",
         description="boxes and polygons of an export: no labels of the image, or the largest one's class is",
     )
-    resolve: Literal["latest", "majority"] = Field(
-        "latest", description="which label counts where an image has several"
+    resolve: Literal["latest", "majority", "dawid_skene", "crowdlab"] = Field(
+        "latest",
+        description="which label counts where several people answered: the latest, what most said, or what they mean "
+        "together by how far each can be relied on (Dawid-Skene), with a classifier beside them (CROWDLAB)",
     )
     review_share: float = Field(
         0.0, ge=0, le=0.5, description="share of a round's budget that brings probably wrong labels back; 0: none"
@@ -290,3 +292,50 @@ class MonitoringSettings(_Section):
     opens_round: bool = Field(
         False, description="an alarm opens the next round at once, without waiting for selection.min_new_predictions"
     )
+
+
+class AlertSettings(_Section):
+    """Who is told what happened while nobody was looking. Off while `channels` is empty.
+
+    Addresses and passwords that are secrets come from the environment alone: `ALERT_WEBHOOK_URL`,
+    `ALERT_WEBHOOK_TOKEN`, `ALERT_SLACK_URL`, `ALERT_MAIL_PASSWORD`.
+    """
+
+    channels: tuple[Literal["webhook", "slack", "mail"], ...] = Field(
+        (), description="where alerts go: webhook, slack, mail; empty: nowhere. Secrets: ALERT_* in the environment"
+    )
+    about: tuple[Literal["failure", "refusal", "drift", "labels"], ...] = Field(
+        ("failure", "refusal", "drift", "labels"),
+        description="failure: of a run; refusal: of an export or a worse challenger; drift: the alarm; labels: nobody "
+        "labels",
+    )
+    unlabeled_days: float = Field(
+        3, gt=0, description="days without a label, while a batch waits, after which `labels` tells of it, and again"
+    )
+    interval_seconds: int = Field(60, ge=1, description="seconds between two looks of the sensor `alerts`")
+    dagster_url: str = Field(
+        "", pattern=r"^(https?://[^?#@\s]+)?$", description="of Dagster's pages, as people reach them: links lead there"
+    )
+    mail_host: str = Field("", description="server that takes mail by SMTP")
+    mail_port: int = Field(587, ge=1, le=65535, description="of that server")
+    mail_security: Literal["starttls", "tls", "none"] = Field(
+        "starttls",
+        description="how the connection is secured; none: only for a server on this machine or in its network",
+    )
+    mail_user: str = Field("", description="who logs in there, with ALERT_MAIL_PASSWORD; empty: nobody does")
+    mail_from: str = Field("", description="address that the mail comes from")
+    mail_to: tuple[str, ...] = Field((), description="addresses that it goes to")
+
+    @field_validator("mail_from", "mail_to")
+    @classmethod
+    def _are_addresses(cls, given: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for one in (given,) if isinstance(given, str) else given:
+            if one and re.fullmatch(r"[^@\s,;:<>]+@[^@\s,;:<>]+", one) is None:
+                raise ValueError(f"{one!r} is no address; write one like ann@example.org")
+        return given
+
+    @model_validator(mode="after")
+    def _mail_is_told_where_to(self) -> AlertSettings:
+        if "mail" in self.channels and not (self.mail_host and self.mail_from and self.mail_to):
+            raise ValueError("channels = mail needs alerts.mail_host, alerts.mail_from and alerts.mail_to")
+        return self

@@ -30,6 +30,7 @@ from al_resources.settings.label_studio import LabelStudioSettings
 from al_resources.settings.labeling_page import LabelingPageSettings
 from al_resources.settings.names import unknown_names
 from al_resources.settings.sections import (
+    AlertSettings,
     DeploymentSettings,
     GateSettings,
     HoldoutSettings,
@@ -78,6 +79,7 @@ class Settings(BaseSettings):
     serving: ServingSettings = ServingSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     sensors: SensorSettings = SensorSettings()
+    alerts: AlertSettings = AlertSettings()
     azure: AzureDataSettings = AzureDataSettings()
     azure_ml: AzureMLSettings = AzureMLSettings()
 

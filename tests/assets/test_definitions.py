@@ -9,7 +9,11 @@ import sys
 import dagster as dg
 import pytest
 
+from al_assets import columns
 from al_assets.definitions import build_definitions, defs
+from al_core import records
+from al_core.dataset import ROWS
+from al_core.judging.evaluation import COLUMNS
 
 LINEAGE = {
     "prediction_log": set(),
@@ -51,6 +55,7 @@ def test_the_jobs_the_schedule_and_the_sensors_are_there() -> None:
     assert {"selection", "training_deployment"} <= {job.name for job in repository.get_all_jobs()}
     assert {schedule.name for schedule in repository.schedule_defs} == {"selection_schedule"}
     assert {sensor.name for sensor in repository.sensor_defs} == {
+        "alerts",
         "labeling_export_sensor",
         "next_round_sensor",
         "run_failures",
@@ -85,9 +90,9 @@ def test_on_azure_exports_announce_themselves_where_there_is_a_queue(monkeypatch
 
     for name, value in AZURE.items():
         monkeypatch.setenv(name, value)
-    assert sensors() == {"labeling_export_events_sensor", "next_round_sensor", "run_failures"}
+    assert sensors() == {"labeling_export_events_sensor", "next_round_sensor", "run_failures", "alerts"}
     monkeypatch.delenv("AL_AZURE__EVENTS_QUEUE_URL")
-    assert sensors() == {"labeling_export_sensor", "next_round_sensor", "run_failures"}
+    assert sensors() == {"labeling_export_sensor", "next_round_sensor", "run_failures", "alerts"}
 
 
 @pytest.mark.parametrize("profile", [{}, AZURE], ids=["local", "azure"])
@@ -100,3 +105,19 @@ def test_loading_the_definitions_imports_neither_torch_nor_a_client_of_azure(pro
     environment = {**os.environ, **profile}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("described", "kept"),
+    [
+        (columns.PREDICTIONS, records.PREDICTIONS.names),
+        (columns.SELECTIONS, records.SELECTIONS.names),
+        (columns.DATASET, ROWS.names()),
+        (columns.EVALUATION, COLUMNS.names()),
+        (columns.DEPLOYMENTS, records.DEPLOYMENTS.names),
+    ],
+)
+def test_every_column_is_described_and_none_that_is_not_there(
+    described: dict[str, tuple[str, str]], kept: list[str]
+) -> None:
+    assert list(described) == kept

@@ -133,12 +133,12 @@ def test_a_round_is_selected_trained_and_deployed_and_nothing_new_is_no_failure(
         dagster = start_dagster(children, tmp_path, config, listener)
         token = str(dagster._client.headers["authorization"]).removeprefix("Bearer ")
 
-        def launched(what: str, token: str = token) -> CompletedProcess[str]:
+        def launched(what: str, *options: str, token: str = token) -> CompletedProcess[str]:
             with monkeypatch.context() as environment:
                 environment.setenv(launch.TOKEN, token)
-                return al("launch", what, "--url", dagster.url)
+                return al("launch", what, "--url", dagster.url, *options)
 
-        refused = launched("selection", new_token())
+        refused = launched("selection", token=new_token())
         assert refused.returncode == 1
         assert "lets nobody in by this token (HTTP 401)" in refused.stderr
         early = launched("training")
@@ -147,9 +147,12 @@ def test_a_round_is_selected_trained_and_deployed_and_nothing_new_is_no_failure(
         assert selection.returncode == 0, selection.stderr
         assert "success" in selection.stdout
         (export,) = answer_waiting(platform)
-        training = launched("training")
+        training = launched("training", "--json")
         assert training.returncode == 0, training.stderr
-        assert "training_deployment" in training.stdout
+        assert "training_deployment" in training.stderr
+        told = json.loads(training.stdout)
+        assert [run["status"] for run in told["runs"]] == ["SUCCESS"]
+        assert (told["reason"], told["failed"]) == ("", [])
         assert platform.endpoint.state().serving_version == 1
         assert platform.ledgers.read("exports")["path"].to_list() == [export]
         again = launched("training")

@@ -45,6 +45,7 @@ def test_a_link_is_for_the_name_in_it_and_no_other(make_platform: MakePlatform):
     with page_of(make_platform()) as page, httpx.Client(base_url=page.address) as http:
         forged = page.link("ada").replace("name=ada", "name=bob")
         assert http.get(forged).status_code == 403
+        assert http.get("/enter", params={"name": "ada", "token": "é"}).status_code == 403
         assert http.get("/api/session").status_code == 401
 
 
@@ -96,6 +97,18 @@ def test_the_login_of_azure_counts_only_where_it_is_switched_on_and_only_through
     with page_of(make_platform(login="entra", trusted_proxies=("10.0.0.0/8",))) as page:
         answer = httpx.get(f"{page.address}/api/session", headers=vouched | {"x-forwarded-for": "10.0.0.1"})
         assert answer.status_code == 403
+
+
+def test_a_name_that_the_login_sends_with_markup_in_it_is_a_name_and_one_that_is_none_is_refused(
+    make_platform: MakePlatform,
+):
+    vouched = {"x-ms-client-principal-idp": "aad", "x-ms-client-principal-name": "<script>alert(1)</script>"}
+    with page_of(make_platform(login="entra")) as page:
+        answer = httpx.get(f"{page.address}/api/session", headers=vouched)
+        assert answer.json()["name"] == "<script>alert(1)</script>"
+        assert answer.headers["content-type"] == "application/json"  # never shown as a page
+        too_long = vouched | {"x-ms-client-principal-name": "x" * 300}
+        assert httpx.get(f"{page.address}/api/session", headers=too_long).status_code == 400
 
 
 def test_the_page_is_the_same_on_two_machines_with_one_secret_and_the_file_is_its_owners(tmp_path: Path):

@@ -64,6 +64,21 @@ def test_agreement_is_with_most_of_the_others_and_few_images_have_no_alpha(platf
     assert report["answered_by_several"] == 2
 
 
+def test_pairs_that_agree_least_come_first_and_few_images_leave_a_wide_interval(platform: Platform):
+    for number in range(10):
+        image = str(number)
+        say(platform, (image, "ada", "cat", None, None), (image, "bob", "cat" if number else "dog", None, None))
+    say(platform, ("0", "cid", "fox", None, None))
+    pairs = labeling_report(platform)["pairs"]
+    assert [(one["first"], one["second"], one["agreed"], one["compared"]) for one in pairs] == [
+        ("ada", "cid", 0, 1),
+        ("bob", "cid", 0, 1),
+        ("ada", "bob", 9, 10),
+    ]
+    assert pairs[0]["high"] > 0.7  # one image says next to nothing
+    assert (pairs[2]["low"], pairs[2]["high"]) == (pytest.approx(0.596, abs=0.001), pytest.approx(0.982, abs=0.001))
+
+
 def test_enough_images_have_an_alpha_by_class(platform: Platform):
     for number in range(FEWEST):
         label = ("cat", "dog")[number % 2]
@@ -77,3 +92,4 @@ def test_nothing_labeled_is_no_trouble(platform: Platform):
     report = labeling_report(platform)
     assert report["annotators"] == report["classes"] == report["modes"] == []
     assert report["alpha"] is None
+    assert report["pairs"] == []
