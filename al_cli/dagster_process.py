@@ -19,7 +19,7 @@ from al_serving.guard import link_with, new_token
 HERE, UI_PORT = "127.0.0.1", 3000
 
 DAGSTER_YAML = """\
-# One machine: SQLite below this folder, runs queued by the daemon.
+# One machine, runs queued by the daemon. Where nothing else is said, SQLite below this folder keeps them.
 telemetry:
   enabled: false
 nux:
@@ -57,6 +57,15 @@ run_retries:
   retry_on_asset_or_op_failure: false
 """
 
+POSTGRES_VARIABLE = "DAGSTER_POSTGRES_URL"
+POSTGRES_YAML = f"""\
+
+storage:                      # runs, events and schedules outlive this machine
+  postgres:
+    postgres_url:
+      env: {POSTGRES_VARIABLE}  # postgresql://USER:PASSWORD@HOST:5432/DATABASE; never in this file
+"""
+
 WORKSPACE_YAML = f"""\
 load_from:
   - python_module:
@@ -65,13 +74,15 @@ load_from:
 """
 
 
-def write_dagster_home(folder: Path, settings: Settings | None = None) -> None:
+def write_dagster_home(folder: Path, settings: Settings | None = None, *, postgres: bool = False) -> None:
     """dagster.yaml and workspace.yaml in `folder`; files that are there already are left alone.
 
-    The profile of the settings adds what it keeps elsewhere, like the logs of runs.
+    The profile of the settings adds what it keeps elsewhere, like the logs of runs. With `postgres`, runs and events
+    are kept in the database that the environment names, instead of in SQLite below the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     besides = profile_of(settings).dagster_yaml(settings) if settings else ""
+    besides += POSTGRES_YAML if postgres else ""
     for name, text in (("dagster.yaml", DAGSTER_YAML + besides), ("workspace.yaml", WORKSPACE_YAML)):
         if not (folder / name).exists():
             (folder / name).write_text(text)

@@ -61,8 +61,11 @@ class ProjectSizes:
 @click.option("--class", "classes", multiple=True, help="A class people choose from; repeat for each.")
 @click.option("--encoder", default=SMALL_CNN, metavar="ARCHITECTURE",
               help="Who turns pictures into embeddings, with its published weights: see `al encoders`.")  # fmt: skip
+@click.option("--storage", type=click.Choice(["sqlite", "postgres"]), default="sqlite", show_default=True,
+              help="Where Dagster keeps runs and events: below FOLDER, or in the PostgreSQL database that the "
+                   "environment's DAGSTER_POSTGRES_URL names.")  # fmt: skip
 @json_option
-def init(folder: Path, classes: tuple[str, ...], encoder: str, as_json: bool) -> None:
+def init(folder: Path, classes: tuple[str, ...], encoder: str, storage: str, as_json: bool) -> None:
     """Write al.toml, dagster.yaml and workspace.yaml into FOLDER. Files that are there already are left alone.
 
     `al start` does it, too, and everything that comes after it.
@@ -72,9 +75,11 @@ def init(folder: Path, classes: tuple[str, ...], encoder: str, as_json: bool) ->
 
     if not all(map(plain_class, classes)):
         raise click.UsageError("--class '' names no class; expected a name, like --class cat")
+    if storage == "postgres":
+        _check_postgres(folder / "dagster.yaml")
     file = folder / "al.toml"
     is_new = not file.exists()
-    settings = write_project(folder, classes, encoder)
+    settings = write_project(folder, classes, encoder, postgres=storage == "postgres")
     if as_json:
         print_json({"file": str(file), "written": is_new, "classes": list(settings.labeling.classes)})
         return
@@ -88,7 +93,12 @@ def init(folder: Path, classes: tuple[str, ...], encoder: str, as_json: bool) ->
 
 
 def write_project(
-    folder: Path, classes: Sequence[str], encoder: str = SMALL_CNN, sizes: ProjectSizes = ProjectSizes()
+    folder: Path,
+    classes: Sequence[str],
+    encoder: str = SMALL_CNN,
+    sizes: ProjectSizes = ProjectSizes(),
+    *,
+    postgres: bool = False,
 ) -> Settings:
     """The files of a project in `folder`, as far as they are not there yet, and the settings that are in force then.
 
@@ -111,7 +121,7 @@ def write_project(
         file.write_text(_toml(named, encoder, sizes), encoding="utf-8")
     os.environ[CONFIG_VARIABLE] = str(file)
     settings = load_settings()
-    write_dagster_home(folder, settings)
+    write_dagster_home(folder, settings, postgres=postgres)
     if settings.profile == "local":
         write_version(Platform(settings).blobs)
         (settings.home / "blobs" / INBOX).mkdir(parents=True, exist_ok=True)  # to be seen before the first export
@@ -122,6 +132,25 @@ def write_project(
             soft_wrap=True,
         )
     return settings
+
+
+def _check_postgres(file: Path) -> None:
+    """Raises `ClickException` where the home would not be on PostgreSQL, whatever was asked for."""
+    from importlib.util import find_spec
+
+    import yaml
+
+    if find_spec("dagster_postgres") is None:
+        raise click.ClickException(
+            "--storage postgres needs dagster-postgres, which is not installed: "
+            "pip install 'active-learning-platform[postgres]'"
+        )
+    kept = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
+    if kept is not None and "postgres" not in (kept.get("storage") or {}):
+        raise click.ClickException(
+            f"{file} is there already and keeps runs elsewhere; it is left alone. Remove it and ask again (its runs "
+            "and events stay where they are), or add the section `storage` yourself"
+        )
 
 
 def _toml(classes: Sequence[str], encoder: str, sizes: ProjectSizes) -> str:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import FinishedDemo
 from dagster_questions import active_runs, sensor_ticks
-from running_dagster import running_dagster
+from running_dagster import kill_run_workers, running_dagster, wait_for
 
 from al_cli.dagster_process import Dagster
 from al_resources.platform import Platform
@@ -142,11 +140,11 @@ def test_a_kill_in_the_middle_of_a_run_loses_nothing_and_repeats_nothing(
     export = _correction(platform)
     with running_dagster(finished_demo.home, finished_demo.config) as dagster:
         dagster.start_sensor("labeling_export_sensor")
-        _wait("the training step", lambda: _training_started(dagster, export))
+        wait_for("the training step", lambda: _training_started(dagster, export))
         os.killpg(dagster.process_group, signal.SIGKILL)
-    _kill_run_workers(finished_demo.home)
+    kill_run_workers(finished_demo.home)
     with running_dagster(finished_demo.home, finished_demo.config) as dagster:
-        _wait("a finished run", lambda: _finished_after_all(dagster, export), timeout=240)
+        wait_for("a finished run", lambda: _finished_after_all(dagster, export), timeout=240)
         _wait_for_ticks(dagster, 2)
     after = _state(platform)
     new_labels = len(after["labels"]) - len(before["labels"])
@@ -204,22 +202,3 @@ def _finished_after_all(dagster: Dagster, export: str) -> bool:
         and all(run["status"] in ("SUCCESS", "FAILURE") for run in runs)
         and any(step["stepKey"] == "model_checkpoint" and step["status"] == "SUCCESS" for step in runs[0]["stepStats"])
     )
-
-
-def _kill_run_workers(home: Path) -> None:
-    """Those of this instance. They have a process group of their own; a machine that loses power takes them too."""
-    of_this_instance = f"DAGSTER_HOME={home}".encode()
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            environment = (process / "environ").read_bytes().split(b"\0")
-            if of_this_instance in environment and b"execute_run" in (process / "cmdline").read_bytes():
-                os.kill(int(process.name), signal.SIGKILL)
-
-
-def _wait(what: str, ready: Callable[[], Any], timeout: float = 120) -> None:
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if ready():
-            return
-        time.sleep(0.1)
-    pytest.fail(f"{what} did not come within {timeout} s")
