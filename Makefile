@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.demo-ready
 BENCH_READY := $(VENV)/.bench-ready
 
-.PHONY: help demo ui test test-all lint bench docs release constraints clean
+.PHONY: help demo ui test test-all lint bench docs site release constraints clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,7 +19,7 @@ $(DEMO_READY): pyproject.toml constraints.txt
 	@touch $@
 
 $(READY): $(DEMO_READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[azure,postgres,emulators,hf,open-clip,timm,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[azure,postgres,kubernetes,emulators,hf,open-clip,timm,site,dev]'
 	@touch $@
 
 $(BENCH_READY): $(READY)
@@ -51,6 +51,9 @@ bench: $(BENCH_READY)  ## the speed tables, each a ratio to a peer or a bound in
 
 docs: $(READY)  ## the pages that are made from the code
 	$(BIN)/python docs/reference.py
+
+site: $(READY)  ## the documentation as pages, in site/
+	$(BIN)/mkdocs build --strict --quiet
 
 release: $(READY)  ## wheel and source archive of a tagged commit, after all tests
 	@git diff --quiet HEAD || { echo "commit first: a release is a commit"; exit 1; }

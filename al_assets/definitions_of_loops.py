@@ -38,7 +38,7 @@ def loop_definitions(settings: Settings, resource: object, prefix: tuple[str, ..
         asset_checks=[check.of(loop) for check in (*CHECKS, *MONITORING_CHECKS)],
         jobs=[
             selection_job(loop),
-            training_deployment_job(loop),
+            training_deployment_job(loop, settings.dagster.training_tags),
             simulation_job(loop),
             *decision_jobs(loop),
             *([retirement_job(loop)] if profile.machines_cost else []),

@@ -1,6 +1,8 @@
 """The jobs of the loop. Their steps share one process: they are short, and torch is imported once."""
 
+from collections.abc import Mapping
 from datetime import timedelta
+from types import MappingProxyType
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -25,13 +27,15 @@ def selection_job(loop: LoopNames = THE_LOOP) -> UnresolvedAssetJobDefinition:
     )
 
 
-def training_deployment_job(loop: LoopNames = THE_LOOP) -> UnresolvedAssetJobDefinition:
-    """From an export to who serves."""
+def training_deployment_job(
+    loop: LoopNames = THE_LOOP, tags: Mapping[str, str] = MappingProxyType({})
+) -> UnresolvedAssetJobDefinition:
+    """From an export to who serves. The tags are what whoever starts its runs should know, like of a GPU."""
     return dg.define_asset_job(
         loop.name("training_deployment"),
         selection=assets_of(loop, [labeled_dataset, model_checkpoint, deployment]),
         description="Merge an export, train the challenger, gate it, deploy it.",
-        tags={"al/loop": "training_deployment"},
+        tags={**tags, "al/loop": "training_deployment"},
         executor_def=dg.in_process_executor,
     )
 

@@ -101,17 +101,17 @@ def free_port(preferred: int) -> int:
     raise DagsterError(f"no free port on {HERE}")
 
 
-def listener_of_ui(port: int | None) -> socket.socket:
+def listener_of_ui(port: int | None, host: str = HERE) -> socket.socket:
     """A socket that listens for the UI's pages: on `port`, 0 any, or None the usual one if it is free.
 
     Raises:
-        DagsterError: the port that was asked for is taken.
+        DagsterError: the port that was asked for is taken, or the address is none of this machine.
     """
     try:
-        return socket.create_server((HERE, free_port(UI_PORT) if port is None else port))
+        return socket.create_server((host, free_port(UI_PORT) if port is None else port))
     except OSError as error:
         raise DagsterError(
-            f"port {port} on {HERE} cannot be had ({error.strerror}); name another with --port, 0 takes any"
+            f"port {port} on {host} cannot be had ({error.strerror}); name another with --port, 0 takes any"
         ) from error
 
 

@@ -35,9 +35,16 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 65535),
     help="Of the UI; 0 takes any free one.  [default: 3000, or another where that is taken]",
 )
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address that the UI listens on. In a container 0.0.0.0, its port published on loopback: who asks under another "
+    "name than localhost, or without the link's token, is refused all the same.",
+)
 @click.option("--traffic", default=20, show_default=True, help="Images scored per second in a demo's home.")
 @click.option("--json", "as_json", is_flag=True, help=JSON_LINES)
-def ui(home: Path, port: int | None, traffic: int, as_json: bool) -> None:
+def ui(home: Path, port: int | None, host: str, traffic: int, as_json: bool) -> None:
     """Open the Dagster UI on an instance, history included, and run its scoring service.
 
     The link that is printed carries a token: it lets you in, and nobody else. Where an oracle labels (as in the
@@ -56,7 +63,7 @@ def ui(home: Path, port: int | None, traffic: int, as_json: bool) -> None:
 
     os.environ[CONFIG_VARIABLE] = str(config)
     try:
-        with signals_end_it(), sole_use(home, "al ui"), _azure(home), listener_of_ui(port) as listener:
+        with signals_end_it(), sole_use(home, "al ui"), _azure(home), listener_of_ui(port, host) as listener:
             _run(home, config, listener, traffic, as_json)
     except KeyboardInterrupt:
         console.print("stopped, with everything it started")

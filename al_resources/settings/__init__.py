@@ -2,6 +2,7 @@
 
 from al_resources.settings.sections import (
     AlertSettings,
+    DagsterSettings,
     DeploymentSettings,
     GateSettings,
     HoldoutSettings,
@@ -25,6 +26,7 @@ from al_resources.settings.settings import (
 __all__ = [
     "CONFIG_VARIABLE",
     "AlertSettings",
+    "DagsterSettings",
     "DeploymentSettings",
     "GateSettings",
     "HoldoutSettings",

@@ -294,6 +294,15 @@ class MonitoringSettings(_Section):
     )
 
 
+class DagsterSettings(_Section):
+    """What Dagster is told of the loop's runs."""
+
+    training_tags: dict[str, str] = Field(
+        {},
+        description="tags of the runs that train, like what their pod asks Kubernetes for (`dagster-k8s/config`: JSON)",
+    )
+
+
 class AlertSettings(_Section):
     """Who is told what happened while nobody was looking. Off while `channels` is empty.
 

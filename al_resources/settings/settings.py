@@ -31,6 +31,7 @@ from al_resources.settings.labeling_page import LabelingPageSettings
 from al_resources.settings.names import unknown_names
 from al_resources.settings.sections import (
     AlertSettings,
+    DagsterSettings,
     DeploymentSettings,
     GateSettings,
     HoldoutSettings,
@@ -80,6 +81,7 @@ class Settings(BaseSettings):
     monitoring: MonitoringSettings = MonitoringSettings()
     sensors: SensorSettings = SensorSettings()
     alerts: AlertSettings = AlertSettings()
+    dagster: DagsterSettings = DagsterSettings()
     azure: AzureDataSettings = AzureDataSettings()
     azure_ml: AzureMLSettings = AzureMLSettings()
 

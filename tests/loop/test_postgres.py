@@ -8,6 +8,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,17 @@ export_interval_seconds = 1
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[str]:
+def database() -> Iterator[str]:
     """The address of an empty database of a server that runs for the tests alone."""
     places = [None, *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
     path = next((str(place) if place else None for place in places if shutil.which("initdb", path=place)), "")
     if path == "":
         pytest.skip("no PostgreSQL here; `apt-get install postgresql` (Debian) brings one")
-    folder = tmp_path_factory.mktemp("postgres")
+    with tempfile.TemporaryDirectory(prefix="postgres-") as name:  # pytest's own folders are for one user
+        yield from _running(Path(name), path)
+
+
+def _running(folder: Path, path: str | None) -> Iterator[str]:
     user = _owner(folder)
     data, port = folder / "data", free_port(0)
 
@@ -77,12 +82,8 @@ def _owner(folder: Path) -> str | None:
     """PostgreSQL does not run as root: then as another user, whose the folder becomes."""
     if os.geteuid() != 0:
         return None
-    names = {entry.pw_name for entry in pwd.getpwall()}
-    user = "postgres" if "postgres" in names else "nobody"
+    user = "postgres" if "postgres" in {entry.pw_name for entry in pwd.getpwall()} else "nobody"
     shutil.chown(folder, user)
-    for parent in folder.parents:
-        if parent.stat().st_uid == 0 and parent.name.startswith(("pytest-", "popen-")):
-            parent.chmod(0o755)  # the user has to get there
     return user
 
 
