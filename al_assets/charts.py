@@ -78,6 +78,35 @@ def confusion_matrix(evaluation: Evaluation) -> bytes:
     return _png(figure)
 
 
+def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> bytes:
+    """How often answers are right (dots, their size by how many there are) by how sure they were; calibrated: the line.
+
+    Args:
+        confidence: (N,), of the predicted class.
+        right: (N,), bool.
+        bins: Of equal width.
+    """
+    import numpy as np
+
+    figure = Figure(figsize=(3.6, 3.4), dpi=110)
+    axes = figure.add_subplot()
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    there = counts > 0
+    sure = np.bincount(place, confidence, minlength=bins)[there] / counts[there]
+    share = np.bincount(place, right, minlength=bins)[there] / counts[there]
+    axes.plot([0, 1], [0, 1], color=INK, lw=1, ls="--")
+    axes.scatter(sure, share, s=20 + 180 * counts[there] / len(confidence), color=BLUE, alpha=0.8)
+    for x, y, count in zip(sure, share, counts[there], strict=True):
+        axes.annotate(str(count), (x, y), textcoords="offset points", xytext=(6, -9), fontsize=6, color=INK)
+    axes.set_xlim(0, 1.03)
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("right")
+    axes.grid(alpha=0.25)
+    return _png(figure)
+
+
 def bars(names: Sequence[str], values: np.ndarray, title: str) -> bytes:
     """A plain histogram."""
     figure = Figure(figsize=(5, 2.2), dpi=100)

@@ -136,11 +136,11 @@ def confidence_can_be_believed(
         severity=dg.AssetCheckSeverity.WARN,
         description=f"calibration error {error:.3f} on {len(confidence)} holdout images; {limit:.3f} is explained",
         metadata={
-            "calibration error": error,
-            "explained by chance": limit,
-            "mean confidence": float(confidence.mean()),
-            "accuracy": float(evaluation.correct.mean()),
-            "temperature": manifest.temperature,
+            "calibration error": views.rounded(error),
+            "explained by chance": views.rounded(limit),
+            "mean confidence": views.rounded(confidence.mean()),
+            "accuracy": views.rounded(evaluation.correct.mean()),
+            "temperature": views.rounded(manifest.temperature),
         },
     )
 
@@ -193,6 +193,8 @@ def labels_look_right(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
 ) -> dg.AssetCheckResult:
     """Warn with a list and pictures of what is probably wrong; `labeling.review_share` brings it back to people."""
+    import polars as pl
+
     from al_loop.reviewing import reviewed, suspicious_labels
 
     found = suspicious_labels(platform)
@@ -205,8 +207,8 @@ def labels_look_right(
         "reviews": dg.MetadataValue.text(f"{int(reviews['wrong'].sum())} of {reviews.height} labels were wrong"),
     }
     if found.suspicious:
-        metadata["most suspicious"] = views.table(worst.drop("image_uri"))
-        metadata["pictures"] = views.suspicious_sheet(platform, worst)
+        metadata["most suspicious"] = views.table(worst.drop("image_uri").with_columns(pl.col("score").round(3)))
+        metadata["pictures"] = views.suspicious_sheet(platform, int(context.partition_key), worst)
     return dg.AssetCheckResult(
         passed=found.suspicious <= MOST_SUSPICIOUS * found.looked_at,
         severity=dg.AssetCheckSeverity.WARN,

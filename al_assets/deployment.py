@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from al_assets import views
+from al_assets import columns, views
 from al_assets.failures import told_once
 from al_assets.loop_names import loop_asset
 from al_assets.rounds import round_of_run
@@ -15,15 +15,22 @@ from al_resources.platform import Platform
 @loop_asset(
     after="model_checkpoint",
     kinds={"python"},
+    columns=columns.schema(columns.DEPLOYMENTS),
     pool="training_deployment",
     code_version="2",
 )
 def deployment(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:
-    """Green up, smoke-tested, traffic in steps, watched; back to the champion at the first trouble.
+    """Who serves after this round, since when, why, and how to go back.
 
-    The verdict is taken here from the stored answers and all labels so far. A challenger that is worse, or not proven
-    better yet, is a result: who serves stays, and the run succeeds.
+    **Did the challenger take the traffic?** The verdict (better, worse, open) is taken here from stored answers and all
+    labels so far. A challenger that is worse, or not proven better yet, is a result: who serves stays, the run
+    succeeds, and the check `challenger_serves` says why. Labels paid and what they bought are figures over the rounds.
+
+    A rollout goes green up, smoke-tested, traffic in steps, watched; back to the champion at the first trouble. People
+    decide by the jobs `hold`, `release`, `rollback` and `promote`, or by the commands of these names.
     """
+    from al_loop.batch_facts import how_to_go_back
+
     round_ = round_of_run(context)
     with told_once():
         newest = challenger_of_round(platform, round_)
@@ -45,14 +52,15 @@ def deployment(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Pla
         data_version=dg.DataVersion(f"{newest.name}-{serving}"),
         metadata={
             "who serves": serving,
-            "served before": views.optional_int(decision.serving),
-            "outcome": decision.outcome,
             "why": decision.reason,
-            "verdicts": dg.MetadataValue.json({f"v{v}": one.reason for v, one in decision.verdicts.items()}),
+            **how_to_go_back(platform),
+            **views.what_labels_bought(platform),
+            "outcome": decision.outcome,
+            "served before": views.optional_int(decision.serving),
             "held": decisions.held(platform) or "no",
+            "verdicts": dg.MetadataValue.json({f"v{v}": one.reason for v, one in decision.verdicts.items()}),
             "traffic": dg.MetadataValue.json(state.traffic),
             "deployments": dg.MetadataValue.json(state.deployments),
             "rollout": dg.MetadataValue.md("\n".join(told) or "nothing to do"),
-            **views.what_labels_bought(platform),
         },
     )

@@ -48,14 +48,14 @@ def accuracy_holds(platform: dg.ResourceParam[Platform]) -> dg.AssetCheckResult:
         metadata |= {
             "accuracy on the traffic": str(newest.accuracy),
             "labeled control images": newest.labels,
-            "right of these": newest.from_labels_alone,
+            "right of these": views.rounded(newest.from_labels_alone),
             "guessed without labels": "the version was never evaluated"
             if newest.without_labels is None
-            else newest.without_labels,
+            else views.rounded(newest.without_labels),
             "when it was judged": str(state.when_judged or "never"),
         }
     if state.points:
-        metadata["accuracy over time"] = views.accuracy_plot(state)
+        metadata["accuracy over time"] = views.accuracy_plot(platform, state)
     return dg.AssetCheckResult(
         passed=not state.surely_lower,
         severity=dg.AssetCheckSeverity.WARN,

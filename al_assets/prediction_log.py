@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from al_assets import views
+from al_assets import columns, views
 from al_assets.failures import told_once
 from al_assets.loop_names import loop_asset
 from al_loop.scoring import permitted_folder, score, score_pool
@@ -14,6 +14,8 @@ from al_loop.waiting import standing
 from al_resources.platform import Platform
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from al_serving.batch import BatchSummary
 
 WAITS_FOR = "the loop waits for"
@@ -30,18 +32,25 @@ class ScoreConfig(dg.Config):
 @loop_asset(
     by_round=False,
     kinds={"delta", "polars"},
+    columns=columns.schema(columns.PREDICTIONS),
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=7), warn_window=timedelta(days=1)),
     code_version="1",
 )
 def prediction_log(
     context: dg.AssetExecutionContext, config: ScoreConfig, platform: dg.ResourceParam[Platform]
 ) -> dg.MaterializeResult:
-    """The log that scoring services and batch jobs append to. Its data version is the ingestion watermark.
+    """What the deployed models answered: one row a prediction, with the doubts that selection orders by.
 
-    What was ingested is the pool: images of the store that the serving model has not seen are scored, as many as
-    `selection.pool_scoring_limit` says; the next run goes on. With a folder or a prefix in the run's config, its images
-    are scored first.
+    **Is there traffic, does it look as it did, and what waits?** The first line says what the whole loop waits for and
+    what ends it. Volume and backlog are figures over time; the checks say whether the traffic has drifted and whether
+    the serving version is still right on it.
+
+    Scoring services and batch jobs append to it; this asset scores what of the image store the serving version has not
+    seen (`selection.pool_scoring_limit` a run; the next one goes on), merges small files, and sums up. With `folder` or
+    `prefix` in the launchpad those images are scored first. Not partitioned: its data version is the watermark.
     """
+    from al_loop.batch_facts import backlog, logged_since
+    from al_loop.monitoring import drift_on_record
     from al_serving.handed_over import deliver
 
     with told_once():
@@ -64,26 +73,35 @@ def prediction_log(
     serving: dict[str, Any] = {}
     if version is not None:
         serving = {
+            "drift": drift_on_record(platform).sentence,
+            "images to choose from": platform.predictions.count_eligible(
+                name, version, platform.settings.holdout.teaching
+            ),
+            "images that wait for a prediction": backlog(platform, version),
+            "images scored just now": 0 if pool is None else pool.scored,
             "predictions of the serving version": platform.predictions.watermark(name, version).rows,
-            "images of the store scored just now": 0 if pool is None else pool.scored,
-            "eligible images": platform.predictions.count_eligible(name, version, platform.settings.holdout.teaching),
             **views.log_summary(platform, version),
         }
     return dg.MaterializeResult(
         data_version=dg.DataVersion(watermark.token),
         metadata={
             WAITS_FOR: _waits_for(context, platform),
-            "dagster/row_count": watermark.rows,
-            "newest prediction": str(watermark.last_logged_at or "none yet"),
             "serving version": views.optional_int(version),
+            "dagster/row_count": watermark.rows,
+            "predictions of the last 24 hours": logged_since(platform, 1),
+            "newest prediction": _moment(watermark.last_logged_at),
+            **serving,
             "images in the store": platform.images.count(),
             "rejected images": platform.ledgers.read("rejected_images").height,
             **({"segments from the blob store": handed_over.segments} if handed_over.segments else {}),
-            "compaction": dg.MetadataValue.json(merged),
             **({} if batch is None else batch_metadata(batch)),
-            **serving,
+            "compaction": dg.MetadataValue.json(merged),
         },
     )
+
+
+def _moment(at: "datetime | None") -> str:
+    return "none yet" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _waits_for(context: dg.AssetExecutionContext, platform: Platform) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from al_assets import views
+from al_assets import columns, views
 from al_assets.failures import told_once
 from al_assets.loop_names import loop_asset
 from al_assets.rounds import round_of_run
@@ -33,17 +33,24 @@ class SelectionConfig(dg.Config):
 @loop_asset(
     after="prediction_log",
     kinds={"python", "delta"},
+    columns=columns.schema(columns.SELECTIONS),
     pool="selection",
     code_version="1",
 )
 def selected_candidates(
     context: dg.AssetExecutionContext, config: SelectionConfig, platform: dg.ResourceParam[Platform]
 ) -> dg.MaterializeResult:
-    """The batch of one round: strategy picks and a random control slice, each with its provenance.
+    """The batch of one round: the few images that are worth a person's time now, and why each of them.
 
-    A round is selected once: running it again stages the same images and says so. With `reselect` in the run's config
-    the images that nobody has answered yet are chosen anew.
+    **What was chosen, why, and how does it differ from random?** The contact sheet shows the images, the most wanted
+    first; the table beside it compares the strategy's picks with a random sample of the same log. Besides them a batch
+    holds a random control slice, which measures, and duels, which tell two versions apart.
+
+    A round is selected once: running it again stages the same images and says so. In the launchpad, `strategy` and
+    `reselect: true` choose anew what nobody has answered yet.
     """
+    from al_loop.batch_facts import against_random
+
     round_ = round_of_run(context)
     with told_once():
         chosen, facts = choose(platform, round_, config.wishes(), context.log.info)
@@ -52,17 +59,19 @@ def selected_candidates(
         data_version=dg.DataVersion(picks_version(chosen)),
         metadata={
             **{name: facts.pop(name) for name in ("selected before", "selected anew") if name in facts},
-            "dagster/row_count": chosen.height,
-            "contact sheet": views.contact_sheet(platform, round_, chosen),
-            "strategy": ", ".join(chosen["strategy"].unique().sort()),
-            "reasons": views.table(chosen.group_by("reason").len("images").sort("reason")),
-            "scores by reason": views.table(views.score_summary(chosen)),
-            "model version": views.optional_int(chosen["model_version"][0] if chosen.height else None),
-            "seed": int(chosen["seed"][0]) if chosen.height else 0,
-            "staged at": views.place(platform, staged.folder),
             **views.labeling_page(platform, round_),
+            "dagster/row_count": chosen.height,
+            "why": views.why_chosen(chosen),
+            "contact sheet": views.contact_sheet(platform, round_, chosen),
+            "against random": views.table_or_words(
+                against_random(platform, chosen), "chance alone chose, or the version that chose has no traffic yet"
+            ),
+            "by reason": views.table(views.score_summary(chosen)),
+            "asked by version": views.optional_int(chosen["model_version"][0] if chosen.height else None),
             **views.labeling_progress(platform),
             **({"missing images": dg.MetadataValue.json(staged.missing)} if staged.missing else {}),
             **facts,
+            "seed": int(chosen["seed"][0]) if chosen.height else 0,
+            "staged at": views.place(platform, staged.folder),
         },
     )

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.request import url2pathname
 
 import dagster as dg
 
-from al_core.shown_text import harmless
+from al_core.shown_text import harmless, plain_in_markdown
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from al_core.dataset import Dataset
     from al_core.judging.evaluation import Evaluation
+    from al_core.records import ModelManifest
     from al_loop.monitoring import AccuracyState, DriftLook
     from al_resources.platform import Platform
 
 ALL_TIMES = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 SUSPICIOUS_SHOWN = 24  # labels on the check
 SHEET_IMAGES = 60  # the inline sheet stays under the UI's comfort of 200 KB; the stored one has them all
+PAGES_VARIABLE = (
+    "DAGSTER_LOOP_FILES"  # where the web server hands out reports and pictures; unset where none of ours does
+)
 
 
 def optional_int(value: int | None) -> dg.MetadataValue:
@@ -40,16 +48,50 @@ def table(frame: pl.DataFrame) -> dg.MetadataValue:
     return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema)
 
 
-def picture(png: bytes, caption: str) -> dg.MetadataValue:
-    """A PNG that the UI shows behind [Show Markdown]."""
-    return dg.MetadataValue.md(f"![{caption}](data:image/png;base64,{base64.b64encode(png).decode()})")
+def rounded(value: float, digits: int = 4) -> dg.MetadataValue:
+    """A figure without the digits that mean nothing; the UI draws it over the rounds."""
+    return dg.MetadataValue.float(round(float(value), digits))
+
+
+def picture(platform: Platform, name: str, png: bytes, caption: str) -> dg.MetadataValue:
+    """A PNG that the UI shows in place, and opens at a click: it lies in `reports/` under that name.
+
+    Where the web server is none of ours, the picture itself stands in the event, behind [Show Markdown].
+    """
+    pages = os.environ.get(PAGES_VARIABLE)
+    if not pages:
+        return dg.MetadataValue.md(f"![{caption}](data:image/png;base64,{base64.b64encode(png).decode()})")
+    path = f"reports/{name}.png"
+    platform.blobs.write(path, png)
+    link = f"{pages}/{path}?{hashlib.blake2b(png, digest_size=6).hexdigest()}"  # another picture is not the cached one
+    return dg.MetadataValue.md(f"[![{plain_in_markdown(caption)}]({link})]({link})")
+
+
+def report(platform: Platform, name: str, page: Path) -> dg.MetadataValue:
+    """A page that is whole in itself: a link where the web server hands it out, else the path to it."""
+    pages = os.environ.get(PAGES_VARIABLE)
+    if not pages:
+        return dg.MetadataValue.path(str(page))
+    platform.blobs.write(f"reports/{name}.html", page.read_bytes())
+    return dg.MetadataValue.url(f"{pages}/reports/{name}.html")
+
+
+def of_round(round_: int, name: str) -> str:
+    """What a picture of a round is called."""
+    return f"{round_:04d}/{name}"
+
+
+def of_today(name: str) -> str:
+    """What a picture of the log is called: a day has one."""
+    return f"prediction_log/{datetime.now(UTC):%Y-%m-%d}/{name}"
 
 
 def contact_sheet(platform: Platform, round_: int, chosen: pl.DataFrame) -> dg.MetadataValue:
     """The chosen images with score and reason; a sheet with all of them lies beside the staged round."""
     png = contact_sheet_png(platform, chosen.head(SHEET_IMAGES))
-    platform.blobs.write(f"reports/{round_:04d}/contact_sheet.png", png)
-    return picture(png, f"the {min(chosen.height, SHEET_IMAGES)} most wanted of {chosen.height} images")
+    name = of_round(round_, "contact_sheet")
+    platform.blobs.write(f"reports/{name}.png", png)
+    return picture(platform, name, png, f"the {min(chosen.height, SHEET_IMAGES)} most wanted of {chosen.height} images")
 
 
 def contact_sheet_png(platform: Platform, chosen: pl.DataFrame) -> bytes:
@@ -69,20 +111,43 @@ def contact_sheet_png(platform: Platform, chosen: pl.DataFrame) -> bytes:
     return draw(items)
 
 
-def suspicious_sheet(platform: Platform, worst: pl.DataFrame) -> dg.MetadataValue:
+def suspicious_sheet(platform: Platform, round_: int, worst: pl.DataFrame) -> dg.MetadataValue:
     """Pictures whose label is probably wrong, with the label and what it may be instead."""
+    return labeled_sheet(platform, of_round(round_, "suspicious_sheet"), worst, "most suspicious labels")
+
+
+def worst_images(
+    platform: Platform, round_: int, evaluation: Evaluation | None, dataset: Dataset
+) -> dict[str, dg.MetadataValue]:
+    """The holdout images that the version is wrong about and surest of, with label and answer."""
+    import polars as pl
+
+    if evaluation is None:
+        return {}
+    wrong = evaluation.answers.filter(pl.col("label") != pl.col("predicted")).sort("confidence", descending=True)
+    rows = dataset.rows.select("image_id", image_uri="image_url")
+    shown = wrong.head(SUSPICIOUS_SHOWN).join(rows, on="image_id", maintain_order="left")
+    if shown.is_empty():
+        return {}
+    return {"worst images": labeled_sheet(platform, of_round(round_, "worst_sheet"), shown, "surest mistakes")}
+
+
+def labeled_sheet(platform: Platform, name: str, rows: pl.DataFrame, what: str) -> dg.MetadataValue:
+    """A grid of pictures with `label`, and what a model says, `predicted`, below."""
     from al_core.contact_sheet import SheetItem
     from al_core.contact_sheet import contact_sheet as draw
     from al_core.images import BadImage, decode_stored_image
 
     items = []
-    for row in worst.iter_rows(named=True):
+    for row in rows.iter_rows(named=True):
         try:
             image = decode_stored_image(platform.images.read(row["image_uri"]), name=row["image_uri"])
         except (BadImage, FileNotFoundError):
             continue
         items.append(SheetItem(image, (row["label"], f"{row['predicted']}?")))
-    return picture(draw(items), f"the {len(items)} most suspicious labels")
+    if not items:
+        return dg.MetadataValue.text("none of them can be read")
+    return picture(platform, name, draw(items), f"the {len(items)} {what}")
 
 
 def drift_figures(look: DriftLook) -> dict[str, Any]:
@@ -95,9 +160,9 @@ def drift_figures(look: DriftLook) -> dict[str, Any]:
         "images compared": f"{look.images} of {look.since:%Y-%m-%d %H:%M} to {look.newest:%Y-%m-%d %H:%M} with "
         f"{look.reference_images}" + (", reserved ones alone" if look.reserved_only else ""),
         "class mix": table(pl.DataFrame(look.class_mix)),
-        "stability index of the class mix": look.class_psi,
-        "chi-square of the class mix, p of this look": look.class_p_value,
-        "stability index of the confidence": look.confidence_psi,
+        "stability index of the class mix": rounded(look.class_psi),
+        "chi-square of the class mix, p of this look": f"{look.class_p_value:.2g}",
+        "stability index of the confidence": rounded(look.confidence_psi),
         "predictions a day": "{:.0f}, then {:.0f}".format(*look.predictions_per_day),
     }
     if look.latency_ms is not None:
@@ -112,20 +177,28 @@ def drift_plots(platform: Platform, version: int, look: DriftLook) -> dict[str, 
     from al_assets.charts import evidence_of_drift, two_histograms
     from al_loop.monitoring import looks_of
 
+    evidence = evidence_of_drift(looks_of(platform, version))
+    histograms = two_histograms(*look.confidences, "confidence")
     return {
-        "evidence, look by look": picture(evidence_of_drift(looks_of(platform, version)), "evidence of drift"),
-        "confidence": picture(two_histograms(*look.confidences, "confidence"), "confidence, reference and window"),
+        "evidence, look by look": picture(platform, of_today("drift"), evidence, "evidence of drift"),
+        "confidence": picture(platform, of_today("then_and_now"), histograms, "confidence, reference and window"),
     }
 
 
 def different_images(platform: Platform, version: int) -> dict[str, dg.MetadataValue]:
     """The images that differ most, as a table and as pictures."""
+    import polars as pl
+
     from al_loop.monitoring import different_images as found
 
     named = found(platform, version).head(SUSPICIOUS_SHOWN)
-    facts = {"images that differ most": table(named.select("image_id", "predicted_label", "confidence", "score"))}
+    shown = named.select("image_id", "predicted_label", pl.col("confidence", "score").cast(pl.Float64).round(3))
+    facts = {"images that differ most": table(shown)}
     png = different_sheet_png(platform, named)
-    return facts if png is None else facts | {"pictures": picture(png, f"the {named.height} images that differ most")}
+    if png is None:
+        return facts
+    caption = f"the {named.height} images that differ most"
+    return facts | {"pictures": picture(platform, of_today("different_sheet"), png, caption)}
 
 
 def different_sheet_png(platform: Platform, named: pl.DataFrame) -> bytes | None:
@@ -146,11 +219,12 @@ def different_sheet_png(platform: Platform, named: pl.DataFrame) -> bytes | None
     return draw(items) if items else None
 
 
-def accuracy_plot(state: AccuracyState) -> dg.MetadataValue:
+def accuracy_plot(platform: Platform, state: AccuracyState) -> dg.MetadataValue:
     """Accuracy on the traffic over rounds, with its sequence, and beside it the guess without labels."""
     from al_assets.charts import accuracy_over_time
 
-    return picture(accuracy_over_time(state.points), "accuracy on the traffic over rounds")
+    png = accuracy_over_time(state.points)
+    return picture(platform, of_today("accuracy"), png, "accuracy on the traffic over rounds")
 
 
 def about_people(platform: Platform) -> dict[str, dg.MetadataValue]:
@@ -191,7 +265,7 @@ def what_labels_bought(platform: Platform) -> dict[str, dg.MetadataValue]:
     paid, serving = what_it_cost(platform)
     accuracy = None if serving is None else serving.metrics.get("accuracy")
     total = {"labels paid": dg.MetadataValue.int(sum(paid.values())), "labels paid for": dg.MetadataValue.json(paid)}
-    return total | ({} if accuracy is None else {"deployed accuracy": dg.MetadataValue.float(accuracy.value)})
+    return total | ({} if accuracy is None else {"deployed accuracy": rounded(accuracy.value)})
 
 
 def labeling_progress(platform: Platform) -> dict[str, dg.MetadataValue]:
@@ -204,16 +278,28 @@ def labeling_progress(platform: Platform) -> dict[str, dg.MetadataValue]:
     return {"labeling project": dg.MetadataValue.json(found)}
 
 
+def why_chosen(chosen: pl.DataFrame) -> str:
+    """What the strategies of a batch want, each in a sentence."""
+    from al_core.strategies.registry import STRATEGIES
+
+    told = []
+    for name in chosen["strategy"].unique().drop_nulls().sort():
+        known = STRATEGIES[name].__doc__ if name in STRATEGIES else ""
+        told.append(f"{name}: {(known or 'no strategy of this version').strip().splitlines()[0]}")
+    return " | ".join(told)
+
+
 def score_summary(chosen: pl.DataFrame) -> pl.DataFrame:
-    """Smallest, mean and largest score per reason."""
+    """How many images, and the smallest, mean and largest score, per reason."""
     import polars as pl
 
     return (
         chosen.group_by("reason")
         .agg(
-            pl.col("score").min().alias("smallest"),
-            pl.col("score").mean().alias("mean"),
-            pl.col("score").max().alias("largest"),
+            pl.len().alias("images"),
+            pl.col("score").min().round(3).alias("smallest"),
+            pl.col("score").mean().round(3).alias("mean"),
+            pl.col("score").max().round(3).alias("largest"),
         )
         .sort("reason")
     )
@@ -239,7 +325,7 @@ def log_summary(platform: Platform, version: int) -> dict[str, dg.MetadataValue]
     names = [f"{edge / BINS:.2f}" for edge in range(BINS)]
     return {
         "class mix": table(mix),
-        "confidence": picture(_bars(names, histogram, "confidence"), "confidence"),
+        "confidence": picture(platform, of_today("confidence"), _bars(names, histogram, "confidence"), "confidence"),
     }
 
 
@@ -250,9 +336,19 @@ def class_balance(rows: pl.DataFrame) -> dg.MetadataValue:
     )
 
 
-def learning_curve(platform: Platform) -> dg.MetadataValue:
+def accuracy_figures(manifest: ModelManifest) -> dict[str, dg.MetadataValue]:
+    """What was measured on the holdout: the accuracy with its interval in words, and each figure once as a number."""
+    accuracy = manifest.metrics.get("accuracy")
+    told: dict[str, dg.MetadataValue] = {}
+    if accuracy is not None:
+        told["accuracy, 95 % interval"] = dg.MetadataValue.text(f"{accuracy} on the holdout")
+    return told | {f"holdout {name}": rounded(interval.value) for name, interval in manifest.metrics.items()}
+
+
+def learning_curve(platform: Platform, round_: int) -> dg.MetadataValue:
     """Holdout accuracy with its interval over the labels, version by version."""
-    return picture(learning_curve_png(platform), "accuracy on the holdout over training labels")
+    png = learning_curve_png(platform)
+    return picture(platform, of_round(round_, "learning_curve"), png, "accuracy on the holdout over training labels")
 
 
 def learning_curve_png(platform: Platform) -> bytes:
@@ -263,13 +359,37 @@ def learning_curve_png(platform: Platform) -> bytes:
     return draw([manifest for manifest in made if "accuracy" in manifest.metrics])
 
 
-def confusion_matrix(evaluation: Evaluation | None) -> dg.MetadataValue:
-    """True classes down, predicted ones across."""
-    from al_assets.charts import confusion_matrix as draw
+def mistakes(platform: Platform, round_: int, evaluation: Evaluation | None) -> dict[str, dg.MetadataValue]:
+    """Which classes are taken for which, and how far the confidence can be believed."""
+    from al_assets.charts import confusion_matrix, reliability
 
     if evaluation is None or evaluation.answers.is_empty():
-        return dg.MetadataValue.text("not judged")
-    return picture(draw(evaluation), "confusion matrix on the holdout")
+        return {"confusion matrix": dg.MetadataValue.text("not judged")}
+    confidence = evaluation.answers["confidence"].to_numpy()
+    drawn = {
+        "confusion matrix": (confusion_matrix(evaluation), "confusion matrix on the holdout"),
+        "calibration": (reliability(confidence, evaluation.correct), "how often it is right, by how sure it is"),
+    }
+    return {
+        name: picture(platform, of_round(round_, name.replace(" ", "_")), png, caption)
+        for name, (png, caption) in drawn.items()
+    }
+
+
+def agreement(platform: Platform) -> str:
+    """How far people agree who were asked about the same images."""
+    from al_loop.annotators import labeling_report
+
+    report = labeling_report(platform)
+    if not report["answered_by_several"]:
+        return "no image was answered by several people (labeling_page.overlap)"
+    several = f"{report['answered_by_several']} images were answered by several people"
+    return several if report["alpha"] is None else f"alpha {report['alpha']:.2f}: {several}"
+
+
+def table_or_words(frame: pl.DataFrame, words: str) -> dg.MetadataValue:
+    """The table, or what is to be read in place of an empty one."""
+    return dg.MetadataValue.text(words) if frame.is_empty() else table(frame)
 
 
 def _bars(names: Sequence[str], values: Any, title: str) -> bytes:

@@ -14,6 +14,7 @@ from al_core.errors import ActiveLearningError
 
 LOCATION = "active_learning"
 REPOSITORY = "__repository__"
+ASSET_JOB = "__ASSET_JOB"  # by which Dagster runs assets that are asked for one by one
 ATTEMPTS = 3
 _RUN = "runId status jobName creationTime startTime endTime tags { key value }"
 _EVALUATED = """__typename ... on PythonError { message } ... on DryRunInstigationTick { evaluationResult {
@@ -157,6 +158,21 @@ class DagsterApi:
         )["launchRun"]
         if answer["__typename"] != "LaunchRunSuccess":
             raise DagsterError(f"run of {job} was not launched: {answer}")
+        return str(answer["run"]["runId"])
+
+    def materialize(self, asset: str, config: dict[str, Any]) -> str:
+        """Ask for a run of one asset that is not partitioned, with this config; returns its id."""
+        answer = self.query(
+            """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
+              __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+              ... on RunConfigValidationInvalid { errors { message } } } }""",
+            p={
+                "selector": {**_selector(jobName=ASSET_JOB), "assetSelection": [{"path": [asset]}]},
+                "runConfigData": {"ops": {asset: {"config": config}}},
+            },
+        )["launchRun"]
+        if answer["__typename"] != "LaunchRunSuccess":
+            raise DagsterError(f"a run of {asset} was not launched: {answer}")
         return str(answer["run"]["runId"])
 
     def runs(self, **tags: str) -> list[dict[str, Any]]:

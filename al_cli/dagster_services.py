@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import uvicorn
     from dagster import DagsterInstance
 
+FILES = "/loop/files"
 TOKEN_VARIABLE = "DAGSTER_GUARD_TOKEN"
 WATCH_SECONDS = 1.0
 GRACE_SECONDS = 3  # open WebSockets do not end by themselves
@@ -40,6 +41,9 @@ def main(workspace: Path, listener: int, log: Path) -> None:
     token = os.environ.pop(TOKEN_VARIABLE)  # what is started from here has no use for it
     from dagster import DagsterInstance
 
+    from al_assets.views import PAGES_VARIABLE
+
+    os.environ[PAGES_VARIABLE] = FILES  # code servers and runs learn that their pictures can be linked to
     with (
         signals_end_it(),
         DagsterInstance.get() as instance,
@@ -78,13 +82,16 @@ def _serve(
     from dagster._core.workspace.load_target import WorkspaceFileTarget
     from dagster_webserver.app import create_app_from_workspace_process_context
 
+    from al_assets.resources import this_process_platform
     from al_assets.rounds import checking_rounds
+    from al_cli.loop_files import files_route
     from al_serving.guard import PageGuard
 
     with WorkspaceProcessContext(
         checking_rounds(instance), WorkspaceFileTarget([str(workspace)]), version=__version__
     ) as context:
         pages = create_app_from_workspace_process_context(context)
+        pages.router.routes.insert(0, files_route(FILES, lambda: this_process_platform().blobs))
         guarded = PageGuard(pages, token, way_in="open the link that `al ui` or `al demo` printed")
         server = uvicorn.Server(
             uvicorn.Config(guarded, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS)

@@ -3,15 +3,20 @@
 The demo does what the outside world does - it sends traffic and answers as the people who label - and watches.
 Selection, training, the gate and deployment are requested by the real schedule and the real sensor and run by
 the instance's daemon. Cron has a resolution of a minute, so the demo asks for the schedule's tick by itself.
+
+On emulators of Azure the traffic goes to the workspace's endpoint, somebody labels at the labeling page instead of an
+oracle's export, and in the end a folder is scored by the batch endpoint.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,12 +40,14 @@ from al_cli.dagster_process import (
     start_dagster,
     write_dagster_home,
 )
-from al_cli.digits import store_digits
-from al_cli.emulators import EmulatedAzure, emulated_azure
+from al_cli.digits import WRITERS, store_digits
+from al_cli.emulators import ENVIRONMENT, EmulatedAzure, emulated_azure
 from al_cli.oracle import answer_waiting
+from al_cli.people import PageRefused, PersonAtThePage
 from al_cli.processes import EMULATED, LOCK, MARKER, OWNER, Children, signals_end_it, sole_use
+from al_cli.running_loop import labeling_page
 from al_cli.status import rounds_table
-from al_resources.endpoint.asking import caller_of
+from al_cli.traffic import scoring_address
 from al_resources.platform import Platform
 from al_resources.settings import CONFIG_VARIABLE, load_settings
 
@@ -48,6 +55,12 @@ PATIENCE_SECONDS = 300.0  # without any sign of work
 EMULATED_PATIENCE_SECONDS = 1800.0  # every job and deployment is a process of its own: minutes on a busy machine
 TELL_SECONDS = 60.0
 MODEL = "digits"
+BATCH_IMAGES, BATCH_PREFIX = 200, "incoming"
+PAGE_TOML = """
+[labeling_page]
+port = {port}
+auto_release = true         # when every picture of a round is answered
+"""
 DEMO_TOML = """\
 # Written by `al demo`.
 home = "data"
@@ -57,7 +70,7 @@ profile = "{profile}"
 name = "{model}"
 
 [labeling]
-project = "oracle"
+project = "{project}"
 oracle_labels = "{home}/data/oracle/labels.json"
 classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
 
@@ -150,23 +163,25 @@ def demo(
                 "emulators are installed. 963 s in all were seen on a busy machine with two cores."
             )
             with console.status("starting the emulators: storage, Data Explorer, a workspace"):
-                azure = stack.enter_context(emulated_azure(home / "log" / "emulators.log", MODEL))
+                azure = stack.enter_context(emulated_azure(home, MODEL))
         config.write_text(
             DEMO_TOML.format(
                 home=home.as_posix(),
                 model=MODEL,
                 profile="azure" if azure else "local",
+                project="page" if azure else "oracle",
                 strategy=strategy,
                 budget=budget,
                 serving_port=free_port(0 if port == 0 else 8808),
-                azure=azure.toml if azure else "",
+                azure=azure.toml + PAGE_TOML.format(port=free_port(0 if port == 0 else 8809)) if azure else "",
             )
         )
         os.environ[CONFIG_VARIABLE] = str(config)
         platform = Platform(load_settings())
         started = time.monotonic()
-        timings = Demo(home, platform, rounds, traffic, listener, azure).run()
-        _report(home, platform, timings, time.monotonic() - started, emulated=azure is not None, as_json=as_json)
+        running = Demo(home, platform, rounds, traffic, listener, azure)
+        timings = running.run()
+        _report(running, timings, time.monotonic() - started, as_json=as_json)
 
 
 def _refuse_another_folder(home: Path) -> None:
@@ -217,16 +232,33 @@ class Demo:
     traffic: int
     listener: socket.socket  # of the UI
     azure: EmulatedAzure | None = None
+    batch: dict[str, Any] | None = None  # what the batch endpoint did
 
     def run(self) -> list[Timing]:
-        """All rounds; returns where the time of each went."""
+        """All rounds; returns where the time of each went.
+
+        Raises:
+            DagsterError: it came to nothing; names what is left to read.
+        """
+        try:
+            return self._run()
+        except (httpx.HTTPError, PageRefused) as error:
+            raise DagsterError(f"{error}; what everything printed is in {self.home / 'log'}") from error
+
+    def _run(self) -> list[Timing]:
         with console.status("writing 1 797 digits into the image store"):
             self.digits = store_digits(self.platform)
         config = self.home / "al.toml"
         timings = []
         with Children() as self.children:
-            if self.azure is None:  # else the endpoint's deployments answer
+            if self.azure is None:
                 self.children.start(scoring_service(self.home, config))
+            else:  # the endpoint's deployments answer
+                page, link = labeling_page(self.home, config)
+                self.children.start(page)
+                console.print(f"labeling page while the demo runs: [link]{link}[/]", soft_wrap=True)
+                truth = json.loads(Path(self.platform.settings.labeling.oracle_labels).read_text())
+                self.person = PersonAtThePage(link, truth)
             with console.status("starting Dagster: webserver, daemon, code location"):
                 dagster = start_dagster(self.children, self.home, config, self.listener)
             dagster.start_sensor(export_sensor(self.platform.settings))
@@ -234,6 +266,8 @@ class Demo:
             with _progress() as progress:
                 for round_ in range(self.rounds + 1):
                     timings.append(self._round(dagster, progress, round_))
+                if self.azure is not None:
+                    self.batch = self._score_batch(dagster, progress)
         return timings
 
     def _round(self, dagster: Dagster, progress: Progress, round_: int) -> Timing:
@@ -242,6 +276,7 @@ class Demo:
 
         def step(text: str) -> None:
             progress.update(bar, advance=1 if text != "traffic" else 0, step=text)
+            _line(f"round {round_}: {text}")
 
         if round_ > 0:
             step("traffic")
@@ -251,21 +286,52 @@ class Demo:
         self._select(dagster, timing)
         step("labeling")
         with timing.part("labeling"):
-            for export in answer_waiting(self.platform):
-                if self.azure:
-                    self.azure.announce(export)
+            self._label(round_)
         step("training, gate, deployment")
         self._train_and_deploy(dagster, timing, round_)
         step("done")
         progress.update(bar, advance=1, step=self._outcome())
+        _line(f"round {round_}: {self._outcome()}")
         return timing
+
+    def _label(self, round_: int) -> None:
+        """The oracle exports, or on Azure somebody answers picture after picture at the page, which releases them."""
+        if self.azure is None:
+            answer_waiting(self.platform)
+            return
+        self._wait("the labeling page", self.person.is_let_in)
+        self._wait(f"round {round_} on the labeling page", lambda: self.person.is_asked(round_))
+        self.person.label(round_)
+
+    def _score_batch(self, dagster: Dagster, progress: Progress) -> dict[str, Any]:
+        """A folder of the container, by a job of the batch endpoint; returns what became of it."""
+        bar = progress.add_task("batch", total=3, step=f"{BATCH_IMAGES} pictures into {BATCH_PREFIX}/")
+        _line(f"batch: {BATCH_IMAGES} pictures below {BATCH_PREFIX}/, by a job of the batch endpoint")
+        begun = time.monotonic()
+        with ThreadPoolExecutor(WRITERS) as pool:
+            write = self.platform.blobs.write
+            list(pool.map(lambda one: write(f"{BATCH_PREFIX}/{one[0]}.png", one[1]), self.digits[:BATCH_IMAGES]))
+        progress.update(bar, advance=1, step="a job of the batch endpoint")
+        run_id = dagster.materialize("prediction_log", {"prefix": BATCH_PREFIX})
+        run = self._wait("the batch", lambda: _finished(dagster.run(run_id)), sign=time.monotonic)
+        if run["status"] != "SUCCESS":
+            raise DagsterError(f"the batch failed: {dagster.url}/runs/{run_id}; see {self.home}/log")
+        progress.update(bar, advance=1, step="its answers in the log")
+        self._wait("the batch in the log", lambda: self._batch_rows() >= BATCH_IMAGES, sign=self._batch_rows)
+        progress.update(bar, advance=1, step=f"{self._batch_rows()} answers are in the log")
+        job = json.loads(self.platform.blobs.read(f"batch/{run_id}/job.json"))["name"]
+        seconds = round(time.monotonic() - begun, 1)
+        return {"job": job, "images": BATCH_IMAGES, "rows_in_log": self._batch_rows(), "seconds": seconds}
+
+    def _batch_rows(self) -> int:
+        return sum(part["source"].to_pylist().count("batch") for part in self.platform.predictions.scan(["source"]))
 
     def _send_traffic(self, round_: int) -> None:
         """Score the next images over HTTP and wait until the log has them; after the last comes the first again."""
         stream = np.random.default_rng(0).permutation(len(self.digits))
         sample = np.take(stream, range((round_ - 1) * self.traffic, round_ * self.traffic), mode="wrap")
         before = self.platform.predictions.watermark().rows
-        url, caller = self._scoring_address()
+        url, caller = scoring_address(self.platform)
         with httpx.Client(timeout=30, **caller) as client:
             for index in sample:
                 client.post(url, content=self.digits[index][1]).raise_for_status()
@@ -277,16 +343,6 @@ class Demo:
             return rows >= before + len(sample)
 
         self._wait("the prediction log", all_logged, sign=lambda: rows)
-
-    def _scoring_address(self) -> tuple[str, dict[str, Any]]:
-        """Where images are scored, and what lets the client in."""
-        if self.azure is None:
-            return f"{self.platform.settings.serving.url}/score", caller_of(self.platform.settings.serving)
-        from al_resources.endpoint.azure_ml_online import AzureMLOnlineEndpoint
-
-        assert isinstance(self.platform.endpoint, AzureMLOnlineEndpoint)
-        address, key = self.platform.endpoint.address_and_key()
-        return address, {"headers": {"authorization": f"Bearer {key}", "content-type": "application/octet-stream"}}
 
     def _select(self, dagster: Dagster, timing: Timing) -> dict[str, Any]:
         with timing.part("schedule tick"):
@@ -323,6 +379,8 @@ class Demo:
         while not (answer := ready()):
             for line in self.children.check():
                 console.print(line, style="yellow", markup=False)
+            if self.azure is not None:
+                self.azure.emulators.check()
             now = time.monotonic()
             if (last := sign()) != seen:
                 seen, moved = last, now
@@ -345,6 +403,12 @@ class Demo:
         serving = self.platform.endpoint.state().serving_version
         outcome = "deployed" if version == serving else f"[yellow]v{serving} stays[/]"
         return f"{outcome}  v{version}: accuracy {self.platform.registry.manifest(version).metrics['accuracy']}"
+
+
+def _line(text: str) -> None:
+    """What the bars say, for a file or a pipe, in which nothing moves."""
+    if not console.is_terminal:
+        console.print(f"{time.strftime('%H:%M:%S')} {text}")
 
 
 def _progress() -> Progress:
@@ -372,13 +436,12 @@ def _add_run_times(timing: Timing, run: dict[str, Any], training_step: str | Non
         timing.parts[name] = timing.parts.get(name, 0.0) + max(seconds, 0.0)
 
 
-def _report(
-    home: Path, platform: Platform, timings: list[Timing], seconds: float, *, emulated: bool, as_json: bool
-) -> None:
+def _report(done: Demo, timings: list[Timing], seconds: float, *, as_json: bool) -> None:
     from al_assets.views import learning_curve_png
     from al_cli.known_truth import bought_table, true_accuracies, what_labels_bought
     from al_loop.status import progress
 
+    home, platform = done.home, done.platform
     facts = progress(platform)
     bought = what_labels_bought(facts["rounds"], true_accuracies(platform))
     curve = home / "learning_curve.png"
@@ -386,16 +449,23 @@ def _report(
     if as_json:
         parts = [{"round": t.round, "overhead": round(t.overhead, 2), **_rounded(t.parts)} for t in timings]
         more = {"seconds": round(seconds, 1), "timings": parts, "learning_curve": str(curve)}
-        print_json(facts | {"what_labels_bought": bought} | more)
+        print_json(facts | {"what_labels_bought": bought} | more | ({"batch": done.batch} if done.batch else {}))
         return
     console.print(rounds_table(facts["rounds"]))
     console.print(bought_table(bought))
     console.print(_timing_table(timings))
     where = os.path.relpath(home)
     console.print(f"{seconds:.0f} s in all. The learning curve: {os.path.relpath(curve)}")
-    if emulated:
+    if done.batch:
         console.print(
-            "The emulators kept everything in memory, and are gone. docs/azure.md: the same in a subscription"
+            "Batch: {images} pictures scored by {job}, {rows_in_log} answers in the log, {seconds:.0f} s. "
+            "docs/azure.md: the same in a subscription".format(**done.batch),
+            soft_wrap=True,
+        )
+        console.print(
+            f"\nWhat to type next:\n"
+            f"  al ui --home {where}                            the emulators again on what they kept, and the loop\n"
+            f"  . {where}/{ENVIRONMENT} && al --config {where}/al.toml status   beside it, how it stands"
         )
         return
     console.print(

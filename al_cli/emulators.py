@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import click
 
 from al_cli.azure import steps
+from al_cli.dagster_api import DagsterError
 from al_cli.processes import stop
 from al_resources.settings.azure_data import AzureDataSettings
 from al_resources.settings.azure_ml import AzureMLSettings
@@ -24,17 +26,22 @@ NEEDED = ("azure", "cryptography", "duckdb_kql", "jsonschema")  # packages of th
 CONTAINER, QUEUE = "active-learning", "labeling-exports"
 
 
+BATCH_ENDPOINT = "digits-batch"
+KEPT = "azure"  # the folder of a home in which the emulators keep everything
+ENVIRONMENT = "azure.env"  # in a home: what leads another terminal to them
+ENDING_SECONDS = 30
+
 # what the scoring containers are told beside the addresses; the demo looks at the log within seconds
 OF_SCORING = {"AL_PROFILE": "azure", "AL_SERVING__FLUSH_SECONDS": "0.5", "AL_SERVING__LOG_EMBEDDINGS": "true"}
 
 
 @dataclass(frozen=True)
 class EmulatedAzure:
-    """What runs, and the one thing Azurite leaves out: announcing a blob that was created, by its path."""
+    """What runs, and where."""
 
     data: AzureDataSettings
     workspace: AzureMLSettings
-    announce: Callable[[str], None]
+    emulators: Emulators
 
     @property
     def toml(self) -> str:
@@ -51,24 +58,52 @@ def _section(name: str, settings: AzureDataSettings | AzureMLSettings) -> str:
     return "\n".join(lines) + "\n"
 
 
-@contextmanager
-def emulated_azure(log: Path, model: str) -> Iterator[EmulatedAzure]:
-    """Blob, queue, Data Explorer and a workspace, set up as `al azure init` does it; gone when the block ends.
+class Emulators:
+    """The process that they are in, and what it said when it was up."""
 
-    Inside it Azure's own addresses lead this process, and those it starts, to the workspace.
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, addresses: dict[str, Any]) -> None:
+        self._process = process
+        self._log = log
+        self.addresses = addresses
+
+    def check(self) -> None:
+        """Raises `DagsterError` where they are gone: nothing of the home can be reached then."""
+        if self._process.poll() is not None:
+            raise DagsterError(
+                f"the emulators ended with exit code {self._process.returncode}; {self._log} says why, and what jobs "
+                f"and deployments printed lies beside it"
+            )
+
+
+@contextmanager
+def emulators_of(home: Path) -> Iterator[Emulators]:
+    """Blob, queue, Data Explorer and a workspace, on what they kept in this home; they end with the block.
+
+    Inside it Azure's own addresses lead this process, and those it starts, to the workspace; `azure.env` of the home
+    does that for other terminals.
 
     Raises:
-        click.ClickException: the emulators are not here, or cannot be installed; says how to get them.
+        click.ClickException: the emulators are not here, or cannot be installed or reached; says how to mend that.
     """
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise click.ClickException(
             f"the emulators need {', '.join(missing)}: pip install 'active-learning-platform[azure,emulators]'"
         )
-    from emulators.events import announce
+    with _running(home) as emulators:
+        if "missing" in emulators.addresses:
+            raise click.ClickException(emulators.addresses["missing"])
+        variables = emulators.addresses["variables"]
+        lines = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+        (home / ENVIRONMENT).write_text(lines)
+        with _environment(variables):
+            yield emulators
 
-    with _running(log) as addresses:
-        if "missing" in addresses:
-            raise click.ClickException(addresses["missing"])
+
+@contextmanager
+def emulated_azure(home: Path, model: str) -> Iterator[EmulatedAzure]:
+    """`emulators_of` a new home, set up as `al azure init` does it."""
+    with emulators_of(home) as emulators:
+        addresses = emulators.addresses
         data = AzureDataSettings(
             credential="default",
             kusto_uri=addresses["kusto"],
@@ -80,12 +115,12 @@ def emulated_azure(log: Path, model: str) -> Iterator[EmulatedAzure]:
         workspace = AzureMLSettings(
             **addresses["workspace"],
             poll_seconds=0.5,
+            batch_endpoint=BATCH_ENDPOINT,
             environment_variables=OF_SCORING | {"AL_MODEL__NAME": model} | scoring,
         )
         for step in steps(data):
             step.do()
-        with _environment(addresses["variables"]):
-            yield EmulatedAzure(data, workspace, lambda path: announce(data.events_queue_url, CONTAINER, path))
+        yield EmulatedAzure(data, workspace, emulators)
 
 
 @contextmanager
@@ -100,12 +135,14 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _running(log: Path) -> Iterator[dict[str, Any]]:
-    """The emulators in a process of their own, and what it says of itself."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+def _running(home: Path) -> Iterator[Emulators]:
+    """The emulators in a process of their own."""
+    logs = home / "log"
+    log = logs / "emulators.log"
+    logs.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as errors:
         child = subprocess.Popen(
-            [sys.executable, "-m", "emulators.serve", CONTAINER],
+            [sys.executable, "-m", "emulators.serve", str(home / KEPT), CONTAINER, QUEUE, str(logs)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -115,10 +152,11 @@ def _running(log: Path) -> Iterator[dict[str, Any]]:
     assert child.stdout is not None
     try:
         said = child.stdout.readline()
-        yield json.loads(said) if said else {"missing": f"the emulators did not start; see {log}"}
+        addresses = json.loads(said) if said else {"missing": f"the emulators did not start; see {log}"}
+        yield Emulators(child, log, addresses)
     finally:
         child.stdin.close()  # that ends it
         child.stdout.close()
         with suppress(subprocess.TimeoutExpired):
-            child.wait(10)
+            child.wait(ENDING_SECONDS)  # they write down what they keep
         stop(child)

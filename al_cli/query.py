@@ -29,6 +29,8 @@ QUESTIONS: dict[Question, str] = {
     "classes": "How often each class is predicted.",
     "latency": "How long answers take, in milliseconds.",
     "scores": "Histograms of the scores, to compare one step with another.",
+    "shift": "How far scores and class mix lie from the version's first step (stability index); no alarm, see drift.",
+    "control": "How often the model is right on control images, by the day of their drawing; see accuracy.",
 }
 
 

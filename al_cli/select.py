@@ -46,7 +46,7 @@ def select(
     if not dry_run:
         raise click.UsageError("add --dry-run; to open a round, use selection_schedule or materialize in the UI")
     platform = open_platform()
-    asked = _listened_to(platform) if show_kql else []
+    asked = listened_to(platform) if show_kql else []
     chosen, facts = preview(platform, Wishes(strategy=strategy, budget=budget, seed=seed))
     if show_kql:
         click.echo("\n\n".join(query.shown for query in asked if "predictions" in query.text))
@@ -68,7 +68,7 @@ def select(
     console.print(f"contact sheet: {sheet}")
 
 
-def _listened_to(platform: Platform) -> list[Query]:
+def listened_to(platform: Platform) -> list[Query]:
     """What is asked of Data Explorer from now on."""
     from al_resources.prediction_store.kusto import KustoPredictionStore
 

@@ -146,11 +146,6 @@ class WorkQueue:
                 self._leases.forget(answer.image_id, answer.annotator, self._now())
             return written
 
-    def answer_of(self, image_id: str, annotator: str) -> Answer | None:
-        """What a person says of a picture now."""
-        with self._lock:
-            return self._standing.get(image_id, {}).get(annotator)
-
     def is_settled(self, image_id: str) -> bool:
         """Whether a picture has all the answers that it needs."""
         with self._lock:

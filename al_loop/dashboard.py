@@ -19,6 +19,8 @@ TILES: dict[Question, tuple[str, str]] = {  # title, kind of picture
     "classes": ("Share of each predicted class", "stackedarea"),
     "latency": ("Latency in milliseconds", "line"),
     "scores": ("Histograms of the scores", "table"),
+    "shift": ("Drift: scores and classes against the first step", "line"),
+    "control": ("Accuracy on control images", "line"),
 }
 DRAWN: dict[Question, tuple[list[str], list[str]]] = {  # y columns, series
     "volume": (["predictions", "images"], ["model_version", "source"]),
@@ -26,6 +28,8 @@ DRAWN: dict[Question, tuple[list[str], list[str]]] = {  # y columns, series
     "classes": (["share"], ["model_version", "predicted_label"]),
     "latency": (["median_ms", "p95_ms", "p99_ms"], ["model_version"]),
     "scores": ([], []),
+    "shift": (["psi"], ["model_version", "what"]),
+    "control": (["accuracy"], ["model_version"]),
 }
 _PAGES: dict[Every, str] = {"1d": "By day", "1h": "By hour"}
 _NAMESPACE = uuid.UUID("8a4e3f0e-2c1b-4f6e-9a57-5d0c7b9f1e21")
@@ -153,8 +157,8 @@ _CELLS = [
     (
         "code",
         "from datetime import UTC, datetime, timedelta\n\n"
-        "import matplotlib.pyplot as plt\n"
-        "import polars as pl\n\n"
+        "import matplotlib.pyplot as plt\n\n"
+        "from al_loop.monitoring import accuracy, drift_on_record\n"
         "from al_loop.questions import Window, ask, kql\n"
         "from al_resources.platform import Platform\n"
         "from al_resources.settings import load_settings\n\n"
@@ -179,33 +183,39 @@ _CELLS = [
     ("code", 'latency = ask(platform.predictions, "latency", window)\nlatency'),
     (
         "markdown",
-        "Drift: the histogram of a score on each day against that of the first day of the version, as population\n"
-        "stability index. Above 0.25 people speak of a large shift. This is a picture, no alarm: `al query drift`\n"
-        "tests what the images look like, with a bounded rate of false alarms.",
+        "Drift: scores and class mix of each day against those of the version's first day, as population stability\n"
+        "index. Above 0.25 people speak of a large shift. This is a picture, no alarm: below it stands what the test\n"
+        "on the images has seen, whose false alarms are bounded by the year.",
     ),
     (
         "code",
-        'scores = ask(platform.predictions, "scores", window)\n\n\n'
-        "def stability_index(rows: pl.DataFrame) -> pl.DataFrame:\n"
-        '    """Of one score and version, by day; half a prediction stands in for an empty bin."""\n'
-        '    counts = rows.pivot(on="at", index="low", values="predictions", sort_columns=True)\n'
-        '    counts = counts.drop("low").fill_null(0)\n'
-        "    shares = counts.select((pl.all() + 0.5) / (pl.all() + 0.5).sum())\n"
-        "    first = shares[shares.columns[0]]\n"
-        "    return pl.DataFrame(\n"
-        "        {\n"
-        '            "at": shares.columns,\n'
-        '            "psi": [((shares[at] - first) * (shares[at] / first).log()).sum() for at in shares.columns],\n'
-        "        }\n"
-        "    )\n\n\n"
-        "drift = pl.DataFrame()\n"
-        'for (score, version), rows in scores.group_by("score", "model_version", maintain_order=True):\n'
-        '    named = [pl.lit(score).alias("score"), pl.lit(version).alias("model_version")]\n'
-        '    drift = pl.concat([drift, stability_index(rows).with_columns(named)], how="diagonal")\n'
-        "drift",
+        'drift = ask(platform.predictions, "shift", window)\n'
+        "figure, axes = plt.subplots(figsize=(8, 3))\n"
+        'for (version, what), rows in drift.group_by("model_version", "what", maintain_order=True):\n'
+        '    axes.plot(rows["at"], rows["psi"], marker="o", label=f"v{version} {what}")\n'
+        'axes.axhline(0.25, color="grey", linestyle="--")\n'
+        'axes.set(ylabel="stability index")\n'
+        "if len(drift):\n"
+        "    axes.legend()\n"
+        "figure.autofmt_xdate()",
+    ),
+    ("code", "print(drift_on_record(platform).sentence)"),
+    (
+        "markdown",
+        "Accuracy: how often versions are right on the control images drawn from their traffic, day by day as they\n"
+        "were drawn, and with intervals that hold at every look.",
+    ),
+    (
+        "code",
+        'control = ask(platform.predictions, "control", window)\n'
+        "right = accuracy(platform)\n"
+        "print(right.sentence)\n"
+        "for point in right.points:\n"
+        '    print(f"v{point.version}, round {point.round}: {point.accuracy} by {point.labels} labels")\n'
+        "control",
     ),
     ("markdown", "The question as Data Explorer is asked it, for its web page or another tool."),
-    ("code", 'print(kql("scores", window).shown)'),
+    ("code", 'print(kql("shift", window).shown)'),
 ]
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # ledgers that say something of an image, in the order in which they are erased: the log's rows go after the
 # selections that rest on them
+SHEETS = "_sheet.png"  # how pictures of many images end
 SAID_OF_IMAGES = ("labels", "selections", "image_names")
 
 
@@ -75,8 +76,10 @@ def _erase(platform: Platform, image_id: str) -> dict[str, int]:
     blobs, ids = platform.blobs, [image_id]
     rounds = platform.ledgers.read("selections", image_id=image_id)["round"].to_list()
     done = {"images": int(platform.images.erase(image_id)), "staged copies": unstage(blobs, ids)}
-    for round_ in rounds:
-        blobs.delete(f"reports/{round_:04d}/contact_sheet.png")
+    own = {f"reports/{round_:04d}/contact_sheet.png" for round_ in rounds}
+    for sheet in [blob.path for blob in blobs.list("reports") if blob.path.endswith(SHEETS)]:
+        if sheet in own or not sheet.endswith("contact_sheet.png"):  # any other may show it, and is drawn again
+            blobs.delete(sheet)
     done["answers on the labeling page"] = erase_answers(blobs, ids)
     shutil.rmtree(cache_folder(platform), ignore_errors=True)  # embeddings; the next selection computes them again
     for name in SAID_OF_IMAGES:

@@ -8,17 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import takewhile
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import polars as pl
 import pyarrow as pa
 
 from al_core.errors import InvalidInput
+from al_core.judging.drift import LEAST_SHARE
 from al_core.records import RESCORE, UTC_MICROSECONDS, empty_table
 from al_resources.azure.data_explorer import Query
 from al_resources.prediction_store import PredictionStore
 
-Question = Literal["volume", "confidence", "classes", "latency", "scores"]
+if TYPE_CHECKING:
+    from al_resources.prediction_store.delta import DeltaPredictionStore
+
+Question = Literal["volume", "confidence", "classes", "latency", "scores", "shift", "control"]
 Every = Literal["5m", "1h", "1d"]  # the same literals in KQL and in Polars
 
 _STEP = [("at", UTC_MICROSECONDS), ("model_version", pa.int64())]
@@ -35,6 +39,8 @@ ANSWERS: dict[Question, pa.Schema] = {
         + [(name, pa.float64()) for name in ("median_ms", "p95_ms", "p99_ms", "longest_ms")]
     ),
     "scores": pa.schema([*_STEP, ("score", pa.string()), ("low", pa.float64()), _COUNT]),
+    "shift": pa.schema([*_STEP, ("what", pa.string()), _COUNT, ("psi", pa.float64())]),
+    "control": pa.schema([*_STEP, ("answers", pa.int64()), ("accuracy", pa.float64())]),
 }
 BINS = 20  # of each score, from one whole number to the next
 _MILLIONTHS = 1_000_000
@@ -68,7 +74,11 @@ def ask(store: PredictionStore, question: Question, window: Window) -> pl.DataFr
 
     volume: predictions and different images. confidence: means, and the confidence that a tenth and a half of the
     predictions do not exceed. classes: how often each was predicted. latency: of the answers whose time was taken.
-    scores: histograms of the scores, `low` being a bin's lower edge, to compare one step with another.
+    scores: histograms of the scores, `low` being a bin's lower edge, to compare one step with another. shift: how far
+    the scores and the class mix of a step lie from those of the version's first step in the window, as population
+    stability index; a picture, for nothing bounds its false alarms as `monitoring.drift` does. control: how many
+    control images that were drawn in a step have a label by now, and how often the model was right on them by their
+    newest labels; `monitoring.accuracy` tells it with an interval, of all labels of an image.
 
     Raises:
         TypeError: the store is none that questions can be put to.
@@ -77,14 +87,19 @@ def ask(store: PredictionStore, question: Question, window: Window) -> pl.DataFr
     from al_resources.prediction_store.delta import DeltaPredictionStore
     from al_resources.prediction_store.kusto import KustoPredictionStore
 
-    schema = ANSWERS[question]
     if isinstance(store, KustoPredictionStore):
         return store.database.query(kql(question, window))
     if not isinstance(store, DeltaPredictionStore):
         raise TypeError(f"{type(store).__name__} takes no questions; expected a Delta or Kusto prediction store")
+    if question == "control":
+        return _sorted(_control(store, window), question)
     rows = store.rows_between(window.model_name, window.model_version, window.since, window.until)
     rows = rows.filter(pl.col("source") != RESCORE)
-    answer = _POLARS[question](rows.with_columns(at=pl.col("logged_at").dt.truncate(window.every)))
+    return _sorted(_POLARS[question](rows.with_columns(at=pl.col("logged_at").dt.truncate(window.every))), question)
+
+
+def _sorted(answer: pl.LazyFrame, question: Question) -> pl.DataFrame:
+    schema = ANSWERS[question]
     keys = list(takewhile(lambda name: name not in ("predictions", "answers"), schema.names))
     return (
         answer.sort(keys)
@@ -106,6 +121,8 @@ def kql(question: Question, window: Window) -> Query:
     if window.model_version is not None:
         parameters["_version"] = ("long", window.model_version)
         version = "\n| where model_version == _version"
+    if question == "control":
+        return Query(_CONTROL.format(version=version, every=window.every), ANSWERS[question], parameters)
     text = f"""let asked = materialize(predictions
 | where logged_at >= _since and logged_at < _until
 | where model_name in (_name) and source != "{RESCORE}"{version}
@@ -115,15 +132,36 @@ def kql(question: Question, window: Window) -> Query:
     return Query(text, ANSWERS[question], parameters)
 
 
+_PLACE = f"tostring(tolong(round({{}} * {_MILLIONTHS}.0)) / {_MILLIONTHS // BINS})"  # the bin of a score
+
+_CONTROL = """let drawn = selections
+| where reason == "control" and selected_at >= _since and selected_at < _until{version}
+| project at = bin(selected_at, {every}), model_version, image_id, prediction_id;
+let said = labels
+| where isnotempty(label)
+| summarize arg_max(labeled_at, label) by image_id
+| project image_id, label;
+let answered = predictions
+| where model_name in (_name)
+| summarize arg_max(logged_at, predicted_label) by prediction_id
+| project prediction_id, predicted_label;
+drawn
+| join kind=inner said on image_id
+| join kind=inner answered on prediction_id
+| summarize answers = count(), hits = countif(label == predicted_label) by at, model_version
+| order by at asc, model_version asc
+| project at, model_version, answers, accuracy = todouble(hits) / answers"""
+
 # the columns each question needs
-_LOGGED: dict[Question, str] = {
+_LOGGED: dict[str, str] = {
     "volume": "model_version, source, image_id",
     "confidence": "model_version, confidence, margin, entropy",
     "classes": "model_version, predicted_label",
     "latency": "model_version, latency_ms",
     "scores": "model_version, confidence, margin, entropy",
+    "shift": "model_version, predicted_label, confidence, margin, entropy",
 }
-_KQL: dict[Question, str] = {
+_KQL: dict[str, str] = {
     "volume": """asked
 | summarize times = count() by at, model_version, source, image_id
 | summarize predictions = sum(times), images = count() by at, model_version, source
@@ -157,6 +195,30 @@ asked
 | extend low = todouble(place) / {BINS}.0
 | order by at asc, model_version asc, score asc, low asc
 | project at, model_version, score, low, predictions""",
+    "shift": f"""let places = materialize(union
+    (asked | project at, model_version, what = "classes", place = predicted_label),
+    (asked | project at, model_version, what = "confidence", place = {_PLACE.format("confidence")}),
+    (asked | project at, model_version, what = "entropy", place = {_PLACE.format("entropy")}),
+    (asked | project at, model_version, what = "margin", place = {_PLACE.format("margin")})
+| summarize found = count() by at, model_version, what, place);
+let steps = places | summarize predictions = sum(found) by at, model_version, what;
+let begun = steps | summarize begun_at = min(at) by model_version, what;
+let spread = materialize(steps
+| join kind=inner (places | distinct model_version, what, place) on model_version, what
+| project at, model_version, what, place, predictions
+| join kind=leftouter (places | project at, model_version, what, place, found) on at, model_version, what, place
+| extend part = todouble(iff(isnull(found), 0, found)) / predictions
+| project at, model_version, what, place, predictions, share = iff(part < {LEAST_SHARE}, {LEAST_SHARE}, part));
+let beginning = spread
+| join kind=inner begun on model_version, what
+| where at == begun_at
+| project model_version, what, place, before = share;
+spread
+| join kind=inner beginning on model_version, what, place
+| summarize predictions = max(predictions), psi = sum((share - before) * log(share / before))
+    by at, model_version, what
+| order by at asc, model_version asc, what asc
+| project at, model_version, what, predictions, psi""",
 }
 
 
@@ -198,13 +260,56 @@ def _latency(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _scores(rows: pl.LazyFrame) -> pl.LazyFrame:
+    # Rounded, because Polars divides by a constant by multiplying with its inverse: 3 / 20 would not be 0.15.
+    binned = _binned(rows).with_columns(low=(pl.col("bin") / BINS).round(6))
+    return binned.group_by("at", "model_version", "score", "low").agg(predictions=pl.len())
+
+
+def _binned(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Every score of every prediction, and the number of the bin that it lies in."""
     long = rows.select("at", "model_version", *_SCORES).unpivot(
         _SCORES, index=["at", "model_version"], variable_name="score", value_name="value"
     )
     millionths = (pl.col("value").cast(pl.Float64) * _MILLIONTHS).round().cast(pl.Int64)
-    # Rounded, because Polars divides by a constant by multiplying with its inverse: 3 / 20 would not be 0.15.
-    binned = long.with_columns(low=(millionths // (_MILLIONTHS // BINS) / BINS).round(6))
-    return binned.group_by("at", "model_version", "score", "low").agg(predictions=pl.len())
+    return long.with_columns(bin=millionths // (_MILLIONTHS // BINS))
+
+
+def _shift(rows: pl.LazyFrame) -> pl.LazyFrame:
+    named = ["at", "model_version", "what", "place"]
+    classes = rows.select("at", "model_version", what=pl.lit("classes"), place="predicted_label")
+    scores = _binned(rows).select("at", "model_version", what="score", place=pl.col("bin").cast(pl.String))
+    places = pl.concat([classes, scores]).group_by(named).agg(found=pl.len())
+    steps = places.group_by(named[:3]).agg(predictions=pl.col("found").sum())
+    spread = (
+        steps.join(places.select(named[1:]).unique(), on=["model_version", "what"])
+        .join(places, on=named, how="left")
+        .with_columns(share=(pl.col("found").fill_null(0) / pl.col("predictions")).clip(lower_bound=LEAST_SHARE))
+        .drop("found")
+    )
+    begun = steps.group_by("model_version", "what").agg(at=pl.col("at").min())
+    beginning = spread.join(begun, on=["at", "model_version", "what"]).select(*named[1:], before="share")
+    psi = ((pl.col("share") - pl.col("before")) * (pl.col("share") / pl.col("before")).log()).sum()
+    together = spread.join(beginning, on=named[1:])
+    return together.group_by(named[:3]).agg(pl.col("predictions").max(), psi=psi)
+
+
+def _control(store: DeltaPredictionStore, window: Window) -> pl.LazyFrame:
+    drawn = store.ledgers.read("selections", reason="control").filter(
+        pl.col("selected_at").is_between(window.since, window.until, closed="left")
+    )
+    if window.model_version is not None:
+        drawn = drawn.filter(model_version=window.model_version)
+    said = store.ledgers.read("labels").filter(pl.col("label").str.len_bytes() > 0).sort("labeled_at")
+    logged = store.rows_of(drawn["image_id"].to_list(), ["prediction_id", "model_name", "predicted_label"])
+    right = pl.col("label") == pl.col("predicted_label")
+    return (
+        drawn.lazy()
+        .select("model_version", "image_id", "prediction_id", at=pl.col("selected_at").dt.truncate(window.every))
+        .join(said.lazy().group_by("image_id").agg(pl.col("label").last()), on="image_id")
+        .join(pl.DataFrame(logged).lazy().filter(model_name=window.model_name).unique("prediction_id"), "prediction_id")
+        .group_by("at", "model_version")
+        .agg(answers=pl.len(), accuracy=right.mean())
+    )
 
 
 _POLARS = {
@@ -213,4 +318,5 @@ _POLARS = {
     "classes": _classes,
     "latency": _latency,
     "scores": _scores,
+    "shift": _shift,
 }

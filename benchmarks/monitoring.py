@@ -1,6 +1,6 @@
 """What monitoring promises: false alarms of drift a year, what is found and how soon, and intervals that hold.
 
-`python -m benchmarks.monitoring [--years N] [--histories N] [--json OUT]`
+`python -m benchmarks.monitoring [--years N] [--histories N] [--embeddings FILE.npz] [--json OUT]`
 
 Simulated embeddings are a mixture of ten classes that a linear model keeps apart about as well as the digits; the real
 ones are of small networks, each trained on 250 digits of nine classes, that never saw the tenth. As there are too few
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ import numpy as np
 import polars as pl
 
 from al_core.judging.accuracy import looks
-from al_core.judging.drift import level, two_samples
+from al_core.judging.drift import LEAST_PROBABILITY, level, reduced, two_samples
 from al_core.judging.evaluation import wilson
 
 ALPHA, DAYS = 0.05, 365
 REFERENCE, WINDOW = 4_000, 1_000
 KNOWN = 9
+RIDGE, SHARPNESS = 0.3, 8.0  # of a head on real embeddings
 MEASURED_AT = 20, 50, 100, 200  # labels
 
 
@@ -34,13 +36,18 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--years", type=int, default=20)
     parser.add_argument("--cases", type=int, default=100)
     parser.add_argument("--only", choices=["accuracy", "found", "alarms"])
+    parser.add_argument(
+        "--embeddings",
+        type=Path,
+        help="an .npz of real `embeddings` (N, d) and `labels` (N,), of at least 5 400 images",
+    )
     parser.add_argument("--histories", type=int, default=500)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     result: dict[str, Any] = {}
     for part, title, rows in (
         ("accuracy", "95 % sequences of accuracy, 200 labels, a look every ten", lambda: coverage(options.histories)),
-        ("found", "10 % of an unseen class among 1 000 images", lambda: found(options.cases)),
+        ("found", "10 % of an unseen class among 1 000 images", lambda: found(options.cases, options.embeddings)),
         ("alarms", f"years with a false alarm, daily looks at {ALPHA} a year", lambda: false_alarms(options.years)),
     ):
         if options.only not in (None, part):
@@ -62,9 +69,7 @@ def false_alarms(years: int, reference: int = 600, window: int = 200) -> dict[st
         generator = np.random.default_rng(year)
         stream = Stream(generator, dimension=8)
         before, keys = stream.images(reference), _keys(generator, reference)
-        p_values = [
-            two_samples(before, stream.images(window), (keys, _keys(generator, window))).p_value for _ in range(DAYS)
-        ]
+        p_values = [_p_value(before, stream.images(window), (keys, _keys(generator, window))) for _ in range(DAYS)]
         smallest = min(smallest, *p_values)
         alarms.append(sum(p_value <= level(ALPHA, 1) for p_value in p_values))
     with_alarm = sum(count > 0 for count in alarms)
@@ -74,7 +79,7 @@ def false_alarms(years: int, reference: int = 600, window: int = 200) -> dict[st
     }
 
 
-def found(cases: int) -> dict[str, str]:
+def found(cases: int, file: Path | None = None) -> dict[str, str]:
     """Whether a single look at a window with 100 images of an unseen class raises the alarm of a year."""
     rows = {}
     for dimension in (64, 512):
@@ -83,9 +88,12 @@ def found(cases: int) -> dict[str, str]:
             generator = np.random.default_rng(case)
             stream = Stream(generator, dimension)
             before, now = stream.images(REFERENCE), stream.images(WINDOW, unseen=WINDOW // 10)
-            p_values.append(two_samples(before, now, (_keys(generator, REFERENCE), _keys(generator, WINDOW))).p_value)
+            p_values.append(_p_value(before, now, (_keys(generator, REFERENCE), _keys(generator, WINDOW))))
         rows[f"simulated, {dimension} dimensions"] = _share_found(p_values)
-    return rows | {"digits, 10 small networks, unseen class": _share_found(_on_digits(seeds=5))}
+    rows["digits, 10 small networks, unseen class"] = _share_found(_on_digits(seeds=5))
+    if file is not None:
+        rows[f"{file.stem}, unseen class"] = _share_found(_on_embeddings(file, cases))
+    return rows
 
 
 def _share_found(p_values: list[float]) -> str:
@@ -101,13 +109,21 @@ class Stream:
         centers = generator.standard_normal((KNOWN + 1, dimension))
         self.centers = 5 * centers / np.linalg.norm(centers, axis=1, keepdims=True)
 
-    def images(self, count: int, unseen: int = 0) -> np.ndarray:
-        """(N, d + 9): the last `unseen` of a class that the model does not know."""
+    def images(self, count: int, unseen: int = 0) -> list[np.ndarray]:
+        """Log probabilities (N, 9) and embeddings (N, d), the last `unseen` of a class that the model does not know."""
         classes = np.r_[self.generator.integers(0, KNOWN, count - unseen), np.full(unseen, KNOWN)]
         embeddings = self.centers[classes] + self.generator.standard_normal((count, self.dimension))
-        logits = embeddings @ self.centers[:KNOWN].T
-        logits -= logits.max(axis=1, keepdims=True)
-        return np.c_[embeddings, np.maximum(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)), np.log(1e-4))]
+        return [_log_softmax(embeddings @ self.centers[:KNOWN].T), embeddings]
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    """As a look sees them: none below a ten-thousandth."""
+    logits = logits - logits.max(axis=1, keepdims=True)
+    return np.maximum(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)), np.log(LEAST_PROBABILITY))
+
+
+def _p_value(before: list[np.ndarray], now: list[np.ndarray], keys: tuple[np.ndarray, np.ndarray]) -> float:
+    return two_samples(*reduced(before, now), keys).p_value
 
 
 def _keys(generator: np.random.Generator, count: int) -> np.ndarray:
@@ -134,8 +150,35 @@ def _on_digits(seeds: int) -> list[float]:
                 for rows in (generator.choice(others, REFERENCE), now)
             ]
             keys = (_keys(generator, REFERENCE), _keys(generator, WINDOW))
-            p_values.append(two_samples(sides[0], sides[1], keys).p_value)
+            before, after = ([side[:, -KNOWN:], side[:, :-KNOWN]] for side in sides)
+            p_values.append(_p_value(before, after, keys))
     return p_values
+
+
+def _on_embeddings(file: Path, cases: int, taught: int = 500) -> list[float]:
+    """Of a file of real embeddings; each class in turn is unseen, and a head has learnt from `taught` of the others."""
+    arrays = np.load(file)
+    embeddings, labels = arrays["embeddings"].astype(np.float32), arrays["labels"]
+    classes, p_values = np.unique(labels), []
+    for case in range(cases):
+        generator, unseen = np.random.default_rng(case), classes[case % len(classes)]
+        known = generator.permutation(np.flatnonzero(labels != unseen))
+        learnt, first, now = np.split(known[: taught + REFERENCE + WINDOW - WINDOW // 10], [taught, taught + REFERENCE])
+        now = np.r_[now, generator.permutation(np.flatnonzero(labels == unseen))[: WINDOW // 10]]
+        head = _head(embeddings[learnt], labels[learnt])
+        before, after = ([head(embeddings[rows]), embeddings[rows]] for rows in (first, now))
+        p_values.append(_p_value(before, after, (_keys(generator, REFERENCE), _keys(generator, WINDOW))))
+    return p_values
+
+
+def _head(embeddings: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Log probabilities by ridge regression on embeddings, which is fitted in a moment."""
+    middle, spread = embeddings.mean(axis=0), embeddings.std(axis=0) + 1e-6
+    images = (embeddings - middle) / spread / np.sqrt(embeddings.shape[1])
+    wanted = (labels[:, None] == np.unique(labels)).astype(np.float32)
+    weights = np.linalg.solve(images @ images.T + RIDGE * np.eye(len(images)), wanted - wanted.mean(axis=0))
+    slope = images.T @ weights / spread[:, None] / np.sqrt(embeddings.shape[1])
+    return lambda new: _log_softmax(SHARPNESS * ((new - middle) @ slope + wanted.mean(axis=0)))
 
 
 def _answers_of_a_network(pngs: list[tuple[bytes, str]], rows: np.ndarray, unseen: int) -> np.ndarray:

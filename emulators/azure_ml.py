@@ -45,6 +45,7 @@ from starlette.routing import Route
 
 from al_resources.settings.azure_data import AzureDataSettings
 from emulators.azure_ml_batch import Batch
+from emulators.azure_ml_kept import deployments, find_again, keep
 from emulators.azure_ml_metrics import CountedRequest, metrics_answer
 from emulators.azure_ml_mount import ContainerMount
 from emulators.azure_ml_schemas import TYPES, fetch, problems_of
@@ -128,13 +129,18 @@ class AzureML:
 
     CONTAINER = CONTAINER
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        """With a `folder` everything is kept there, and found by the next one that is started on it."""
         from emulators.azure_ml_jobs import Jobs
 
         self._lock = threading.RLock()
         self.jobs = Jobs(self)
-        self._scratch = Path(tempfile.mkdtemp(prefix="azure-ml-"))
-        self.reset(self._scratch / "nothing")
+        self._kept = folder
+        self._scratch = folder or Path(tempfile.mkdtemp(prefix="azure-ml-"))
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        self.reset(self._scratch / "container", keep_code=folder is not None)
+        if folder is not None:
+            find_again(self, folder)
 
     def reset(self, container: Path, *, keep_code: bool = False) -> None:
         """An empty workspace whose blob store is the folder `container`; uploads of code may stay, to save time."""
@@ -166,6 +172,7 @@ class AzureML:
             self._running.close()
         self._running = contextlib.ExitStack()
         self._logs: dict[str, list[str]] = {}
+        self.log_folder: Path | None = None  # where what jobs and deployments print can be read while they run
         self.counted: Counter[CountedRequest] = Counter()
         if hasattr(self, "batch"):
             self.batch.kill()
@@ -185,12 +192,25 @@ class AzureML:
         methods = ["GET", "PUT", "POST", "DELETE", "HEAD"]
         return Starlette(routes=[Route("/{path:path}", self._answer, methods=methods)])
 
+    def go_on(self) -> None:
+        """Have the deployments of a workspace that was found again answer."""
+        for endpoint, name, properties in deployments(self):
+            self._start_server(endpoint, name, properties)
+
+    def keep(self) -> None:
+        """Write down how it stands, where there is a folder to keep it in."""
+        if self._kept is not None:
+            with self._lock:
+                keep(self, self._kept)
+
     def close(self) -> None:
         """End what still runs."""
         self._running.close()
         self.batch.kill()
         self.jobs.kill_all()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self.keep()
+        if self._kept is None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     def get(self, path: str) -> dict[str, Any] | None:
         """A resource by its path below the workspace."""
@@ -225,9 +245,12 @@ class AzureML:
                 return _error(fault.status, fault.code, fault.message, fault.headers)
         try:
             with self._lock:
-                return self._manage(request, path, content)
+                answer = self._manage(request, path, content)
         except ArmError as error:
             return _error(error.status, error.code, error.message)
+        if request.method != "GET" or path.startswith(OPERATIONS):
+            self.keep()
+        return answer
 
     # ------------------------------------------------------------------ logins
 
@@ -546,9 +569,15 @@ class AzureML:
 
     # ------------------------------------------------------------------ jobs
 
-    def log_of(self, name: str) -> list[str]:
-        """What a job or deployment printed."""
-        return self._logs.get(name, [])
+    def _log_file(self, name: str) -> Path | None:
+        """Where what a process of the workspace prints is kept; None: in memory, or beside its code."""
+        return self.log_folder / f"{name}.log" if self.log_folder else None
+
+    def printed(self, name: str, lines: list[str]) -> None:
+        """Keep what a job or deployment printed."""
+        self._logs[name] = lines
+        if file := self._log_file(name):
+            file.write_text("".join(f"{line}\n" for line in lines))
 
     # ------------------------------------------------------------------ endpoints
 
@@ -578,7 +607,8 @@ class AzureML:
             from emulators.inference_server import inference_server
 
             code_folder, model_folder = script.parent.parent, Path(environment.pop("AZUREML_MODEL_DIR"))
-            server = inference_server(code_folder, model_folder, environment)
+            log = self._log_file(f"{endpoint}-{deployment}")
+            server = inference_server(code_folder, model_folder, environment, log)
             self._servers[f"{endpoint}/{deployment}"] = self._running.enter_context(server)
             return
         spec = importlib.util.spec_from_file_location(f"entry_{uuid.uuid4().hex}", script)
@@ -719,11 +749,14 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def azure_ml(folder: Path) -> Iterator[tuple[AzureML, dict[str, str]]]:
-    """A running emulator, and the environment variables that lead a process's clients to it."""
+def azure_ml(folder: Path, *, kept: bool = False) -> Iterator[tuple[AzureML, dict[str, str]]]:
+    """A running emulator, and the environment variables that lead a process's clients to it.
+
+    Its certificates lie in `folder`, and where it is `kept` all else, too.
+    """
     fetch()  # now: the environment that leads to the emulator leads pip there as well
     authority, server_certificate = write_certificates(folder, [*PUBLIC.hosts, *US_GOVERNMENT.hosts, *CHINA.hosts])
-    emulator = AzureML()
+    emulator = AzureML(folder / "workspace" if kept else None)
     with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
         config = uvicorn.Config(
             emulator.app(), log_level="warning", ssl_certfile=server_certificate, timeout_graceful_shutdown=1

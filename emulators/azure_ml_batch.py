@@ -105,7 +105,10 @@ class Batch:
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(self._rows(rows))
+        if workspace.mount:
+            workspace.mount.send(target.parent)
         self.jobs[name] = "Completed"
+        self._workspace.keep()
 
     def _in_processes(self, name: str, task: dict[str, Any], environment: dict[str, str]) -> list[str] | None:
         process = subprocess.Popen(
@@ -114,7 +117,7 @@ class Batch:
         )  # fmt: skip
         self._processes[name] = process
         output, errors = process.communicate(json.dumps(task).encode())
-        self._workspace._logs[name] = errors.decode(errors="replace").splitlines()
+        self._workspace.printed(name, errors.decode(errors="replace").splitlines())
         return json.loads(output) if process.returncode == 0 else None
 
     def _rows(self, rows: list[str]) -> str:

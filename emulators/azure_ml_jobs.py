@@ -73,8 +73,9 @@ class Jobs:
         try:
             (self._run if properties["jobType"] == "Command" else self._run_automl)(name, properties)
         except (ArmError, OSError) as error:
-            self._workspace._logs[name] = [f"{type(error).__name__}: {error}"]
+            self._workspace.printed(name, [f"{type(error).__name__}: {error}"])
             properties["status"] = "Failed"
+        self._workspace.keep()
 
     def _run(self, name: str, properties: dict[str, Any]) -> None:
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._workspace._scratch))
@@ -113,7 +114,7 @@ class Jobs:
         mount = self._workspace.mount
         with mount.mounted(mounted) if mount else contextlib.nullcontext():
             output, _ = process.communicate()
-        self._workspace._logs[name] = output.decode(errors="replace").splitlines()
+        self._workspace.printed(name, output.decode(errors="replace").splitlines())
         for local, place in uploads.items():
             shutil.copytree(local, place, dirs_exist_ok=True)
             if mount:

@@ -1,4 +1,4 @@
-"""Azurite, Microsoft's emulator of Blob and Queue Storage: started here on free loopback ports, in memory."""
+"""Azurite, Microsoft's emulator of Blob and Queue Storage, on loopback: in memory, or in a folder that it keeps."""
 
 from __future__ import annotations
 
@@ -28,11 +28,14 @@ class Azurite:
     queue_url: str
 
     @classmethod
-    def start(cls, certificate: Path | None = None, folder: Path | None = None) -> Azurite:
+    def start(
+        cls, certificate: Path | None = None, folder: Path | None = None, ports: tuple[int, int] = (0, 0)
+    ) -> Azurite:
         """Up and answering, by https where there is a certificate (and its key, in one file): then it takes the
         tokens of Entra ID, too, and looks at their times, issuer and audience.
 
-        With a `folder` everything is kept there when it is stopped, else it is gone.
+        With a `folder` everything is kept there when it is stopped, else it is gone. `ports`: of blobs and of queues,
+        0 for any free one.
 
         Raises:
             NotInstalled: it cannot be installed.
@@ -40,8 +43,8 @@ class Azurite:
         script = node_modules() / "azurite" / "dist" / "src" / "azurite.js"
         arguments = ["--silent", "--disableTelemetry"]
         arguments += ["--inMemoryPersistence"] if folder is None else ["--location", str(folder)]
-        for service in ("blob", "queue", "table"):
-            arguments += [f"--{service}Host", "127.0.0.1", f"--{service}Port", "0"]
+        for service, port in zip(("blob", "queue", "table"), (*ports, 0), strict=True):
+            arguments += [f"--{service}Host", "127.0.0.1", f"--{service}Port", str(port)]
         if certificate is not None:
             arguments += ["--cert", str(certificate), "--key", str(certificate), "--oauth", "basic"]
         process = subprocess.Popen(

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import uuid
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from al_resources.azure.storage import queue_client
+from al_resources.azure.storage import container_client, queue_client
 from al_resources.settings.azure_data import AzureDataSettings
+
+if TYPE_CHECKING:
+    from azure.storage.blob import ContainerClient
 
 Schema = Literal["event_grid", "cloud_events"]
 
@@ -64,3 +69,42 @@ def send(queue_url: str, *messages: str) -> None:
 def announce(queue_url: str, container: str, path: str) -> None:
     """That a blob was created."""
     send(queue_url, encoded(blob_event(container, path)))
+
+
+class EventGrid:
+    """A system topic of the storage account, with one subscription: announces what appears below a prefix.
+
+    As Event Grid it delivers at least once: what lay there when it began is announced again.
+    """
+
+    LOOK_SECONDS = 0.3
+
+    def __init__(self, settings: AzureDataSettings, prefix: str) -> None:
+        self._settings = settings
+        self._prefix = prefix
+        self._announced: dict[str, str] = {}  # path -> etag
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> EventGrid:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with container_client(self._settings) as container:
+            while not self._ended.wait(self.LOOK_SECONDS):
+                with suppress(ResourceNotFoundError):  # container or queue are not made yet
+                    self._look(container)
+
+    def _look(self, container: ContainerClient) -> None:
+        for blob in list(container.list_blobs(name_starts_with=self._prefix)):
+            if self._announced.get(blob.name) != blob.etag:
+                event = blob_event(self._settings.container, blob.name, length=blob.size, etag=blob.etag.strip('"'))
+                send(self._settings.events_queue_url, encoded(event))
+                self._announced[blob.name] = blob.etag

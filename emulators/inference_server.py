@@ -31,12 +31,15 @@ START_SECONDS = 120
 
 
 @contextlib.contextmanager
-def inference_server(code: Path, model: Path, variables: dict[str, str]) -> Iterator[str]:
-    """The scoring script of a code snapshot behind the server, gives its address. Raises `NotInstalled`."""
+def inference_server(code: Path, model: Path, variables: dict[str, str], log: Path | None = None) -> Iterator[str]:
+    """The scoring script of a code snapshot behind the server, gives its address. Raises `NotInstalled`.
+
+    What it prints is in `log`, by default beside the code.
+    """
     command = installed()
     port, health_port = _free_port(), _free_port()
-    log = code.parent / "inference-server.log"
-    with log.open("wb") as output:
+    log = log or code.parent / "inference-server.log"
+    with log.open("ab") as output:
         process = subprocess.Popen(
             [
                 command,

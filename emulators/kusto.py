@@ -17,8 +17,8 @@ import tempfile
 import threading
 import time
 import uuid
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -90,6 +90,14 @@ def _analysed(text: str, schema: str) -> Analysis:
     return analysis
 
 
+@lru_cache(maxsize=10_000)
+def _translated(text: str, schema: str) -> Any:
+    """A text as SQL, with a place for every parameter: translating takes far longer than answering."""
+    import duckdb_kql
+
+    return duckdb_kql.to_sql(text, schema={name: list(columns) for name, columns in json.loads(schema).items()})
+
+
 def _can_analyse() -> bool:
     """Whether the analyser is there; installs and loads it now, for clients do not wait for that."""
     try:
@@ -104,9 +112,17 @@ class KustoEmulator:
 
     With `tokens`, requests must carry one of them. With a `memory` like "100MB", tables lie in a file, and a query
     whose operators would hold more is refused, as the service refuses those that would hold more than 5 GiB each.
+    With a `folder` all tables are kept there, and found by the next one that is started on it.
     """
 
-    def __init__(self, database: str = "active_learning", storage: Azurite | None = None, memory: str = "") -> None:
+    def __init__(
+        self,
+        database: str = "active_learning",
+        storage: Azurite | None = None,
+        memory: str = "",
+        folder: Path | None = None,
+        port: int = 0,
+    ) -> None:
         import duckdb_kql
 
         self.database = database
@@ -117,12 +133,14 @@ class KustoEmulator:
         self.queries: list[str] = []
         self.requests: list[str] = []  # paths
         self._gate = _can_analyse()
-        self.queued = QueuedIngestion(self, storage) if storage else None
         self._running = ExitStack()
         self.memory = memory
-        self._duckdb = duckdb_kql.connect(self._file() if memory else ":memory:")
+        self._folder = folder
+        name = self._kept_tables()
+        self.queued = QueuedIngestion(self, storage, name) if storage else None
+        self._duckdb = duckdb_kql.connect(self._file() if memory or folder else ":memory:")
         self._lock = threading.RLock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -139,8 +157,28 @@ class KustoEmulator:
         self._running.close()
 
     def _file(self) -> str:
-        folder = self._running.enter_context(tempfile.TemporaryDirectory())
-        return str(Path(folder) / "tables.duckdb")
+        folder = self._folder or Path(self._running.enter_context(tempfile.TemporaryDirectory()))
+        return str(folder / "tables.duckdb")
+
+    def _kept_tables(self) -> str:
+        """Read what tables there are in the folder, if there is one; returns the name of its queues."""
+        if self._folder is None:
+            return uuid.uuid4().hex
+        self._folder.mkdir(parents=True, exist_ok=True)
+        kept = self._folder / "tables.json"
+        if not kept.exists():
+            return uuid.uuid4().hex
+        told = json.loads(kept.read_text())
+        self.tables = {name: Table(**table) for name, table in told["tables"].items()}
+        return str(told["queues"])
+
+    def _keep_tables(self) -> None:
+        if self._folder is not None:
+            queues = self.queued.name if self.queued else uuid.uuid4().hex
+            told = {"queues": queues, "tables": {name: asdict(table) for name, table in self.tables.items()}}
+            new = self._folder / "tables.json.new"
+            new.write_text(json.dumps(told))
+            new.replace(self._folder / "tables.json")
 
     def load_log(self, rows: int, model_name: str, model_version: int) -> None:
         """A long log of as many images, made by the engine itself. From now on the limit of memory holds."""
@@ -170,7 +208,6 @@ class KustoEmulator:
     # ------------------------------------------------------------------ queries
     def query(self, text: str, parameters: dict[str, Any]) -> Any:
         """Rows and types, as `duckdb_kql.server` describes them."""
-        import duckdb_kql
         from duckdb_kql.server import RestColumn, Result
         from duckdb_kql.types import kusto_type
 
@@ -179,7 +216,7 @@ class KustoEmulator:
         values = {name: _value(declared.get(name, ""), name, value) for name, value in parameters.items()}
         with self._lock:
             expected = self._columns(text)
-            answer = duckdb_kql.kql(self._duckdb, text, values or None, None, False)
+            answer = self._answer(text, values)
             if expected is not None and answer.columns != expected:
                 raise Refused(f"the engine answers with {answer.columns}, KQL with {expected}: {text}")
             columns = [
@@ -188,18 +225,41 @@ class KustoEmulator:
             ]
             return Result(columns, answer.fetchall())
 
+    def _answer(self, text: str, values: dict[str, Any]) -> Any:
+        """As `duckdb_kql.kql`, which translates every text anew."""
+        import duckdb_kql
+        from duckdb_kql.params import bind
+
+        sql = _translated(text, self._schema())
+        if sql.parameters:  # it asks for the time, which was taken when it was translated
+            return duckdb_kql.kql(self._duckdb, text, values or None, None, False)
+        bound, unbound = bind(list(sql.declarations), values)
+        if unbound:
+            raise Refused(f"parameters without a value: {', '.join(unbound)}: {text}")
+        bound = {slot: value for slot, value in bound.items() if slot in sql.slots}
+        return self._duckdb.sql(str(sql), params=bound) if bound else self._duckdb.sql(str(sql))
+
+    def _schema(self) -> str:
+        return json.dumps({name: table.columns for name, table in self.tables.items()})
+
     def _columns(self, text: str) -> list[str] | None:
         """What a text answers with; refused where it is not valid on the tables there are. None: nobody can tell."""
         if not self._gate:
             return None
         with self._lock:
-            analysis = _analysed(text, json.dumps({name: table.columns for name, table in self.tables.items()}))
+            analysis = _analysed(text, self._schema())
         if analysis.diagnostics:
             raise Refused(f"{'; '.join(analysis.diagnostics)}: {text}")
         return [column.split(":")[0] for column in analysis.columns]
 
     # ------------------------------------------------------------------ commands
     def command(self, text: str) -> list[dict[str, str]]:
+        done = self._command(text)
+        if text not in OF_THE_CLIENT:
+            self._keep_tables()
+        return done
+
+    def _command(self, text: str) -> list[dict[str, str]]:
         if text not in OF_THE_CLIENT:
             self._columns(text)
         if match := re.fullmatch(r"\.create-merge table (\w+) \((.*)\)", text):
@@ -282,6 +342,12 @@ class KustoEmulator:
             self._duckdb.execute(f'insert into "{table}" ({listed}) select {casts} from incoming')
             self._duckdb.unregister("incoming")
 
+    def empty(self) -> None:
+        """Remove all rows; tables and policies stay."""
+        with self._lock:
+            for name in self.tables:
+                self._duckdb.execute(f'delete from "{name}"')
+
     def rows(self, table: str) -> int:
         """How many rows lie in a table, those that were sent twice twice."""
         with self._lock:
@@ -293,22 +359,24 @@ class QueuedIngestion:
 
     LOOK_SECONDS = 0.05
 
-    def __init__(self, kusto: KustoEmulator, storage: Azurite) -> None:
+    def __init__(self, kusto: KustoEmulator, storage: Azurite, name: str) -> None:
         self.kusto = kusto
         self.storage = storage
-        self.name = uuid.uuid4().hex
+        self.name = name
         self.paused = False  # whether blobs lie in the queue, as they do for minutes in the cloud
         self.missing_container = False  # whether clients are told of a container first that is not there
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> QueuedIngestion:
+        from azure.core.exceptions import ResourceExistsError
         from azure.storage.queue import QueueServiceClient
 
         self.renew_containers()
         with QueueServiceClient(self.storage.queue_url, credential=DEVELOPMENT_ACCOUNT) as queues:
             for kind in ("ready", "failed", "done"):
-                queues.create_queue(f"{kind}{self.name}")
+                with suppress(ResourceExistsError):  # of the one before, on the same folder
+                    queues.create_queue(f"{kind}{self.name}")
         self._thread.start()
         return self
 

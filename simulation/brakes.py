@@ -46,6 +46,7 @@ class Brakes:
         self._reserved = self.reserve.among(sorted(pool))
         self._seen: dict[str, int] = {}  # reserved image -> the round in which it was scored first
         self._pairs: dict[tuple[int, int], pl.DataFrame] = {}
+        self._taken: dict[tuple[int, int | None, str, int], GateVerdict] = {}
 
     def saw(self, round_: int, scored: Collection[str]) -> None:
         """These images were scored in this round."""
@@ -83,7 +84,14 @@ class Brakes:
         return candidates[:1] if self.settings.judged_by == "holdout" else candidates
 
     def _verdicts(self, dataset: Dataset, known: Collection[str]) -> Verdict:
-        return lambda challenger: self._verdict(challenger, dataset, known)
+        def verdict(challenger: int) -> GateVerdict:
+            """Taken once of what is known: a round asks for it several times."""
+            rests_on = challenger, self.serving, dataset.manifest.version, len(known)
+            if rests_on not in self._taken:
+                self._taken[rests_on] = self._verdict(challenger, dataset, known)
+            return self._taken[rests_on]
+
+        return verdict
 
     def _verdict(self, challenger: int, dataset: Dataset, known: Collection[str]) -> GateVerdict:
         truth, rules = truth_of(dataset), self._rules

@@ -47,7 +47,7 @@ def simulate(
         context.log.info(f"{run.name}: {done} of {total} rounds")
 
     table = run_study(study, folder, only=run, workers=1, progress=report, say=context.log.info)
-    return dg.Output(str(folder), metadata={**_comparison(folder, table), "rounds": _rounds(run, table)})
+    return dg.Output(str(folder), metadata={**_comparison(platform, folder, table), "rounds": _rounds(run, table)})
 
 
 def study_of(config: SimulationConfig) -> Study:
@@ -76,9 +76,9 @@ def _rounds(run: Run, table: "pl.DataFrame") -> dg.MetadataValue:
     return views.table(measured)
 
 
-def _comparison(folder: Any, table: "pl.DataFrame") -> dict[str, Any]:
+def _comparison(platform: Platform, folder: Any, table: "pl.DataFrame") -> dict[str, Any]:
     """The curves and the sentence over all runs of the study so far, once every strategy has a seed in common."""
-    from al_assets.views import picture
+    from al_assets.views import picture, report
     from simulation.report import write_report
 
     try:
@@ -87,8 +87,10 @@ def _comparison(folder: Any, table: "pl.DataFrame") -> dict[str, Any]:
         return {"comparison": f"not yet: {error}", "study": dg.MetadataValue.path(str(folder))}
     return {
         "comparison": " ".join(summary["conclusions"].values()),
-        "curves": picture((folder / "curves.png").read_bytes(), "accuracy over labels"),
-        "report": dg.MetadataValue.path(str(folder / "report.html")),
+        "curves": picture(
+            platform, f"studies/{folder.name}/curves", (folder / "curves.png").read_bytes(), "accuracy over labels"
+        ),
+        "report": report(platform, f"studies/{folder.name}/report", folder / "report.html"),
     }
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import polars as pl
@@ -161,15 +162,21 @@ def evidence(counts: Sequence[Tally], difference: float | np.ndarray) -> np.ndar
 
 
 def _capital(count: Tally, difference: float | np.ndarray) -> np.ndarray:
-    means = np.atleast_1d(np.asarray(difference, np.float64))[:, None]
-    bets = BETS[None, :] / (1 + means)
-    growth = (
-        count.won * np.log1p(bets * (1 - means))
-        + (count.lost + count.unasked) * np.log1p(-bets * (1 + means))
-        + (count.tied + count.agreed) * np.log1p(-bets * means)
-    )
+    won, lost, neither = _log_factors(np.atleast_1d(np.asarray(difference, np.float64)).tobytes())
+    growth = count.won * won + (count.lost + count.unasked) * lost + (count.tied + count.agreed) * neither
     largest = growth.max(axis=1, keepdims=True)
     return np.exp(np.minimum(largest[:, 0], 600)) * np.exp(growth - largest).mean(axis=1)
+
+
+@lru_cache(maxsize=64)
+def _log_factors(differences: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """By how much an image that was won, lost, or neither multiplies each stake, against each difference: logarithms.
+
+    The same differences are tried again and again, so they are computed once.
+    """
+    means = np.frombuffer(differences, np.float64)[:, None]
+    bets = BETS[None, :] / (1 + means)
+    return np.log1p(bets * (1 - means)), np.log1p(-bets * (1 + means)), np.log1p(-bets * means)
 
 
 def compare(pairing: pl.DataFrame, counts: Sequence[Tally], *, confidence: float) -> Comparison:

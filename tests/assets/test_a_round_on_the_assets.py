@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import numpy as np
+import polars as pl
 import pytest
 
+from al_assets import views
 from al_assets.definitions import build_definitions
 from al_cli.digits import digit_pngs
 from al_core.learning.settings import TrainingSettings
 from al_core.strategies.cost_aware import CostAware
 from al_core.strategies.k_center_greedy import KCenterGreedy
-from al_core.strategies.registry import strategy_names
+from al_core.strategies.registry import STRATEGIES
+from al_loop.batch_facts import against_random
 from al_loop.selecting import Wishes, configured_strategy, preview
 from al_loop.strategy_inputs import strategy_context
 from al_resources.labeling.projects.oracle import OracleLabeling
@@ -75,7 +79,7 @@ def run(platform: Platform, instance: dg.DagsterInstance, job: str, round_: int,
     return done
 
 
-@pytest.mark.parametrize("name", strategy_names())
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_every_strategy_fills_the_budget_with_what_the_log_and_the_models_give_it(digits, name: str):
     platform, _ = digits
     chosen, facts = preview(platform, Wishes(strategy=name))
@@ -104,6 +108,61 @@ def test_the_page_of_the_log_begins_with_what_the_loop_waits_for(digits, instanc
     assert platform.predictions.watermark("classifier", 1).rows >= 400 - 120, "the pool was scored"
     [chosen] = done.asset_materializations_for_node("selected_candidates")
     assert next(iter(chosen.metadata)) == "selected before"
+
+
+def test_the_page_of_a_batch_says_what_why_and_how_it_differs_from_random(
+    digits, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+):
+    platform, _ = digits
+    monkeypatch.setenv(views.PAGES_VARIABLE, "/loop/files")
+    done = run(platform, instance, "selection", 1)
+    [page] = done.asset_materializations_for_node("selected_candidates")
+    assert "class_balanced:" in str(page.metadata["why"].value)
+    sheet = str(page.metadata["contact sheet"].value)
+    assert len(sheet) < 1000, "shown in place"
+    [path] = re.findall(r"\(/loop/files/(reports/0001/contact_sheet\.png)\?", sheet)[:1]
+    assert platform.blobs.read(path).startswith(b"\x89PNG")
+    [log] = done.asset_materializations_for_node("prediction_log")
+    assert log.metadata["predictions of the last 24 hours"].value >= 240
+    assert log.metadata["images that wait for a prediction"].value == "0"
+
+
+def test_a_batch_of_doubts_differs_from_a_random_one(digits):
+    platform, _ = digits
+    chosen, _ = preview(platform, Wishes(strategy="margin"))
+    table = against_random(platform, chosen)
+    margin = table.row(by_predicate=pl.col("what").str.starts_with("margin"), named=True)
+    assert float(margin["batch"]) < float(margin["random"])
+    assert against_random(platform, chosen.filter(reason="control")).is_empty()
+
+
+def test_the_page_of_the_model_says_how_good_how_sure_and_against_whom(digits):
+    _, metadata = digits
+    names = list(metadata)
+    assert names[0] == "accuracy, 95 % interval"
+    assert re.fullmatch(r"0\.\d{3} \[0\.\d{3}, [01]\.\d{3}\] on the holdout", metadata[names[0]])
+    assert metadata["holdout accuracy"] == round(metadata["holdout accuracy"], 4)
+    assert metadata["against parent"] == "it has no parent"
+    for figure in ("learning curve", "confusion matrix", "calibration"):
+        assert "](data:image/png;base64," in metadata[figure], "no web server of ours hands it out"
+
+
+def test_labels_are_told_by_what_changed_and_by_what_they_corrected(digits, instance: dg.DagsterInstance):
+    platform, _ = digits
+    platform.labeling.answer(1)
+    done = run(platform, instance, "training_deployment", 1)
+    [labels] = done.asset_materializations_for_node("labeled_dataset")
+    changed = [record.data for record in labels.metadata["what changed"].records]
+    assert sum(row["new"] for row in changed) == 6
+    assert labels.metadata["new labels"].value == 6
+    assert "labeling_page.overlap" in str(labels.metadata["agreement"].value)
+    [model] = done.asset_materializations_for_node("model_checkpoint")
+    rows = {row.data["reason"]: row.data for row in model.metadata["against random"].records}
+    assert rows["strategy"]["labels"] + rows["control"]["labels"] == 6
+    assert "holdout images" in str(model.metadata["against parent"].value)
+    [served] = done.asset_materializations_for_node("deployment")
+    assert "serving since" in served.metadata
+    assert list(served.metadata)[:2] == ["who serves", "why"]
 
 
 def test_the_launchpad_offers_the_strategies_by_name_and_refuses_another(digits, instance: dg.DagsterInstance):

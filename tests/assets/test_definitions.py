@@ -9,7 +9,11 @@ import sys
 import dagster as dg
 import pytest
 
+from al_assets import columns
 from al_assets.definitions import build_definitions, defs
+from al_core import records
+from al_core.dataset import ROWS
+from al_core.judging.evaluation import COLUMNS
 
 LINEAGE = {
     "prediction_log": set(),
@@ -101,3 +105,19 @@ def test_loading_the_definitions_imports_neither_torch_nor_a_client_of_azure(pro
     environment = {**os.environ, **profile}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("described", "kept"),
+    [
+        (columns.PREDICTIONS, records.PREDICTIONS.names),
+        (columns.SELECTIONS, records.SELECTIONS.names),
+        (columns.DATASET, ROWS.names()),
+        (columns.EVALUATION, COLUMNS.names()),
+        (columns.DEPLOYMENTS, records.DEPLOYMENTS.names),
+    ],
+)
+def test_every_column_is_described_and_none_that_is_not_there(
+    described: dict[str, tuple[str, str]], kept: list[str]
+) -> None:
+    assert list(described) == kept

@@ -16,6 +16,7 @@ from al_core.judging.drift import (
     comparable,
     excess_p_value,
     level,
+    reduced,
     stability_index,
     two_samples,
 )
@@ -67,15 +68,18 @@ def test_all_looks_of_a_year_together_spend_alpha_at_most(alpha: float, looks_a_
 )
 def test_only_the_order_of_the_scores_counts_and_equal_ones_are_no_evidence(scores: list[int], count: int) -> None:
     reference, window = np.array(scores[count:], float), np.array(scores[:count], float)
-    found = excess_p_value(reference, window)
+    found = excess_p_value([(reference, window)])
     assert 0 < found <= 1
-    assert found == excess_p_value(np.exp(reference / 9), np.exp(window / 9))
-    assert excess_p_value(np.zeros(len(reference)), np.zeros(count)) == 1
+    assert found == excess_p_value([(np.exp(reference / 9), np.exp(window / 9))])
+    assert excess_p_value([(np.zeros(len(reference)), np.zeros(count))]) == 1
 
 
 def test_where_nothing_differs_small_p_values_are_as_rare_as_they_say() -> None:
     generator = np.random.default_rng(0)
-    found = np.array([excess_p_value(generator.random(300), generator.random(200)) for _ in range(2_000)])
+    blocks = [(30, 20), (25, 30), (40, 0)]  # of reference and window
+    found = np.array(
+        [excess_p_value([(generator.random(a), generator.random(b)) for a, b in blocks]) for _ in range(2_000)]
+    )
     for bound in (0.2, 0.05, 0.01):
         assert (found <= bound).mean() <= bound + 2 * np.sqrt(bound * (1 - bound) / len(found))
     assert (found <= 0.2).mean() > 0.05  # a test that never speaks would pass the lines above
@@ -99,6 +103,31 @@ def test_a_tenth_of_an_unseen_class_raises_the_alarm_of_a_first_look_and_its_ima
     assert found.p_value <= level(0.05, 1)
     assert found.auc > 0.5
     assert (found.scores.argsort()[::-1][:100] >= 900).mean() > 0.7
+
+
+def test_a_tenth_of_an_unseen_class_is_found_in_embeddings_of_many_dimensions() -> None:
+    generator = np.random.default_rng(8)
+    centers = generator.standard_normal((4, 512))
+    centers *= 5 / np.linalg.norm(centers, axis=1, keepdims=True)
+
+    def images(count: int, unseen: int = 0) -> list[np.ndarray]:
+        labels = np.r_[generator.integers(0, 3, count - unseen), np.full(unseen, 3)]
+        embeddings = centers[labels] + generator.standard_normal((count, 512))
+        odds = embeddings @ centers[:3].T
+        logs = odds - np.log(np.exp(odds).sum(axis=1, keepdims=True))
+        return [np.maximum(logs, np.log(1e-4)), embeddings]
+
+    keys = generator.integers(0, 1 << 60, 2_000), generator.integers(0, 1 << 60, 1_000)
+    found = two_samples(*reduced(images(2_000), images(1_000, unseen=100)), keys)
+    assert found.p_value <= level(0.05, 1)
+    assert (found.scores.argsort()[::-1][:60] >= 900).mean() > 0.7
+
+
+def test_the_number_of_classes_does_not_make_a_look_long() -> None:
+    generator = np.random.default_rng(9)
+    logs = [np.log(generator.dirichlet(np.ones(1000), count).astype(np.float32)) for count in (300, 120)]
+    ours, theirs = reduced([logs[0]], [logs[1]])
+    assert ours.shape[1] == theirs.shape[1] == 64 + 10 + 1
 
 
 def test_the_same_distribution_raises_none() -> None:
@@ -135,7 +164,7 @@ def test_where_all_embeddings_are_of_another_encoder_the_probabilities_are_compa
     generator = np.random.default_rng(6)
     both = comparable(answers(generator, 300), answers(generator, 200, width=D - 1))
     assert both.features == "probabilities alone: 0 images of the window have an embedding like the reference's"
-    assert both.window.shape == (200, 3)
+    assert both.window.shape == (200, 3 + 3 + 1), "of three classes: each, in order, and the lead of the first"
 
 
 def test_an_empty_window_leaves_nothing_to_compare() -> None:

@@ -1,4 +1,7 @@
-"""Data Explorer for the contract suites: one emulated cluster per folder, empty and set up."""
+"""Data Explorer for the contract suites: one emulated cluster per folder, empty and set up.
+
+Setting one up is most of a short example's time, so that of a folder which is gone is emptied and used again.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,30 @@ from al_resources.prediction_store.kusto import KustoPredictionStore
 from al_resources.settings.azure_data import AzureDataSettings
 from emulators.kusto import KustoEmulator
 
+_CLUSTERS: dict[Path, KustoEmulator] = {}
 _DATABASES: dict[Path, KustoDatabase] = {}
 
 
 def kusto_database(folder: Path) -> KustoDatabase:
     if folder not in _DATABASES:
-        emulator = KustoEmulator().__enter__()
-        atexit.register(emulator.__exit__)
-        _DATABASES[folder] = ready_database(emulator)
+        _DATABASES[folder] = _emptied(folder) or _new(folder)
     return _DATABASES[folder]
+
+
+def _emptied(folder: Path) -> KustoDatabase | None:
+    gone = next((old for old in _CLUSTERS if not old.exists()), None)
+    if gone is None:
+        return None
+    del _DATABASES[gone]
+    emulator = _CLUSTERS[folder] = _CLUSTERS.pop(gone)
+    emulator.empty()
+    return database_of(emulator)
+
+
+def _new(folder: Path) -> KustoDatabase:
+    emulator = _CLUSTERS[folder] = KustoEmulator().__enter__()
+    atexit.register(emulator.__exit__)
+    return ready_database(emulator)
 
 
 def database_of(emulator: KustoEmulator, credential: Callable[[], Any] | None = None, **settings: str) -> KustoDatabase:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from resource_adapters import LEDGER_STORES, MIDNIGHT, PREDICTION_STORES, after, image, prediction_rows
 
+from al_core.judging.drift import stability_index
+from al_core.records import LABELS, SELECTIONS, table_of
 from al_loop.questions import ANSWERS, Every, Question, Window, ask
 from al_resources.prediction_store import PredictionStore
 
@@ -82,6 +85,47 @@ def test_the_scores_lie_in_bins_whose_edges_are_exact(store: PredictionStore) ->
     assert answer.filter(score="confidence")["low"].to_list() == edges
     assert set(answer.filter(score="margin")["predictions"]) == {1}
     assert answer.filter(score="entropy")["low"].to_list() == [3 * n / 20 for n in range(21)]
+
+
+def test_a_shift_is_the_stability_index_against_the_first_step_of_the_version(store: PredictionStore) -> None:
+    days = [["cat"] * 3 + ["dog"], ["cat", "dog", "dog", "owl"]]
+    store.append(
+        prediction_rows(
+            [
+                {"image_id": image(4 * day + n), "predicted_label": label, "logged_at": after(day * DAY)}
+                for day, labels in enumerate(days)
+                for n, label in enumerate(labels)
+            ]
+        )
+    )
+    answer = ask(store, "shift", window())
+    assert answer.filter(pl.col("what") != "classes")["psi"].to_list() == pytest.approx([0] * 6)
+    first, second = answer.filter(what="classes").rows(named=True)
+    assert (first["at"], first["predictions"], first["psi"]) == (MIDNIGHT, 4, pytest.approx(0))
+    assert second["psi"] == pytest.approx(stability_index(np.array([3, 1, 0]), np.array([1, 2, 1])), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", PREDICTION_STORES)
+def test_control_images_tell_how_often_the_model_was_right_by_their_newest_labels(name: str, tmp_path: Path) -> None:
+    ledgers = LEDGER_STORES[name](tmp_path)
+    store = PREDICTION_STORES[name](tmp_path, ledgers)
+    guesses = ["cat", "cat", "dog", "cat", "cat"]
+    rows = [{"image_id": image(n), "prediction_id": f"p{n}", "predicted_label": one} for n, one in enumerate(guesses)]
+    store.append(prediction_rows([*rows, {"image_id": image(9), "prediction_id": "p9", "model_name": "other"}]))
+    control, chosen = [(0, 1), (1, 2), (2, DAY), (3, 3), (9, 5)], [(4, 4)]
+    drawn = [
+        {"round": 1, "image_id": image(n), "prediction_id": f"p{n}", "model_version": 1, "reason": reason}
+        | {"selected_at": after(at)}
+        for reason, images in (("control", control), ("strategy", chosen))
+        for n, at in images
+    ]
+    ledgers.insert_new("selections", table_of(SELECTIONS, drawn), ["image_id"])
+    said = [(0, "cat", 0), (1, "dog", 0), (1, "cat", 9), (2, "cat", 0), (3, None, 0), (4, "dog", 0), (9, "7", 0)]
+    labels = [{"image_id": image(n), "label": label, "labeled_at": after(at)} for n, label, at in said]
+    ledgers.insert_new("labels", table_of(LABELS, labels), ["image_id", "labeled_at"])
+    assert ask(store, "control", window()).rows() == [(MIDNIGHT, 1, 2, 1.0), (after(DAY), 1, 1, 0.0)]
+    assert ask(store, "control", window(1)).rows() == [(MIDNIGHT, 1, 2, 1.0)]
+    assert ask(store, "control", window(model_version=2)).is_empty()
 
 
 def test_a_prediction_that_arrived_twice_counts_once(tmp_path: Path) -> None:
@@ -195,9 +239,11 @@ def test_delta_and_data_explorer_give_the_same_answers(
     for question in QUESTIONS:
         delta, kusto = (ask(store, question, window(every=every)) for store in stores)
         assert_frame_equal(delta, kusto, rel_tol=1e-5, abs_tol=1e-6)
+        if question == "control":
+            continue  # what it counts is drawn and labeled, below
         counted = "answers" if question == "latency" else "predictions"
         expected = len([row for row in rows if row["latency_ms"] is not None]) if question == "latency" else len(rows)
-        assert delta[counted].sum() == expected * (3 if question == "scores" else 1)
+        assert delta[counted].sum() == expected * {"scores": 3, "shift": 4}.get(question, 1)
 
 
 def test_what_is_shown_gives_the_same_answer(tmp_path: Path) -> None:

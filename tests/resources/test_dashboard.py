@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from al_core.records import prediction_table, utc_now
+from al_core.records import LABELS, SELECTIONS, prediction_table, table_of, utc_now
 from al_loop.dashboard import DRAWN
 from al_loop.questions import ANSWERS, Question, Window, kql
+from al_resources.ledgers import Ledgers
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
 
@@ -48,6 +49,18 @@ def rows(count: int = 60) -> pa.Table:
             )
         )
     return pa.concat_tables(tables)
+
+
+def draw_and_label(ledgers: Ledgers, log: pa.Table) -> None:
+    """Ten control images of each version, all of them labeled."""
+    drawn = [
+        {"round": 1, "reason": "control", "selected_at": row["logged_at"]}
+        | {name: row[name] for name in ("image_id", "prediction_id", "model_version")}
+        for row in log.to_pylist()[::6]
+    ]
+    ledgers.insert_new("selections", table_of(SELECTIONS, drawn), ["image_id"])
+    labels = [{"image_id": row["image_id"], "label": "cat", "labeled_at": utc_now()} for row in drawn]
+    ledgers.insert_new("labels", table_of(LABELS, labels), ["image_id"])
 
 
 def test_every_query_of_the_dashboard_is_what_al_query_asks() -> None:
@@ -102,12 +115,15 @@ def test_the_emulated_engine_answers_each_with_the_columns_that_are_drawn() -> N
     from kusto_adapters import ready_database
 
     from al_resources.azure.data_explorer import Query
+    from al_resources.ledgers.kusto import KustoLedgers
     from al_resources.prediction_store.kusto import KustoPredictionStore
     from emulators.kusto import KustoEmulator
 
     with KustoEmulator() as emulator:
         database = ready_database(emulator)
-        KustoPredictionStore(database).append(rows())
+        log = rows()
+        KustoPredictionStore(database).append(log)
+        draw_and_label(KustoLedgers(database), log)
         window = {
             "_name": ("dynamic", ["classifier"]),
             "_since": ("datetime", utc_now() - timedelta(days=7)),
@@ -143,13 +159,18 @@ def test_the_notebook_runs_on_the_local_store(
 ) -> None:
     (tmp_path / "al.toml").write_text("home = 'home'\n")
     monkeypatch.setenv("AL_CONFIG", str(tmp_path / "al.toml"))
-    Platform(load_settings()).predictions.append(rows())
+    platform, log = Platform(load_settings()), rows()
+    platform.predictions.append(log)
+    draw_and_label(platform.ledgers, log)
     with headless():
         left = run(NOTEBOOK)
     assert left["volume"]["predictions"].sum() == 120
-    assert set(left["drift"]["score"]) == {"confidence", "entropy", "margin"}
+    assert set(left["drift"]["what"]) == {"classes", "confidence", "entropy", "margin"}
     assert left["drift"]["psi"].min() >= 0
-    assert "let _name" in capsys.readouterr().out
+    assert left["control"]["answers"].to_list() == [10, 10]
+    said = capsys.readouterr().out
+    assert "let _name" in said
+    assert "no model serves yet" in said
 
 
 def test_the_notebook_runs_where_there_is_nothing_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

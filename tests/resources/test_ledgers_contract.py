@@ -98,8 +98,10 @@ def test_a_hundred_inserts_stay_quick_to_read_and_complete(ledgers: Ledgers) -> 
 @pytest.mark.parametrize("adapter", LEDGER_STORES)
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x", None])), max_size=4), max_size=5))
-def test_any_sequence_of_inserts_holds_each_key_once(adapter: str, inserts: list[list[tuple[str, Any]]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+def test_any_sequence_of_inserts_holds_each_key_once(
+    tmp_path_factory: pytest.TempPathFactory, adapter: str, inserts: list[list[tuple[str, Any]]]
+) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path_factory.getbasetemp()) as folder:
         ledgers = LEDGER_STORES[adapter](Path(folder))
         known: list[tuple[str, Any]] = []
         for insert in inserts:

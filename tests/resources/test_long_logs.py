@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +13,14 @@ pytest.importorskip("duckdb_kql", reason="the emulated Data Explorer: pip instal
 from azure.kusto.data.exceptions import KustoServiceError
 from kusto_adapters import database_of, ready_database
 
+from al_cli.select import listened_to
+from al_core.selection import Rules, select_batch
 from al_core.strategies.base import Order
+from al_core.strategies.registry import get_strategy
+from al_resources.platform import Platform
+from al_resources.prediction_store.candidates import Candidates
 from al_resources.prediction_store.kusto import KustoPredictionStore
+from al_resources.settings import load_settings
 from emulators.kusto import KustoEmulator
 
 ROWS, MEMORY = 200_000, "100MB"
@@ -53,6 +61,25 @@ def test_random_order_stops_when_it_has_enough(emulator: KustoEmulator) -> None:
     found = store_of(emulator, WINDOW_ROWS).eligible("digits", 3, Order("random", seed=7), 500, ["image_id"])
     assert len(set(found["image_id"].to_pylist())) == 500
     assert len(emulator.queries) - before == 2, "how long the log is, and the first window"
+
+
+def test_show_kql_says_in_which_windows_a_long_log_is_asked(
+    emulator: KustoEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `al select --dry-run --show-kql` prints is what it heard the selection ask."""
+    address = f'kusto_uri = "{emulator.url}"\nblob_account_url = "http://127.0.0.1:9/devstoreaccount1"\n'
+    (tmp_path / "al.toml").write_text(f'profile = "azure"\n[azure]\n{address}kusto_window_rows = {WINDOW_ROWS}\n')
+    monkeypatch.setenv("AL_CONFIG", str(tmp_path / "al.toml"))
+    platform = Platform(load_settings())
+    asked = listened_to(platform)
+    request = {"strategy": get_strategy("margin"), "budget": 20, "seed": 0, "round_": 1, "model_version": 3}
+    candidates = Candidates(platform.predictions, "digits", 3)
+    assert select_batch(candidates, rules=Rules(control_share=0, near_duplicate_distance=0), **request).size == 20
+    shown = "\n\n".join(query.shown for query in asked)
+    lows, highs = (re.findall(rf"let {name} = (?:long\()?(\d+)", shown) for name in ("_low", "_high"))
+    windows = sorted({(int(low), int(high)) for low, high in zip(lows, highs, strict=True)})
+    assert len(windows) == ROWS // WINDOW_ROWS
+    assert [high for _, high in windows[:-1]] == [low for low, _ in windows[1:]], "they meet, and share no image"
 
 
 def margins(emulator: KustoEmulator) -> list[tuple[float]]:

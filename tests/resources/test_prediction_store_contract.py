@@ -358,6 +358,7 @@ ORDERS = st.one_of(
     questions=st.lists(st.tuples(ORDERS, st.integers(0, 8), st.integers(0, 3)), min_size=4, max_size=8),
 )
 def test_every_answer_is_that_of_the_naive_twin(
+    tmp_path_factory: pytest.TempPathFactory,
     name: str,
     monkeypatch: pytest.MonkeyPatch,
     chance: random.Random,
@@ -370,7 +371,7 @@ def test_every_answer_is_that_of_the_naive_twin(
         chance.sample(IMAGES, chance.randint(0, 6)),
         chance.sample(IMAGES, chance.randint(0, 3)),
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=tmp_path_factory.getbasetemp()) as folder:
         ledgers = LEDGER_STORES[name](Path(folder))
         store = PREDICTION_STORES[name](Path(folder), ledgers)
         pieces = chance.randint(1, 3)
