@@ -579,6 +579,10 @@ class AzureML:
         if file := self._log_file(name):
             file.write_text("".join(f"{line}\n" for line in lines))
 
+    def log_of(self, name: str) -> list[str]:
+        """What a job or deployment printed."""
+        return self._logs.get(name, [])
+
     # ------------------------------------------------------------------ endpoints
 
     def _metrics(self, query: QueryParams) -> dict[str, Any]:
