@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Address that the UI listens on. In a container 0.0.0.0, its port published on loopback: who asks under another "
-    "name than localhost, or without the link's token, is refused all the same.",
+    help="Address that the UI listens on. In a container 0.0.0.0, its port published on loopback: who asks under "
+    "another name than localhost, or without the link's token, is refused all the same.",
 )
 @click.option("--traffic", default=20, show_default=True, help="Images scored per second in a demo's home.")
 @click.option("--json", "as_json", is_flag=True, help=JSON_LINES)

@@ -32,7 +32,7 @@ from al_resources.settings import LabelingSettings, Settings
 from al_resources.settings.labeling_page import LabelingPageSettings
 
 CHECKOUT = Path(__file__).parents[2]
-FOLDER = CHECKOUT / "deploy/labeling"
+FOLDER = CHECKOUT / "deploy/docker/labeling"
 DOCKERFILE = FOLDER / "Dockerfile"
 HEAVY = ("torch", "torchvision", "dagster", "matplotlib", "scipy", "sklearn")
 INSTALL_SECONDS = 1_200

@@ -1,4 +1,4 @@
-"""What a company deploys: images, Compose, values for Dagster's chart, manifests. Neither Docker nor a cluster is here."""
+"""What a company deploys: images, Compose, values for Dagster's chart, manifests. No Docker and no cluster is here."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from al_resources.platform import Platform
 from al_resources.settings import Settings
 platform = Platform(Settings(home=sys.argv[2]))
 platform.predictions, platform.ledgers, platform.registry, platform.endpoint, platform.images
-al_serving.app.create_app(platform)
+al_serving.app.server_of(platform)
 """
 
 
