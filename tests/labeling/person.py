@@ -14,8 +14,9 @@ from al_resources.labeling.staging import round_folder, staged_images
 from al_resources.platform import Platform
 
 
-def label_everything(platform: Platform, chromium: str, link: str, truth: dict[str, str], labels: int) -> None:
-    """One key a picture, as a person who knows the digits."""
+def label_everything(platform: Platform, chromium: str, link: str, truth: dict[str, str], labels: int) -> float:
+    """One key a picture, as a person who knows the digits; when the first label was saved (`time.monotonic`)."""
+    first = 0.0
     settings = platform.settings
     pictures = Pictures(
         platform.blobs,
@@ -33,8 +34,10 @@ def label_everything(platform: Platform, chromium: str, link: str, truth: dict[s
             expect(image).to_be_visible()
             tab.keyboard.press(label_of[str(image.get_attribute("src"))])
             expect(tab.locator("#progress")).to_contain_text(f"{done} of {labels}")
+            first = first or time.monotonic()
         expect(tab.locator("#message")).to_contain_text(f"{labels} labels were released")
         browser.close()
+    return first
 
 
 def wait_for(what: str, ready: Callable[[], Any], seconds: float = 180) -> None:
