@@ -67,7 +67,8 @@ def test_from_a_folder_to_a_model_that_serves_and_the_next_round_in_ten_minutes(
     wait_for("the next batch", lambda: platform.ledgers.read("selections", round=1).height, seconds=TEN_MINUTES)
     to_next_batch = time.monotonic() - at
     print(
-        f"first picture after {to_first_picture:.0f} s, first label after {to_first_label:.0f} s, all labeled after {to_last_label:.0f} s, a model serves after "
+        f"first picture after {to_first_picture:.0f} s, first label after {to_first_label:.0f} s, "
+        f"all labeled after {to_last_label:.0f} s, a model serves after "
         f"{to_model:.0f} s, the next batch is chosen after {to_next_batch:.0f} s"
     )
     assert to_first_label < ONE_MINUTE  # the project is made, the pictures are stored, the first batch is chosen
