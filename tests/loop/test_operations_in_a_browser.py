@@ -26,6 +26,7 @@ from al_resources.settings import load_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.browser, pytest.mark.timeout(3600)]
 
+ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 AL_TOML = """
 home = "data"
 [labeling]
@@ -92,7 +93,7 @@ class Desk:
             again = tags.get("dagster/auto_retry_run_id")
             if again:  # a busy machine may start a run too late for Dagster, which then starts it once more
                 run_id = again
-            elif run["status"] in ("SUCCESS", "CANCELED") or (run["status"] == "FAILURE" and tags.get("dagster/will_retry") != "true"):
+            elif run["status"] in ENDED and (run["status"] != "FAILURE" or tags.get("dagster/will_retry") != "true"):
                 return run
             assert time.monotonic() < deadline, f"the run that {button!r} started did not end: {run}"
             time.sleep(0.5)
