@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -110,17 +109,6 @@ def scoring_service(home: Path, config: Path) -> Child:
     return Child(
         "the scoring service", ["al_cli.main", "serve"], home / "log" / "serve.log", {"AL_CONFIG": str(config)}
     )
-
-
-@contextmanager
-def dagster_dev(home: Path, config: Path, port: int | None) -> Iterator[Dagster]:
-    """Webserver, daemon and code location on one instance, up and answering."""
-    with Children() as children, listener_of_ui(port) as listener:
-        dagster = start_dagster(children, home, config, listener)
-        try:
-            yield dagster
-        finally:
-            dagster.close()
 
 
 def start_dagster(children: Children, home: Path, config: Path, listener: socket.socket) -> Dagster:

@@ -96,11 +96,6 @@ def set_torn_aside(table: Path) -> list[str]:
     return torn
 
 
-def torn_files(table: Path) -> list[str]:
-    """What was set aside so far, for people to look at."""
-    return sorted(file.name for file in (table / TORN).glob("*")) if (table / TORN).is_dir() else []
-
-
 def _set_aside(table: Path) -> list[str]:
     marked = _mark(table)
     moved = [_move_aside(table, file) for file in _torn_checkpoints(table)]

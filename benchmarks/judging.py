@@ -20,7 +20,7 @@ from scipy.stats import binomtest
 from al_core.judging.contest import challengers
 from al_core.judging.duels import AGREED, TIED, UNASKED, evidence, tallies_of
 from al_core.judging.evaluation import wilson
-from al_core.strategies.registry import strategy_names
+from al_core.strategies.registry import STRATEGIES
 from benchmarks.holdout_bias import BEFORE, gaps
 
 ENOUGH = 20  # 1 / (1 - gate.confidence)
@@ -102,7 +102,7 @@ def worth(cases: int) -> dict[str, str]:
 def bias(seeds: int) -> dict[str, str]:
     """Of every strategy, and of the way before: control images drawn from what margin sampling left over."""
     found = {}
-    for name in (BEFORE, *strategy_names()):
+    for name in (BEFORE, *sorted(STRATEGIES)):
         gap = 100 * gaps(name, seeds)
         mean, error = float(gap.mean()), 1.96 * float(gap.std()) / np.sqrt(seeds)
         found[name] = f"{mean:+.2f} [{mean - error:+.2f}, {mean + error:+.2f}]"

@@ -2,12 +2,15 @@
 
     python -m benchmarks.kusto [--rows 10_000] [--log 100_000] [--json OUT]
     python -m benchmarks.kusto --growth 100_000 200_000 400_000 [--memory 100MB] [--plot OUT.png]
+    python -m benchmarks.kusto --images 4_000 [--milliseconds 25]
 
 In: the collector to Delta, to Data Explorer by streaming and through the queue, each against the bare client, which
 gets the same rows in the same batches, as JSON lines that Polars wrote. Out: what one selection of 500 asks for and
 is answered, in bytes. Emulated ingestion takes longer than any client, so the client's CPU time is told as well.
 
 Growth: the first 500 by margin of ever longer logs, at once and in windows, on an engine with little memory.
+
+Images: how many a second one process stores, where each write takes as long as a container takes.
 """
 
 from __future__ import annotations
@@ -242,6 +245,39 @@ def wait_until_ingested(url: str) -> None:
         time.sleep(1)
 
 
+# ---------------------------------------------------------------------- images
+def images_a_second(count: int, milliseconds: float, writers: int) -> float:
+    """Of a collector with so many writers, whose container answers each write after so long."""
+    from al_resources.blobs.local import FsspecBlobStore
+    from al_resources.image_store import ImageStore, StoredImage
+    from al_resources.ledgers.delta import DeltaLedgers
+    from al_resources.prediction_store.delta import DeltaPredictionStore
+    from al_serving import collector
+    from al_serving.collector import Collector
+
+    class Far(ImageStore):
+        def put(self, data: bytes) -> StoredImage:
+            time.sleep(milliseconds / 1e3)
+            return super().put(data)
+
+    before, collector.IMAGE_WRITERS = collector.IMAGE_WRITERS, writers
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            ledgers = DeltaLedgers(folder / "ledgers")
+            log, images = DeltaPredictionStore(folder / "log", ledgers), Far(FsspecBlobStore(folder / "images"))
+            predictions = answers(count)
+            with Collector(log, images, ledgers, folder / "spool", flush_rows=BATCH) as running:
+                begun = time.perf_counter()
+                for start in range(0, count, BATCH):
+                    assert running.wait_for_room(60)
+                    running.offer(predictions[start : start + BATCH])
+                assert running.flush(600)
+                return count / (time.perf_counter() - begun)
+    finally:
+        collector.IMAGE_WRITERS = before
+
+
 # ---------------------------------------------------------------------- out
 def out_of_the_log(url: str, orders: Connection, rows: int) -> dict[str, float]:
     from al_core.selection import Rules, select_batch
@@ -373,7 +409,14 @@ def main() -> None:
     parser.add_argument("--memory", default="100MB", help="of the engine, for --growth")
     parser.add_argument("--window", type=int, default=50_000, help="rows of a window, for --growth")
     parser.add_argument("--plot", type=Path, help="draw --growth there")
+    parser.add_argument("--images", type=int, metavar="COUNT", help="only this, so many images")
+    parser.add_argument("--milliseconds", type=float, default=25, help="that a write takes, for --images")
     arguments = parser.parse_args()
+    if arguments.images:
+        for writers in (8, 32):
+            rate = images_a_second(arguments.images, arguments.milliseconds, writers)
+            print(f"{writers} at a time, {arguments.milliseconds:g} ms a write: {rate:,.0f} images a second")
+        return
     if arguments.growth:
         found = growth(arguments.growth, arguments.memory, arguments.window)
         if arguments.plot:

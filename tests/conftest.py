@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -135,10 +137,9 @@ def png() -> bytes:
 
 
 def run_al(*arguments: str, config: Path | None = None, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
-    """The `al` command as a person runs it."""
-    prefix = ["--config", str(config)] if config else []
+    """The `al` command in a process of its own, as a person runs it."""
     return subprocess.run(
-        [sys.executable, "-m", "al_cli.main", *prefix, *arguments],
+        [sys.executable, "-m", "al_cli.main", *_typed(arguments, config)],
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -146,10 +147,39 @@ def run_al(*arguments: str, config: Path | None = None, timeout: float = 1500) -
     )
 
 
+def call_al(*arguments: str, config: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The same in this process, which has imported everything already; what it changes of it is put back."""
+    from al_cli.console import console
+    from al_cli.main import main
+
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
+    environment, quiet = dict(os.environ), console.quiet
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+        patch.setattr(sys, "argv", ["al", *_typed(arguments, config)])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except Exception:  # noqa: BLE001 - as the interpreter does with what nobody caught
+            traceback.print_exc()
+            code = 1
+        finally:
+            os.environ.clear()
+            os.environ.update(environment)
+            console.quiet = quiet
+    out, error = (stream.buffer.getvalue().decode() for stream in streams)  # type: ignore[attr-defined]
+    return subprocess.CompletedProcess(["al", *arguments], code, out, error)
+
+
+def _typed(arguments: Sequence[str], config: Path | None) -> list[str]:
+    return [*(["--config", str(config)] if config else []), *arguments]
+
+
 @pytest.fixture(scope="session")
 def al() -> Callable[..., subprocess.CompletedProcess[str]]:
     """`al("status", "--json", config=...)`."""
-    return run_al
+    return call_al
 
 
 @dataclass(frozen=True)
@@ -166,7 +196,7 @@ class FinishedDemo:
 
 @pytest.fixture(scope="session")
 def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> FinishedDemo:
-    """The demo with four rounds after the seed, once per test run: webserver, daemon, scoring service, all for real.
+    """The demo with two rounds after the seed, once per test run: webserver, daemon, scoring service, all for real.
 
     Where several workers want it, the first one runs it and the others wait.
     """
@@ -176,7 +206,7 @@ def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> FinishedDemo:
     home, printed = folder / "finished_demo" / "home", folder / "finished_demo.json"
     with FileLock(folder / "finished_demo.lock"):
         if not printed.is_file():
-            done = run_al("demo", "--home", str(home), "--rounds", "4", "--port", "0", "--json")
+            done = run_al("demo", "--home", str(home), "--rounds", "2", "--traffic", "600", "--port", "0", "--json")
             log = home / "log" / "dagster.log"
             tail = log.read_text()[-3000:] if log.is_file() else ""
             assert done.returncode == 0, f"{done.stderr}\n{tail}"

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from al_core.encoders.contract import EncoderFamily, EncoderRequest, NoEncoder
-from al_core.learning.settings import PUBLISHED_FAMILIES, SMALL_CNN
+from al_core.learning.settings import SMALL_CNN
 
 if TYPE_CHECKING:
     from al_core.encoders.contract import Encoder
@@ -22,7 +22,6 @@ _FAMILIES = {
     "hf": ("al_core.encoders.hugging_face", "HuggingFace"),
     "open_clip": ("al_core.encoders.open_clip", "OpenClip"),
 }
-assert set(_FAMILIES) == set(PUBLISHED_FAMILIES)
 # families of plain names
 _PLAIN = {
     "small_cnn": ("al_core.encoders.small_cnn", "SmallCnn"),

@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SMALL_CNN = "small_cnn"
 SMALL_SIZE = 32  # pixels, of networks that start from nothing
-PUBLISHED_FAMILIES = ("timm", "hf", "open_clip")  # of encoders that come with weights, as `FAMILY:NAME`
 
 
 class TrainingSettings(BaseModel):
@@ -106,4 +105,4 @@ def resolve_weights(architecture: str, weights: str) -> str:
     """What auto stands for: the published weights where an encoder is known by them, otherwise none."""
     if weights != "auto":
         return weights
-    return "default" if architecture.partition(":")[0] in PUBLISHED_FAMILIES else "none"
+    return "default" if ":" in architecture else "none"  # FAMILY:NAME is published, with weights

@@ -72,11 +72,6 @@ STRATEGIES: Mapping[str, type[QueryStrategy]] = _Strategies()
 StrategyName = Enum("StrategyName", {name: name for name in _PLACES})  # type: ignore[misc]  # choices in the launchpad
 
 
-def strategy_names() -> list[str]:
-    """All names `get_strategy` knows."""
-    return list(_PLACES)
-
-
 def check_strategy(name: str) -> None:
     """Raises `ValueError` where there is no such strategy; the message names the nearest one."""
     if name not in _PLACES:

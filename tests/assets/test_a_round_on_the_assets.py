@@ -18,7 +18,7 @@ from al_cli.digits import digit_pngs
 from al_core.learning.settings import TrainingSettings
 from al_core.strategies.cost_aware import CostAware
 from al_core.strategies.k_center_greedy import KCenterGreedy
-from al_core.strategies.registry import strategy_names
+from al_core.strategies.registry import STRATEGIES
 from al_loop.batch_facts import against_random
 from al_loop.selecting import Wishes, configured_strategy, preview
 from al_loop.strategy_inputs import strategy_context
@@ -79,7 +79,7 @@ def run(platform: Platform, instance: dg.DagsterInstance, job: str, round_: int,
     return done
 
 
-@pytest.mark.parametrize("name", strategy_names())
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_every_strategy_fills_the_budget_with_what_the_log_and_the_models_give_it(digits, name: str):
     platform, _ = digits
     chosen, facts = preview(platform, Wishes(strategy=name))

@@ -17,9 +17,9 @@ import pytest
 
 from al_cli import demo, processes
 from al_cli.dagster_api import DagsterError
-from al_cli.dagster_process import Children
 from al_cli.demo import Demo
 from al_cli.emulators import EmulatedAzure, Emulators
+from al_cli.processes import Children
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
 from al_resources.settings.azure_data import AzureDataSettings

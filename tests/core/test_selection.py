@@ -19,7 +19,7 @@ from al_core.judging.truth import Reserve
 from al_core.records import SELECTIONS
 from al_core.selection import Judging, Rules, Selection, select_batch, select_seed_batch
 from al_core.strategies.base import Labeled, Need, Picks, Pool, QueryStrategy
-from al_core.strategies.registry import get_strategy, strategy_names
+from al_core.strategies.registry import STRATEGIES, get_strategy
 
 PROVENANCE = ("round", "image_id", "image_uri", "rank", "reason", "strategy", "seed", "selected_at")
 
@@ -269,7 +269,7 @@ LABELED = Labeled(
 )
 
 
-@pytest.mark.parametrize("name", strategy_names())
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_every_strategy_works_on_the_store_and_leaves_provenance(name: str) -> None:
     rng = np.random.default_rng(1)
     source = MemorySource.of(

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from conftest import FinishedDemo
 from dagster_questions import active_runs, sensor_ticks
+from running_dagster import running_dagster
 
-from al_cli.dagster_process import Dagster, dagster_dev, free_port
+from al_cli.dagster_process import Dagster
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
 
@@ -31,8 +32,7 @@ def platform(finished_demo: FinishedDemo, monkeypatch: pytest.MonkeyPatch) -> Pl
 
 def test_every_round_was_selected_labeled_trained_and_judged(finished_demo: FinishedDemo) -> None:
     rounds = finished_demo.result["rounds"]
-    assert len(rounds) == 5
-    assert [row["round"] for row in rounds] == list(range(5))
+    assert [row["round"] for row in rounds] == [0, 1, 2]
     for row in rounds:
         assert row["labeled"] == row["selected"] > 0
         assert row["outcome"] in {"promoted", "passed", "open", "worse"}
@@ -49,7 +49,7 @@ def test_the_demo_tells_what_its_labels_bought_and_who_serves_is_hardly_behind_t
     finished_demo: FinishedDemo,
 ) -> None:
     bought = finished_demo.result["what_labels_bought"]
-    assert [row["paid"] for row in bought] == [120, 160, 200, 240, 280]
+    assert [row["paid"] for row in bought] == [120, 160, 200]
     last = bought[-1]
     best = max(bought, key=lambda row: row["model_accuracy"]["value"])
     assert last["deployed_accuracy"]["value"] >= 0.96
@@ -126,7 +126,7 @@ def test_delivering_exports_again_under_any_name_or_deleting_them_changes_nothin
     first, second = exports[1], exports[2]
     content = second.read_bytes()
     first.unlink()
-    with dagster_dev(finished_demo.home, finished_demo.config, free_port(0)) as dagster:
+    with running_dagster(finished_demo.home, finished_demo.config) as dagster:
         dagster.start_sensor("labeling_export_sensor")
         second.write_bytes(content)  # the same name again, another etag
         (second.parent / "renamed.json").write_bytes(content)
@@ -140,12 +140,12 @@ def test_a_kill_in_the_middle_of_a_run_loses_nothing_and_repeats_nothing(
     """A correction arrives; everything is killed with -9 while the run trains; another instance finishes it."""
     before = _state(platform)
     export = _correction(platform)
-    with dagster_dev(finished_demo.home, finished_demo.config, free_port(0)) as dagster:
+    with running_dagster(finished_demo.home, finished_demo.config) as dagster:
         dagster.start_sensor("labeling_export_sensor")
         _wait("the training step", lambda: _training_started(dagster, export))
         os.killpg(dagster.process_group, signal.SIGKILL)
     _kill_run_workers(finished_demo.home)
-    with dagster_dev(finished_demo.home, finished_demo.config, free_port(0)) as dagster:
+    with running_dagster(finished_demo.home, finished_demo.config) as dagster:
         _wait("a finished run", lambda: _finished_after_all(dagster, export), timeout=240)
         _wait_for_ticks(dagster, 2)
     after = _state(platform)

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FinishedDemo
+from conftest import FinishedDemo, run_al
 
 from emulators.inference_server import installed
 from emulators.node_packages import node_modules
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.timeout(1800)]
 pytest.importorskip("duckdb_kql", reason="the emulated Data Explorer: pip install 'duckdb-kql[all]'")
 ROUNDS, TRAFFIC = 1, 200
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory, al: Callable[..., Any]) -> tuple[Path, dict[str, Any]]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A demo of one round after the seed: its home, and what it printed."""
     node_modules()
     installed()
     home = tmp_path_factory.mktemp("demo") / "home"
     options = {"--profile": "azure-emulated", "--rounds": ROUNDS, "--traffic": TRAFFIC, "--port": 0, "--home": home}
-    done = al("demo", *(str(part) for option in options.items() for part in option), "--json")
+    done = run_al("demo", *(str(part) for option in options.items() for part in option), "--json")
     logs = [file.read_text()[-2000:] for file in sorted((home / "log").glob("*.log"))]
     assert done.returncode == 0, "\n".join([done.stderr, *logs])
     return home, json.loads(done.stdout)

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 from playwright.sync_api import Page, TimeoutError, expect, sync_playwright
+from running_dagster import running_dagster
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
-from al_cli.dagster_process import Dagster, dagster_dev, free_port
+from al_cli.dagster_process import Dagster
 from al_cli.digits import digit_pngs
 from al_core.records import GateVerdict
 from al_loop.deploying import challenger_of_round
@@ -118,7 +119,7 @@ def scene(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     assert done.returncode == 0, done.stderr
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AL_CONFIG", str(home / "al.toml"))
-        with dagster_dev(home, home / "al.toml", free_port(0)) as dagster, sync_playwright() as playwright:
+        with running_dagster(home, home / "al.toml") as dagster, sync_playwright() as playwright:
             dagster.start_sensor("labeling_export_sensor")
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
             page = browser.new_page(viewport={"width": 1500, "height": 900})

@@ -19,7 +19,7 @@ from al_core.learning.settings import TrainingSettings
 from al_core.reading_ahead import ahead
 from al_core.records import PREDICTIONS
 from al_core.strategies.base import Order
-from al_core.strategies.registry import strategy_names
+from al_core.strategies.registry import STRATEGIES
 from al_loop.answering import predictor_of
 from al_loop.claims import check_claims
 from al_loop.deploying import decide, deploy
@@ -141,7 +141,7 @@ def test_a_challenger_that_is_proven_worse_does_not_ask(platform: Platform) -> N
     assert asking_version(Platform(settings.model_copy(update={"gate": too_large})), 1) == 1
 
 
-@pytest.mark.parametrize("strategy", strategy_names())
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
 def test_every_strategy_chooses_from_what_was_scored_again(platform: Platform, strategy: str) -> None:
     rows, facts = preview(platform, Wishes(strategy=strategy))
     asked = rows.filter(reason="strategy")

@@ -15,9 +15,10 @@ import pytest
 from conftest import FinishedDemo
 from dagster_questions import automation_status
 from playwright.sync_api import Locator, Page, Response, TimeoutError, expect, sync_playwright
+from running_dagster import running_dagster
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
-from al_cli.dagster_process import Dagster, dagster_dev, free_port
+from al_cli.dagster_process import Dagster
 
 pytestmark = [pytest.mark.live, pytest.mark.browser, pytest.mark.timeout(1800)]
 
@@ -35,7 +36,7 @@ SWITCHES = [
 
 @pytest.fixture(scope="module")
 def dagster(finished_demo: FinishedDemo) -> Iterator[Dagster]:
-    with dagster_dev(finished_demo.home, finished_demo.config, free_port(0)) as dagster:
+    with running_dagster(finished_demo.home, finished_demo.config) as dagster:
         yield dagster
 
 

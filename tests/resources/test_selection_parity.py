@@ -17,7 +17,7 @@ from resource_adapters import LEDGER_STORES, MIDNIGHT, PREDICTION_STORES, after,
 from al_core.records import LABELS, SELECTIONS, image_keys, prediction_table, table_of
 from al_core.selection import POOL_LIMIT, Rules, select_batch
 from al_core.strategies.base import Labeled
-from al_core.strategies.registry import STRATEGIES, get_strategy, strategy_names
+from al_core.strategies.registry import STRATEGIES, get_strategy
 from al_resources.azure.data_explorer import KustoDatabase
 from al_resources.prediction_store import PredictionStore
 from al_resources.prediction_store.candidates import Candidates
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif("kusto" not in PREDICTION_STORES, reason="needs 
 
 CLASSES = ("cat", "o'brien", '"; drop')
 WIDTH = 4
-BY_SCORE = [name for name in strategy_names() if get_strategy(name).order(0) is not None]
+BY_SCORE = [name for name in sorted(STRATEGIES) if get_strategy(name).order(0) is not None]
 LABELED = Labeled(
     np.array([image(n) for n in range(1000, 1009)]),
     np.random.default_rng(1).normal(size=(9, WIDTH)).astype(np.float32),

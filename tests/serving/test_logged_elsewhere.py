@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -133,3 +134,17 @@ def test_more_pixels_than_a_request_may_have_are_refused_whole(platform: Platfor
     too_large = taken(answers, Limits(3, 10_000, 10_000)).rejections
     assert all(each.reason.endswith("scale it down") for each in too_large)
     assert len(too_large) == 2
+
+
+def test_three_lines_in_a_service_of_ones_own_log_its_answers_as_the_guide_has_them(platform: Platform) -> None:
+    guide = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    begin = guide.index("from al_serving.collector import")
+    lines = [line.strip() for line in guide[begin : guide.index("\n\n", begin)].splitlines()]
+    assert len(lines) == 3
+    probs = np.array([0.75, 0.25], np.float32)
+    names: dict[str, Any] = {"Platform": lambda: platform, "content_id": content_id, "image": png(1), "probs": probs}
+    exec("\n".join(lines), names)
+    names["collector"].close(timeout=30.0)
+    (row,) = logged(platform, 1)
+    assert (row["model_name"], row["model_version"], row["predicted_label"]) == ("theirs", 7, "cat")
+    assert platform.images.read(row["image_uri"]) == png(1)

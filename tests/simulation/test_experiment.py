@@ -172,11 +172,11 @@ def test_without_return_scored_images_do_not_come_back(images, tmp_path):
 
 
 def test_every_strategy_runs(images, tmp_path):
-    from al_core.strategies.registry import strategy_names
+    from al_core.strategies.registry import STRATEGIES
 
-    study = small_study(images, seeds=1, strategies=tuple(strategy_names()), rounds=2, near_duplicate_distance=-1)
+    study = small_study(images, seeds=1, strategies=tuple(sorted(STRATEGIES)), rounds=2, near_duplicate_distance=-1)
     table = run_study(study, tmp_path, workers=1)
-    assert set(table["strategy"]) == set(strategy_names())
+    assert set(table["strategy"]) == set(STRATEGIES)
     assert table.filter(round=2)["images_asked"].unique().to_list() == [16]
 
 
