@@ -17,6 +17,7 @@ from al_assets.selected_candidates import selected_candidates
 from al_resources.profiles import profile_of
 from al_resources.settings import Settings
 from sensors.alerts import build_alert_sensor
+from sensors.hourly_look import build_hourly_look
 from sensors.labeling_export_events import build_labeling_export_events_sensor
 from sensors.labeling_exports import build_labeling_export_sensor
 from sensors.retired_deployments import build_retired_deployment_sensor
@@ -48,6 +49,7 @@ def loop_definitions(settings: Settings, resource: object, prefix: tuple[str, ..
             build_export_sensor(settings, loop),
             build_run_failure_sensor(loop),
             build_alert_sensor(settings, loop),
+            build_hourly_look(loop),
             *([build_retired_deployment_sensor(loop)] if profile.machines_cost else []),
         ],
         resources={loop.platform: resource},

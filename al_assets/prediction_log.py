@@ -34,6 +34,7 @@ class ScoreConfig(dg.Config):
     kinds={"delta", "polars"},
     columns=columns.schema(columns.PREDICTIONS),
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=7), warn_window=timedelta(days=1)),
+    automation_condition=dg.AutomationCondition.on_cron("@hourly"),
     code_version="1",
 )
 def prediction_log(

@@ -42,8 +42,10 @@ def main(workspace: Path, listener: int, log: Path) -> None:
     from dagster import DagsterInstance
 
     from al_assets.views import PAGES_VARIABLE
+    from al_resources.settings import CONFIG_VARIABLE
 
-    os.environ[PAGES_VARIABLE] = FILES  # code servers and runs learn that their pictures can be linked to
+    if CONFIG_VARIABLE in os.environ:  # one loop: of several, the pages know no store to look into
+        os.environ[PAGES_VARIABLE] = FILES  # code servers and runs learn that their pictures can be linked to
     with (
         signals_end_it(),
         DagsterInstance.get() as instance,

@@ -6,6 +6,7 @@ changes something is a POST of the page's own. Answers are kept before they are 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import socket
@@ -178,7 +179,7 @@ class LabelingPage:
             "name": name,
             "rounds": numbers,
             "round": number,
-            "classes": self._class_list(fresh=True).names,
+            **_told(self._class_list(fresh=True)),
             "overlap": self._settings.overlap,
             "auto_release": self._settings.auto_release,
         }
@@ -216,7 +217,8 @@ class LabelingPage:
         found = self._round(body.round)
         have = {image.image_id for opaque in body.have if (image := found.pictures.image_of(_opaque(opaque)))}
         images = found.queue.next(name, body.tab, body.want, have)
-        return self._shown(found, images) | {"progress": found.queue.facts(name)}
+        facts = {"progress": found.queue.facts(name), "classes_tag": _tag(self._class_list())}
+        return self._shown(found, images) | facts
 
     def _grid(self, name: str, body: WantPictures) -> dict[str, Any]:
         """Pictures that look alike, for one screen."""
@@ -316,12 +318,12 @@ class LabelingPage:
             logs = (self._round(number).queue.log for number in self._rounds.numbers())
             facts = {"merged_labels": planned.labels, "labels_here": labels_on_the_page(planned, logs)}
             if not body.confirmed:
-                return {"classes": planned.before.names, **facts}
+                return _told(planned.before) | facts
             done = make_class_change(blobs, planned)
         except ClassChangeRefused as error:
             raise Refused(409, str(error)) from error
         self._classes = (time.monotonic(), done.classes)
-        return {"classes": done.classes.names, **facts}
+        return _told(done.classes) | facts
 
     # ------------------------------------------------------------------ helpers
     def _person(self, request: Request) -> str:
@@ -360,6 +362,15 @@ class LabelingPage:
         with self._lock:
             self._newest = max(utc_now(), self._newest + timedelta(microseconds=1))
             return self._newest
+
+
+def _told(classes: ClassList) -> dict[str, Any]:
+    """The classes as the page has them, and a mark by which it sees that somebody changed them."""
+    return {"classes": classes.names, "classes_tag": _tag(classes)}
+
+
+def _tag(classes: ClassList) -> str:
+    return hashlib.sha256(json.dumps(classes.names).encode()).hexdigest()[:16]
 
 
 def _opaque(picture: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import statistics
 import threading
 from collections import defaultdict
@@ -68,6 +69,9 @@ class WorkQueue:
         self._lock = threading.RLock()
         self._of_image: dict[str, list[Answer]] = defaultdict(list)
         self._standing: dict[str, dict[str, Answer]] = {}  # image id -> annotator -> what stands
+        # kept up to date with every answer: a look at all pictures of a large round would take longer than the answer
+        self._settled: set[str] = set()
+        self._mine: dict[str, set[str]] = defaultdict(set)  # annotator -> images with an answer of theirs that stands
         self._looked: datetime | None = None
         self._next_look = self._now()
 
@@ -81,7 +85,9 @@ class WorkQueue:
                 self._leases.load()
             for answer in self.log.refresh():
                 self._take_in(answer)
-            self._elsewhere = self._read_elsewhere()
+            before, self._elsewhere = self._elsewhere, self._read_elsewhere()
+            for image_id in self.images.keys() & {*before, *self._elsewhere}:
+                self._settle(image_id)
             self._looked = self._now()
             pause = max(REFRESH_SECONDS, PATIENCE * (self._looked - begun).total_seconds())
             self._next_look = self._looked + timedelta(seconds=pause)
@@ -143,29 +149,29 @@ class WorkQueue:
     def is_settled(self, image_id: str) -> bool:
         """Whether a picture has all the answers that it needs."""
         with self._lock:
-            return self._is_settled(image_id)
+            return image_id in self._settled
 
     def is_done(self) -> bool:
         """Whether every picture is settled."""
         with self._lock:
-            return all(map(self._is_settled, self.images))
+            return len(self._settled) == len(self.images)
 
     def progress(self, annotator: str) -> Progress:
         """How far the round has come, and this person in it."""
         with self._lock:
-            standing = {image_id: self._standing.get(image_id, {}) for image_id in self.images}
-            kinds = {image_id: {one.kind for one in by.values()} for image_id, by in standing.items()}
-            labeled = {image_id for image_id in self.images if "label" in kinds[image_id] or self._others(image_id)}
-            mine = sum(annotator in by for by in standing.values())
-            open_to_me = sum(annotator not in by and not self._is_settled(i) for i, by in standing.items())
+            kinds = {image_id: {one.kind for one in by.values()} for image_id, by in self._standing.items() if by}
+            labeled = {image_id for image_id, kind in kinds.items() if "label" in kind}
+            labeled |= {image_id for image_id in self._elsewhere if image_id in self.images and self._others(image_id)}
+            mine = self._mine[annotator]
+            open_to_me = len(self.images) - len(self._settled | mine)
             pace = self._pace(annotator)
             return Progress(
                 total=len(self.images),
-                settled=sum(map(self._is_settled, self.images)),
+                settled=len(self._settled),
                 labeled=len(labeled),
                 unsure=sum("unsure" in kind for image_id, kind in kinds.items() if image_id not in labeled),
                 bad=sum("bad_image" in kind for image_id, kind in kinds.items() if image_id not in labeled),
-                mine=mine,
+                mine=len(mine),
                 open_to_me=open_to_me,
                 seconds_left=None if pace is None else pace * open_to_me,
             )
@@ -181,6 +187,13 @@ class WorkQueue:
         self._of_image[answer.image_id].append(answer)
         standing = standing_answers(self._of_image[answer.image_id])
         self._standing[answer.image_id] = {annotator: one for (_, annotator), one in standing.items()}
+        stands = answer.annotator in self._standing[answer.image_id]
+        (self._mine[answer.annotator].add if stands else self._mine[answer.annotator].discard)(answer.image_id)
+        self._settle(answer.image_id)
+
+    def _settle(self, image_id: str) -> None:
+        """Look again whether a picture has all the answers that it needs."""
+        (self._settled.add if self._is_settled(image_id) else self._settled.discard)(image_id)
 
     def _take(self, image_id: str, annotator: str, tab: str) -> bool:
         """A picture that is held by this tab already (its page was loaded again) needs no new lease."""
@@ -190,7 +203,7 @@ class WorkQueue:
         return self._leases.take(image_id, annotator, tab, now)
 
     def _is_free(self, image_id: str, annotator: str, tab: str, mine_elsewhere: bool) -> bool:
-        if image_id not in self.images or annotator in self._standing.get(image_id, {}) or self._is_settled(image_id):
+        if image_id not in self.images or image_id in self._settled or image_id in self._mine[annotator]:
             return False
         holders = self._leases.holders(image_id, self._now())
         if any(one.annotator == annotator and one.tab != tab for one in holders) and not mine_elsewhere:
@@ -224,6 +237,6 @@ class WorkQueue:
 
     def _pace(self, annotator: str) -> float | None:
         """Seconds from answer to answer of a person, the median of the last ones: what they read counts, too."""
-        mine = [one for by in self._standing.values() if (one := by.get(annotator)) and one.milliseconds]
-        recent = sorted(mine, key=lambda one: one.at)[-RECENT:]
+        mine = (self._standing[image_id][annotator] for image_id in self._mine[annotator])
+        recent = heapq.nlargest(RECENT, (one for one in mine if one.milliseconds), key=lambda one: one.at)
         return statistics.median(one.milliseconds / 1000 for one in recent) if recent else None

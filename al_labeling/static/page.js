@@ -12,7 +12,7 @@ const element = (id) => document.getElementById(id);
 
 const tab = newId();
 const page = {
-  name: "", round: null, classes: [], progress: null, autoRelease: false,
+  name: "", round: null, classes: [], classesTag: "", progress: null, autoRelease: false,
   current: null, ahead: [], done: [], // done: batches of answers, newest last, for undo
   grid: null, gridTurn: 0, setAside: new Set(), // grid: {pictures: [{picture, image, out}]}
   note: "", predictionSeen: false, shownAt: 0, recent: [], filling: false, stopped: false,
@@ -192,6 +192,7 @@ async function fill() {
     if (round !== page.round) return;
     page.ahead.push(...reply.pictures.map((picture) => load(picture)));
     showProgress(reply.progress);
+    if (reply.classes_tag !== page.classesTag) await takeClasses();
   } catch (error) {
     tell(error.message, true);
   } finally {
@@ -201,6 +202,14 @@ async function fill() {
     page.current = page.ahead.shift() ?? null;
     draw();
   }
+}
+
+// Somebody else added, renamed or merged a class.
+async function takeClasses() {
+  const session = await ask(`/api/session?tab=${tab}&round=${page.round}`);
+  Object.assign(page, { classes: session.classes, classesTag: session.classes_tag });
+  showClasses();
+  tell("the classes were changed: look at the keys");
 }
 
 // ---------------------------------------------------------------- answers
@@ -401,7 +410,8 @@ async function tellChange() {
 
 async function doChange() {
   try {
-    page.classes = (await ask("/api/classes", wantedChange(true))).classes;
+    const { classes, classes_tag: classesTag } = await ask("/api/classes", wantedChange(true));
+    Object.assign(page, { classes, classesTag });
     showClasses();
     element("classes-dialog").close();
     tell("the classes are changed");
@@ -500,7 +510,7 @@ function connect() {
 async function open(round) {
   const session = await ask(`/api/session?tab=${tab}${round === undefined ? "" : `&round=${round}`}`);
   Object.assign(page, {
-    name: session.name, round: session.round, classes: session.classes, autoRelease: session.auto_release,
+    name: session.name, round: session.round, classes: session.classes, classesTag: session.classes_tag, autoRelease: session.auto_release,
     current: null, ahead: [], done: [], grid: null, setAside: new Set(),
   });
   element("grid").setAttribute("aria-pressed", "false");

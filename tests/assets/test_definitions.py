@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
@@ -56,10 +57,25 @@ def test_the_jobs_the_schedule_and_the_sensors_are_there() -> None:
     assert {schedule.name for schedule in repository.schedule_defs} == {"selection_schedule"}
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "alerts",
+        "hourly_look",
         "labeling_export_sensor",
         "next_round_sensor",
         "run_failures",
     }
+
+
+def test_the_log_is_looked_at_once_an_hour_and_nothing_else_by_a_condition() -> None:
+    noon = datetime(2026, 1, 5, 12, 0, 1, tzinfo=UTC)
+    with dg.instance_for_test() as instance:
+        requested, cursor = [], None
+        for minutes in (0, 30, 61, 90):
+            looked = dg.evaluate_automation_conditions(
+                defs, instance=instance, cursor=cursor, evaluation_time=noon + timedelta(minutes=minutes)
+            )
+            cursor = looked.cursor
+            requested.append({key for key in map(dg.AssetKey, LINEAGE) if looked.get_num_requested(key)})
+    log = {dg.AssetKey("prediction_log")}
+    assert requested == [set(), set(), log, set()]
 
 
 def test_a_leaking_dataset_is_held_back_and_a_refusal_blocks_nothing() -> None:
@@ -90,9 +106,10 @@ def test_on_azure_exports_announce_themselves_where_there_is_a_queue(monkeypatch
 
     for name, value in AZURE.items():
         monkeypatch.setenv(name, value)
-    assert sensors() == {"labeling_export_events_sensor", "next_round_sensor", "run_failures", "alerts"}
+    others = {"next_round_sensor", "run_failures", "alerts", "hourly_look"}
+    assert sensors() == {"labeling_export_events_sensor", *others}
     monkeypatch.delenv("AL_AZURE__EVENTS_QUEUE_URL")
-    assert sensors() == {"labeling_export_sensor", "next_round_sensor", "run_failures", "alerts"}
+    assert sensors() == {"labeling_export_sensor", *others}
 
 
 @pytest.mark.parametrize("profile", [{}, AZURE], ids=["local", "azure"])

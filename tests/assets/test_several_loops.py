@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +24,16 @@ from PIL import Image
 from al_assets.components import Loop
 from al_assets.definitions_of_loops import loop_definitions
 from al_assets.loop_names import LoopNames
+from al_cli.dagster_api import LOCATION
+from al_cli.dagster_process import Dagster, listener_of_ui, write_dagster_home
+from al_cli.dagster_services import TOKEN_VARIABLE
+from al_cli.digits import store_digits
+from al_cli.oracle import answer_waiting
+from al_cli.processes import Child, Children
 from al_core.errors import InvalidInput
 from al_resources.platform import Platform
-from al_resources.settings import SelectionSettings, Settings, SettingsError
+from al_resources.settings import SelectionSettings, Settings, SettingsError, load_settings
+from al_serving.guard import new_token
 from sensors.run_failures import build_run_failure_sensor
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +46,26 @@ version = "0"
 directory_type = "project"
 [tool.dg.project]
 root_module = "shop"
+"""
+
+LIVE_LOOP = """
+[labeling]
+project = "oracle"
+oracle_labels = "{folder}/.al/oracle/labels.json"
+[selection]
+initial_budget = 60
+[holdout]
+share = 0.5
+[training]
+architecture = "small_cnn"
+image_size = 16
+channels = 1
+epochs = 2
+[deployment]
+watch_seconds = 0.2
+[sensors]
+export_interval_seconds = 2
+round_interval_seconds = 2
 """
 
 
@@ -215,6 +244,70 @@ def test_dg_finds_scaffolds_and_checks_a_loop(tmp_path: Path) -> None:
     assert tomllib.loads((project / "shop/defs/cats/al.toml").read_text())["model"]["name"] == "cats"
     dg_says("check", "yaml")
     dg_says("check", "defs")
+
+
+@pytest.mark.live
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_two_loops_of_one_live_instance_learn_beside_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One daemon, one code location, two loops from `defs.yaml`: each selects, trains and serves its own."""
+    monkeypatch.delenv("AL_CONFIG", raising=False)
+    home, project = tmp_path / "instance", tmp_path / "project"
+    (project / "shop" / "defs").mkdir(parents=True)
+    (project / "shop" / "__init__.py").write_text("")
+    (project / "pyproject.toml").write_text(PROJECT)
+    (project / "shop" / "definitions.py").write_text(
+        "from pathlib import Path\nimport dagster as dg\n"
+        "defs = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
+    )
+    platforms = {}
+    for name in ("cats", "dogs"):
+        write_loop(project / "shop" / "defs", name)
+        file = project / "shop" / "defs" / name / "al.toml"
+        file.write_text(file.read_text() + LIVE_LOOP.format(folder=file.parent.as_posix()))
+        platforms[name] = Platform(load_settings(file))
+        store_digits(platforms[name])
+    write_dagster_home(home)
+    (home / "workspace.yaml").write_text(
+        f"load_from: [{{python_module: {{module_name: shop.definitions, location_name: {LOCATION}}}}}]\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(project), os.environ.get("PYTHONPATH", str(ROOT))]))
+    with Children() as children, listener_of_ui(0) as listener:
+        dagster = start_services(children, home, listener)
+        for name in platforms:
+            dagster.start_sensor(f"{name}__next_round_sensor")
+            dagster.start_sensor(f"{name}__labeling_export_sensor")
+        deadline = time.monotonic() + 900
+        while any(platform.endpoint.state().serving_version is None for platform in platforms.values()):
+            assert time.monotonic() < deadline, (home / "log" / "dagster.log").read_text()[-3000:]
+            children.check()
+            for platform in platforms.values():
+                answer_waiting(platform)
+            time.sleep(1)
+        runs = {
+            name: dagster.runs(al__round="0", dagster__sensor_name=f"{name}__next_round_sensor") for name in platforms
+        }
+        dagster.close()
+    for name, platform in platforms.items():
+        assert {run["jobName"] for run in runs[name]} == {f"{name}__selection"}
+        assert platform.registry.manifest(1).name == name
+        assert platform.ledgers.read("failures").is_empty()
+        assert platform.ledgers.read("deployments")["model_name"].to_list() == [name]
+
+
+def start_services(children: Children, home: Path, listener: socket.socket) -> Dagster:
+    """As `al ui` starts them, on a workspace that is somebody else's; no settings file is in force."""
+    token = new_token()
+    log = home / "log" / "dagster.log"
+    services = ["al_cli.dagster_services", "--workspace", str(home / "workspace.yaml")]
+    services += ["--listener", str(listener.fileno()), "--log", str(log)]
+    environment = {"DAGSTER_HOME": str(home), TOKEN_VARIABLE: token}
+    child = children.start(Child("Dagster", services, log, environment, (listener.fileno(),)))
+    dagster = Dagster(f"http://127.0.0.1:{listener.getsockname()[1]}", child.process.pid, token)
+    dagster.wait_until_up(children, log, timeout=400)
+    return dagster
 
 
 def test_the_form_says_what_each_field_means() -> None:

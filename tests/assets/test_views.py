@@ -13,6 +13,7 @@ import pytest
 from al_assets import views
 from al_core.records import prediction_table, utc_now
 from al_resources.platform import Platform
+from al_resources.settings import Settings
 
 sys.path.append(str(Path(__file__).parents[1] / "resources"))
 from resource_adapters import LEDGER_STORES, PREDICTION_STORES
@@ -51,3 +52,11 @@ def test_an_empty_log_has_no_classes(platform: Platform) -> None:
     mix = views.log_summary(platform, 1)["class mix"]
     assert isinstance(mix, dg.TableMetadataValue)
     assert list(mix.records) == []
+
+
+def test_the_batch_links_to_the_page_where_it_is_labeled(tmp_path: Path) -> None:
+    page = {"public_url": "https://label.example.org"}
+    platform = Platform(Settings.model_validate({"home": tmp_path, "labeling_page": page}))
+    assert views.labeling_page(platform, 3)["label it here"].value == "https://label.example.org/?round=3"
+    known = Platform(Settings.model_validate({"home": tmp_path, "labeling": {"project": "oracle"}}))
+    assert views.labeling_page(known, 3) == {}

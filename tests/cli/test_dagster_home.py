@@ -12,6 +12,7 @@ from azure.identity import DefaultAzureCredential
 from azure.storage.blob import BlobServiceClient
 from click.testing import CliRunner
 
+from al_cli.dagster_process import write_dagster_home
 from al_cli.main import cli
 from al_resources.azure.storage import DEVELOPMENT_ACCOUNT
 from emulators.azurite import Azurite
@@ -103,3 +104,19 @@ def test_where_dagster_cannot_keep_logs_in_the_container_they_stay_where_the_run
     tmp_path: Path, lines: list[str]
 ) -> None:
     assert "compute_logs" not in yaml.safe_load((initialised(tmp_path / "home", *lines) / "dagster.yaml").read_text())
+
+
+def test_a_home_is_guarded_against_what_dagster_is_known_to_do(tmp_path: Path) -> None:
+    """Slots that a cancelled run keeps, a root logger that locks the event log, ticks that fill the disk."""
+    write_dagster_home(tmp_path)
+    home = yaml.safe_load((tmp_path / "dagster.yaml").read_text())
+    assert home["concurrency"]["pools"] == {"granularity": "run", "default_limit": 1}
+    assert home["run_monitoring"]["enabled"]
+    assert home["run_monitoring"]["free_slots_after_run_end_seconds"] > 0
+    assert home["run_retries"]["enabled"]
+    assert "root" not in home.get("python_logs", {}).get("managed_python_loggers", [])
+    assert home["retention"]["sensor"]["purge_after_days"]["skipped"] <= 7
+    assert not home["telemetry"]["enabled"]
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert instance.run_monitoring_enabled
+        assert instance.run_launcher.supports_check_run_worker_health

@@ -203,6 +203,58 @@ def test_a_class_is_added_and_another_renamed_once_it_was_told_what_follows(
     assert dict(labels.iter_rows()) == {ids[0]: "kitten", ids[1]: "<i>owl</i>"}
 
 
+def test_what_the_model_says_is_hidden_until_somebody_asks_and_that_is_kept(
+    make_platform: Callable[..., Platform], enter: Callable[..., Tab]
+) -> None:
+    platform = make_platform()
+    ids = stage(platform, 0, [picture_of(number) for number in range(3)])
+    log_predictions(
+        platform, ids, np.tile(np.array([[0.1, 0.1, 0.8]], np.float32), (3, 1)), np.ones((3, 4), np.float32)
+    )
+    with page_of(platform) as page:
+        tab = enter(page, "<b>ada</b><img src=x onerror=document.title='run'>")
+        assert "fox" not in tab.locator("#prediction").inner_text()
+        expect(tab.locator("#who")).to_have_text("<b>ada</b><img src=x onerror=document.title='run'>")
+        tab.keyboard.press("1")
+        tab.keyboard.press("Shift+P")
+        expect(tab.locator("#prediction")).to_have_text("the model says fox, 80 % sure")
+        tab.keyboard.press("Shift+Z")
+        expect(tab.locator("#zoom")).to_have_attribute("aria-pressed", "true")
+        tab.keyboard.press("3")
+        saved(tab, 2, 3)
+        expect(tab.locator("#prediction")).to_have_text("")
+        expect(tab.locator("#zoom")).to_have_attribute("aria-pressed", "false")
+        tab.keyboard.press("?")
+        tab.get_by_label("Single keys answer").uncheck()
+        tab.get_by_role("button", name="Close").first.click()
+        tab.keyboard.press("1")  # the keys are off: only the button answers
+        tab.get_by_role("button", name="dog").click()
+        saved(tab, 3, 3)
+        assert tab.title() == "Label"
+    log = AnswerLog(platform.blobs, 0)
+    log.refresh()
+    seen = {answer.image_id: (answer.label, answer.prediction_seen) for answer in log}
+    assert seen == {ids[0]: ("cat", False), ids[1]: ("fox", True), ids[2]: ("dog", False)}
+
+
+def test_a_class_that_somebody_adds_or_merges_is_seen_on_the_other_pages(
+    make_platform: Callable[..., Platform], enter: Callable[..., Tab]
+) -> None:
+    platform = make_platform()
+    ids = stage(platform, 0, [picture_of(number) for number in range(30)])
+    with page_of(platform) as page:
+        bob = enter(page, "bob")
+        lead = page.client("lead").http
+        for change in ({"kind": "add", "name": "owl"}, {"kind": "merge", "name": "dog", "into": "fox"}):
+            assert lead.post("/api/classes", json=change | {"confirmed": True}).is_success
+        bob.keyboard.press("2")  # dog, as this page knew it
+        expect(bob.locator("#classes")).to_contain_text("owl")
+        expect(bob.locator("#classes")).not_to_contain_text("dog")
+        bob.keyboard.press("3")
+        saved(bob, 2, 30)
+    assert said(platform) == {ids[0]: ("label", "fox"), ids[1]: ("label", "owl")}
+
+
 def test_a_thousand_classes_are_found_by_typing(
     make_platform: Callable[..., Platform], enter: Callable[..., Tab]
 ) -> None:

@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
+import numpy as np
 import pytest
-from running_page import Client, page_of, picture_of, stage
+from running_page import Client, log_predictions, page_of, picture_of, stage
 
 from al_cli.dagster_process import free_port
 from al_labeling.guard import Guard, Refused, checked_name, page_secret
@@ -300,6 +302,48 @@ def test_a_page_that_died_before_its_release_is_made_up_for_by_the_sensor(make_p
     assert platform.labeling.collect() == []  # nobody asked for it
     [path] = make_platform(auto_release=True).labeling.collect()
     assert json.loads(platform.blobs.read(path))["label"] == "cat"
+
+
+# ---------------------------------------------------------------- large
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ten_thousand_pictures_and_a_thousand_classes_keep_nobody_waiting(make_platform: MakePlatform):
+    """Once the round is read, an answer and the next picture come as quickly as with ten pictures."""
+    names = tuple(f"species {number:03d}" for number in range(1_000))
+    times: dict[str, list[float]] = {}
+
+    def timed(what: str, ask: Callable[[], Any]) -> Any:
+        begun = time.perf_counter()
+        reply = ask()
+        times.setdefault(what, []).append(time.perf_counter() - begun)
+        return reply
+
+    platform = make_platform(classes=names)
+    ids = stage(platform, 0, [picture_of(number, 16) for number in range(10_000)])
+    spots = np.random.default_rng(0).normal(0, 1, (10_000, 64)).astype(np.float32)
+    probs = np.full((10_000, 3), 0.1, np.float32)
+    probs[np.arange(10_000), np.arange(10_000) % 3] = 0.8
+    log_predictions(platform, ids, probs, spots)
+    with page_of(platform) as page:
+        client = page.client()
+        session = timed("first session", client.session)
+        assert (session["progress"]["total"], len(session["classes"])) == (10_000, 1_000)
+        shown: list[str] = []
+        for number in range(100):
+            shown += timed("next", lambda: client.next(7, tuple(shown[number:])))  # noqa: B023
+            reply = timed("answer", lambda: client.answer(shown[number], names[number * 7]))  # noqa: B023
+            assert reply["kept"]
+        for _ in range(3):
+            screen = timed("grid", lambda: client.post("grid", want=24, have=[]).json()["pictures"])
+            assert len(screen) == 24
+        assert timed("release", lambda: client.post("release").json())["released"]["labels"] == 100
+    told = {what: (np.median(seconds), max(seconds)) for what, seconds in times.items()}
+    print({what: f"median {1000 * median:.0f} ms, most {1000 * most:.0f} ms" for what, (median, most) in told.items()})
+    assert told["answer"][0] < 0.2
+    assert told["next"][0] < 0.4
+    assert told["grid"][0] < 5
+    assert told["first session"][0] < 30
+    assert told["release"][0] < 10
 
 
 # ---------------------------------------------------------------- killed

@@ -240,6 +240,35 @@ def test_what_stands_depends_on_the_answers_and_not_on_the_order_in_which_they_a
     assert standing_answers(shuffled + shuffled) == standing_answers(answers)
 
 
+@settings(max_examples=60, deadline=None)
+@given(events=events, overlap=st.integers(1, 2), cvat=st.sets(st.integers(0, 3)), order=st.randoms())
+def test_progress_is_what_the_answers_amount_to(tmp_path_factory, events, overlap: int, cvat: set[int], order):
+    """Counted anew from all answers, it is what was kept up to date with each."""
+    clock, elsewhere = Clock(), {image(number).image_id: {"cvat"} for number in cvat}
+    blobs = FsspecBlobStore(tmp_path_factory.mktemp("blobs"))
+    how = {"lease": timedelta(minutes=10), "overlap": overlap, "now": clock, "labeled_elsewhere": lambda: elsewhere}
+    images = [image(number) for number in range(4)]
+    queue = WorkQueue(blobs, 0, images, **how)
+    queue.refresh()
+    for number, annotator, kind in events:
+        own = [one for one in queue.log if one.annotator == annotator and one.image_id == image(number).image_id]
+        if kind != "undo" or own:
+            undone = {"undoes": order.choice(own).event_id} if kind == "undo" else {}
+            say(queue, number, annotator, kind, milliseconds=1000, **undone)
+    again = WorkQueue(blobs, 0, images, **how)
+    again.refresh()
+    for who in ("ada", "bob"):
+        assert queue.progress(who) == again.progress(who)
+        standing = {one.image_id for (_, name), one in standing_answers(queue.log).items() if name == who}
+        assert queue.progress(who).mine == len(standing)
+        assert len(queue.open_to(who, TAB)) <= queue.progress(who).open_to_me
+    voices = {one: set(elsewhere.get(one, ())) for one in queue.images}
+    for image_id, annotator in standing_answers(queue.log):
+        voices[image_id].add(annotator)
+    assert queue.progress("ada").settled == sum(len(voice) >= overlap for voice in voices.values())
+    assert queue.is_done() == (queue.progress("ada").settled == 4)
+
+
 def test_look_alikes_are_predicted_alike_and_the_densest_place_comes_first():
     import numpy as np
 

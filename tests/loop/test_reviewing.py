@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
 
+from al_assets.checks import MOST_SUSPICIOUS, labels_look_right
 from al_cli.digits import digit_pngs
 from al_core.images import decode_image
 from al_core.records import LABELS, SELECTIONS, prediction_table, table_of, utc_now
@@ -88,6 +90,18 @@ def test_wrong_labels_are_ranked_first(labeled: tuple[Platform, dict[str, str], 
     assert sum(image in wrong for image in head["image_id"]) >= 14  # where one in ten is wrong
     right = [truth[image] == other for image, other in head.select("image_id", "predicted").iter_rows()]
     assert sum(right) >= 12  # what it is instead is told as well
+
+
+def test_the_check_on_the_dataset_shows_list_and_pictures(labeled: tuple[Platform, dict[str, str], set[str]]):
+    platform, _, wrong = labeled
+    result = labels_look_right(dg.build_asset_check_context(), platform)
+    assert isinstance(result, dg.AssetCheckResult)
+    suspicious, looked_at = (result.metadata[f"{name}"].value for name in ("suspicious labels", "labels looked at"))
+    assert not result.passed
+    assert suspicious > MOST_SUSPICIOUS * looked_at
+    listed = str(result.metadata["most suspicious"].value)
+    assert sum(image in listed for image in wrong) >= 10
+    assert "data:image/png;base64," in str(result.metadata["pictures"].value)
 
 
 def test_reviews_bring_the_worst_back_once_and_stop_where_few_are_wrong(

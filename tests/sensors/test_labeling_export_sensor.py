@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from uuid import uuid4
 
 import dagster as dg
+import polars as pl
 import pytest
 from dagster_runs import record_run, start_runs
 
 from al_assets.checks import exports_were_taken
 from al_core.records import SELECTIONS, table_of, utc_now
+from al_loop.labeling import publish_dataset
 from al_loop.status import progress
+from al_resources.labeling.answers import Answer, AnswerLog
+from al_resources.labeling.class_list import class_list
 from al_resources.labeling.merge import merge_export
+from al_resources.labeling.releases import release_round
+from al_resources.labeling.staging import stage_round
 from al_resources.platform import Platform
 from sensors.labeling_exports import look_for_exports
 
@@ -170,6 +177,35 @@ def test_a_cumulative_export_is_a_run_for_what_it_adds(platform: Platform, insta
     export(platform, "b.json", coco({IMAGES[0]: "cat", IMAGES[1]: "dog"}))
     (request,) = tick(platform, instance).run_requests or []
     assert request.partition_key == "0000"
+
+
+def test_an_answer_that_comes_after_the_training_is_trained_on_in_the_same_round(
+    platform: Platform, instance: dg.DagsterInstance, png: bytes
+) -> None:
+    change(platform, "labeling", project="page", classes=("cat", "dog"))
+    ids = [platform.images.put(png + bytes([number])).image_id for number in range(2)]
+    rows = [
+        {"round": 2, "image_id": one, "image_uri": platform.images.path_of(one), "rank": rank, "reason": "strategy"}
+        for rank, one in enumerate(ids)
+    ]
+    platform.ledgers.insert_new("selections", table_of(SELECTIONS, rows), on=["round", "image_id"])
+    stage_round(platform.blobs, platform.images, 2, pl.DataFrame(table_of(SELECTIONS, rows)))
+    log, cursor, versions = AnswerLog(platform.blobs, 2), None, []
+    for image_id, label in zip(ids, ("cat", "dog"), strict=True):
+        said = {"image_id": image_id, "annotator": "ada", "kind": "label", "label": label}
+        log.append(Answer(event_id=str(uuid4()), round=2, at=utc_now(), milliseconds=800, **said))  # type: ignore[arg-type]
+        release = release_round(platform.blobs, 2, log, class_list(platform.blobs, platform.settings.labeling))
+        result = tick(platform, instance, cursor)
+        cursor = result.cursor
+        (request,) = result.run_requests or []
+        assert (request.partition_key, request.run_config["ops"]["labeled_dataset"]["config"]["export"]) == (
+            "0002",
+            release.path,
+        )
+        merge_export(platform.inbox, release.path)  # what the run does first: the first release is trained on now
+        versions.append(publish_dataset(platform, 2))
+    assert versions[0].manifest.version != versions[1].manifest.version
+    assert dict(versions[1].rows.select("image_id", "label").iter_rows()) == dict(zip(ids, ("cat", "dog"), strict=True))
 
 
 def test_a_half_written_export_is_waited_for_and_then_taken(platform: Platform, instance: dg.DagsterInstance) -> None:

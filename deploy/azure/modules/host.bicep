@@ -70,6 +70,11 @@ var secrets = [
     keyVaultUrl: '${vaultUri}secrets/login-client-secret'
     identity: platformIdentityId
   }
+  {
+    name: 'labeling-page-secret'
+    keyVaultUrl: '${vaultUri}secrets/labeling-page-secret'
+    identity: platformIdentityId
+  }
 ]
 var registries = [
   {
@@ -111,6 +116,7 @@ var labelingVariables = [
   { name: 'AL_LABELING_PAGE__HOST', value: '0.0.0.0' }
   { name: 'AL_LABELING_PAGE__PORT', value: '8809' }
   { name: 'AL_LABELING_PAGE__LOGIN', value: 'entra' }
+  { name: 'AL_LABELING_PAGE__SECRET', secretRef: 'labeling-page-secret' }
   { name: 'AL_LABELING_PAGE__PUBLIC_URL', value: 'https://${labelingName}.${host.properties.defaultDomain}' }
   { name: 'AL_LABELING_PAGE__TRUSTED_PROXIES', value: string(labelingTrustedProxies) }
 ]
@@ -242,7 +248,7 @@ resource labeling 'Microsoft.App/containerApps@2025-01-01' = {
       ]
       scale: {
         minReplicas: 1
-        maxReplicas: 1
+        maxReplicas: 3 // they share the round through the stores
       }
     }
   }

@@ -94,6 +94,16 @@ resource loginSecret 'Microsoft.KeyVault/vaults/secrets@2023-02-01' = {
   }
 }
 
+// Signs what the labeling page calls its pictures: every replica has to call them alike. It stays the same over
+// deployments, and nobody guesses it who does not know the password.
+resource labelingSecret 'Microsoft.KeyVault/vaults/secrets@2023-02-01' = {
+  parent: vault
+  name: 'labeling-page-secret'
+  properties: {
+    value: guid(databasePassword, vault.id, 'labeling page')
+  }
+}
+
 resource registry 'Microsoft.ContainerRegistry/registries@2025-04-01' = {
   name: 'cr${environmentName}${unique}'
   location: location
