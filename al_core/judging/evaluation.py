@@ -159,7 +159,8 @@ def wilson(right: int, images: int, confidence: float = 0.95) -> Interval:
     share = right / images
     centre = (share + z * z / (2 * images)) / (1 + z * z / images)
     half = z / (1 + z * z / images) * np.sqrt(share * (1 - share) / images + z * z / (4 * images**2))
-    return Interval(value=share, low=max(0.0, float(centre - half)), high=min(1.0, float(centre + half)))
+    low, high = max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    return Interval(value=share, low=min(low, share), high=max(high, share))  # an end may miss the share by a rounding
 
 
 class _Metrics:

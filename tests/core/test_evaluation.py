@@ -127,6 +127,22 @@ def test_a_model_that_was_never_right_is_not_certain_never_to_be():
     assert metrics["macro_f1"].high >= metrics["accuracy"].high
 
 
+def test_a_share_lies_in_its_interval_to_the_last_digit():
+    """Who draws it takes the one from the other, and nothing may be below zero."""
+    for images in range(1, 400):
+        for right in {0, images // 3, images - 1, images}:
+            interval = wilson(right, images)
+            assert 0 <= interval.low <= interval.value <= interval.high <= 1
+
+
+def test_the_intervals_of_a_perfect_and_of_a_useless_model_hold_their_values():
+    for images in (10, 36, 40, 61, 298):
+        for labels in (["a"] * images, ["b"] * images):
+            for name, interval in judged(np.tile([0.98, 0.01, 0.01], (images, 1)), labels).metrics().items():
+                if name in ("accuracy", "macro_f1"):
+                    assert interval.low <= interval.value <= interval.high, (name, images)
+
+
 def test_recall_per_class():
     probs = np.eye(3)[[0, 0, 1, 1]]
     recall = judged(probs, ["a", "a", "b", "c"]).per_class()

@@ -28,7 +28,7 @@ from al_loop.judging import verdict_on
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.browser, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.browser, pytest.mark.timeout(7200)]
 
 # so that no challenger passes on the few labels of two rounds; afterwards the gate is the usual one
 STRICT = {"AL_GATE__TOLERANCE": "0", "AL_GATE__CONFIDENCE": "0.9999"}
@@ -95,7 +95,7 @@ def _done(run: dict[str, Any]) -> dict[str, Any] | None:
     return run if run["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
 
 
-def _until(what: str, ready: Any, timeout: float = 600) -> Any:
+def _until(what: str, ready: Any, timeout: float = 1200) -> Any:
     deadline = time.monotonic() + timeout
     while not (found := ready()):
         assert time.monotonic() < deadline, f"{what} did not come within {timeout:.0f} s"
@@ -114,7 +114,7 @@ def scene(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     home = tmp_path_factory.mktemp("judged") / "home"
     command = [sys.executable, "-m", "al_cli.main", "demo", "--home", str(home), "--rounds", "2", "--port", "0"]
     done = subprocess.run(
-        [*command, "--json"], env=os.environ | STRICT, capture_output=True, text=True, timeout=1500, check=False
+        [*command, "--json"], env=os.environ | STRICT, capture_output=True, text=True, timeout=3000, check=False
     )
     assert done.returncode == 0, done.stderr
     with pytest.MonkeyPatch.context() as patch:
