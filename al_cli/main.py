@@ -57,7 +57,7 @@ COMMANDS = {
 }
 
 
-OVER_AT_ONCE = {"status"}  # commands that read a little, print it, and end
+OVER_AT_ONCE = {"status"}  # commands that read a little, print it, and end: nothing of theirs has to be collected
 
 
 class LazyGroup(click.Group):
@@ -69,8 +69,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: D102
         if cmd_name not in COMMANDS:
             return None
-        if cmd_name in OVER_AT_ONCE:
-            gc.disable()  # a sixth of its time went into collecting while modules are imported, and it holds little
+        if cmd_name not in OVER_AT_ONCE:
+            gc.enable()
         module = COMMANDS[cmd_name][0]
         # a module that holds one command bears its name; one that holds several has each by its own
         loaded = importlib.import_module(module)
@@ -114,6 +114,7 @@ def main() -> None:
     """Entry point: what a person can mend, and what Azure refuses, is one line; `--debug` shows where it was raised."""
     # pydantic would search every installed distribution for plugins, a tenth of a second in each process of the loop
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    gc.disable()  # until it is known which command it is; a sixth of `al status` went into collecting what was imported
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:
