@@ -141,7 +141,7 @@ class Dagster(DagsterApi):
         self.link = link_with(url, token)  # for people: opens the pages
         self.process_group = process_group  # of webserver, daemon and code location; runs have their own
 
-    def wait_until_up(self, children: Children, log: Path, timeout: float = 180) -> None:
+    def wait_until_up(self, children: Children, log: Path, timeout: float = 900) -> None:
         """Return when the code location is loaded and the daemons are healthy. Raises as `start_dagster` does."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:

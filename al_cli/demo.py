@@ -267,6 +267,7 @@ class Demo:
                 for round_ in range(self.rounds + 1):
                     timings.append(self._round(dagster, progress, round_))
                 if self.azure is not None:
+                    self.person.close()
                     self.batch = self._score_batch(dagster, progress)
         return timings
 
@@ -290,8 +291,9 @@ class Demo:
         step("training, gate, deployment")
         self._train_and_deploy(dagster, timing, round_)
         step("done")
-        progress.update(bar, advance=1, step=self._outcome())
-        _line(f"round {round_}: {self._outcome()}")
+        outcome = self._outcome()
+        progress.update(bar, advance=1, step=outcome)
+        _line(f"round {round_}: {outcome}")
         return timing
 
     def _label(self, round_: int) -> None:
@@ -332,7 +334,7 @@ class Demo:
         sample = np.take(stream, range((round_ - 1) * self.traffic, round_ * self.traffic), mode="wrap")
         before = self.platform.predictions.watermark().rows
         url, caller = scoring_address(self.platform)
-        with httpx.Client(timeout=30, **caller) as client:
+        with httpx.Client(timeout=PATIENCE_SECONDS, **caller) as client:
             for index in sample:
                 client.post(url, content=self.digits[index][1]).raise_for_status()
         rows = before

@@ -12,6 +12,7 @@ import httpx
 from al_core.errors import ActiveLearningError
 
 AT_ONCE = 20  # pictures in hand
+PATIENCE_SECONDS = 300.0  # for one answer of the page, on a busy machine
 
 
 class PageRefused(ActiveLearningError):
@@ -27,7 +28,7 @@ class PersonAtThePage:
         self._link = link
         self._truth = truth
         self._tab = str(uuid4())
-        self._http = httpx.Client(base_url=address, headers=headers, timeout=60)
+        self._http = httpx.Client(base_url=address, headers=headers, timeout=PATIENCE_SECONDS)
 
     def close(self) -> None:
         """Leave the page."""

@@ -208,3 +208,29 @@ def test_what_no_subscription_proved_is_told_beside_what_was_proven() -> None:
     assert "| | proven on | not proven |" in rows
     assert len([row for row in rows if row.startswith("| ")]) > 12
     assert GUIDE.rstrip().endswith("No line of this was run against a subscription.")
+
+
+def test_limits_and_the_way_back_are_told() -> None:
+    limits = " ".join(part("**Limits to know", "## Tear down").split())
+    for told in (
+        "cores of GPU families (NCasT4_v3) | 0",
+        "500 requests a second",
+        "5 MB a second",
+        "end on 2028-05-01",
+    ):
+        assert told in limits
+    assert "streaming ingestion | not on a free cluster" in limits
+    down = part("## Tear down", "## What was proven")
+    assert "azd down --purge" in down
+    for kind in ("online-endpoint delete", "batch-endpoint delete", "compute delete", "workspace delete"):
+        assert f"az ml {kind}" in down
+    callers = " ".join(part("**Watching.**", "**Labeling.**").split())
+    for told in (
+        "**424**",
+        "413 (too large)",
+        "503 (the log is full",
+        "ms-azureml-model-error-statuscode",
+        "408",
+        "429",
+    ):
+        assert told in callers

@@ -13,9 +13,12 @@ from al_labeling.pictures import Pictures
 from al_resources.labeling.staging import round_folder, staged_images
 from al_resources.platform import Platform
 
+PATIENCE = 30_000  # milliseconds: Dagster starts beside the page, on a machine that may have other work, too
 
-def label_everything(platform: Platform, chromium: str, link: str, truth: dict[str, str], labels: int) -> None:
-    """One key a picture, as a person who knows the digits."""
+
+def label_everything(platform: Platform, chromium: str, link: str, truth: dict[str, str], labels: int) -> float:
+    """One key a picture, as a person who knows the digits; when the first label was saved (`time.monotonic`)."""
+    first = 0.0
     settings = platform.settings
     pictures = Pictures(
         platform.blobs,
@@ -30,11 +33,13 @@ def label_everything(platform: Platform, chromium: str, link: str, truth: dict[s
         tab.goto(link)
         for done in range(1, labels + 1):
             image = tab.locator("#stage img")
-            expect(image).to_be_visible()
+            expect(image).to_be_visible(timeout=PATIENCE)
             tab.keyboard.press(label_of[str(image.get_attribute("src"))])
-            expect(tab.locator("#progress")).to_contain_text(f"{done} of {labels}")
-        expect(tab.locator("#message")).to_contain_text(f"{labels} labels were released")
+            expect(tab.locator("#progress")).to_contain_text(f"{done} of {labels}", timeout=PATIENCE)
+            first = first or time.monotonic()
+        expect(tab.locator("#message")).to_contain_text(f"{labels} labels were released", timeout=PATIENCE)
         browser.close()
+    return first
 
 
 def wait_for(what: str, ready: Callable[[], Any], seconds: float = 180) -> None:

@@ -287,6 +287,8 @@ def test_a_full_spool_refuses_what_no_log_would_know_until_the_store_is_back(sto
     with pytest.raises(CollectorFull, match=r"segments of 0\.0 MB wait in .*serving\.spool_bytes allows 0\.0 MB"):
         collector.offer([prediction(100)])
     collector.close(timeout=0.1)
+    collector._deliverer.join(60)  # on a busy machine it takes longer, and holds the spool until then
+    collector.close(timeout=0.1)
 
     restarted = stores.collector(spool_bytes=4_000)  # what an earlier process left counts as well
     assert restarted.full
@@ -298,8 +300,8 @@ def test_a_full_spool_refuses_what_no_log_would_know_until_the_store_is_back(sto
 
 
 def test_images_are_written_many_at_a_time(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each write takes as long as a container takes: what counts is how many are on their way together."""
-    together, most, lock = 0, 0, threading.Lock()
+    """A container answers each in tens of milliseconds: what counts is how many are on their way together."""
+    together, most, lock, all_there = 0, 0, threading.Lock(), threading.Event()
     put = stores.images.put
 
     def slow(data: bytes) -> Any:
@@ -307,7 +309,9 @@ def test_images_are_written_many_at_a_time(stores: Stores, monkeypatch: pytest.M
         with lock:
             together += 1
             most = max(most, together)
-        time.sleep(0.025)
+            if together == 32:
+                all_there.set()
+        all_there.wait(60)
         with lock:
             together -= 1
         return put(data)
