@@ -14,10 +14,11 @@ from typing import Any
 import dagster as dg
 import pytest
 from playwright.sync_api import Page, TimeoutError, expect, sync_playwright
+from running_dagster import running_dagster
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from al_assets.definitions import build_definitions
-from al_cli.dagster_process import Dagster, dagster_dev, write_dagster_home
+from al_cli.dagster_process import Dagster, write_dagster_home
 from al_cli.digits import store_digits
 from al_cli.oracle import answer_waiting
 from al_resources.labeling.projects.oracle import OracleLabeling
@@ -128,7 +129,7 @@ def desk(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[De
         write_dagster_home(home, platform.settings)
         store_digits(platform)
         _play(home, platform)
-        with dagster_dev(home, config, 0) as dagster, sync_playwright() as playwright:
+        with running_dagster(home, config) as dagster, sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
             page = browser.new_page(viewport={"width": 1500, "height": 1000})
             page.set_default_timeout(90_000)
