@@ -208,7 +208,9 @@ def labels_look_right(
     }
     if found.suspicious:
         metadata["most suspicious"] = views.table(worst.drop("image_uri").with_columns(pl.col("score").round(3)))
-        metadata["pictures"] = views.suspicious_sheet(platform, int(context.partition_key), worst)
+        looked_at = platform.datasets.latest()  # the labels of all rounds; a check by itself has no round of its own
+        assert looked_at is not None
+        metadata["pictures"] = views.suspicious_sheet(platform, looked_at.manifest.round, worst)
     return dg.AssetCheckResult(
         passed=found.suspicious <= MOST_SUSPICIOUS * found.looked_at,
         severity=dg.AssetCheckSeverity.WARN,

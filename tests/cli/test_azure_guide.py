@@ -103,7 +103,7 @@ def test_events_are_delivered_as_the_guide_says(dry_run: str) -> None:
 def test_a_setting_that_is_named_exists_and_takes_the_value(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name, _, value = key.partition(" = ")
     section, _, field = name.partition(".")
-    if section not in SECTIONS or field == "yml":
+    if section not in SECTIONS or field in {"yml", "yaml"}:
         assert field in {"toml", "env", "bicep", "yaml", "json", "ipynb", "sh", "kql", "yml"}, (
             f"{name} is no setting, nor a file"
         )

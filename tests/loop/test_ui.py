@@ -21,6 +21,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt
 from al_cli.dagster_process import Dagster
 
 pytestmark = [pytest.mark.live, pytest.mark.browser, pytest.mark.timeout(1800)]
+expect.set_options(timeout=60_000)  # the web server begins its first page on a machine that does other things, too
 
 ASSETS = ["prediction_log", "selected_candidates", "labeled_dataset", "model_checkpoint", "deployment"]
 SWITCHES = [

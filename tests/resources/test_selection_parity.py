@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif("kusto" not in PREDICTION_STORES, reason="needs 
 
 CLASSES = ("cat", "o'brien", '"; drop')
 WIDTH = 4
-BY_SCORE = [name for name in sorted(STRATEGIES) if get_strategy(name).order(0) is not None]
+BY_SCORE = [name for name in STRATEGIES if get_strategy(name).order(0) is not None]
 LABELED = Labeled(
     np.array([image(n) for n in range(1000, 1009)]),
     np.random.default_rng(1).normal(size=(9, WIDTH)).astype(np.float32),
