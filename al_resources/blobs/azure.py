@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from datetime import UTC
 from typing import TYPE_CHECKING
@@ -71,8 +71,9 @@ class AzureBlobStore:
             raise FileNotFoundError(f"there is no blob {path!r}")
         return _info(path, found)
 
-    def list(self, prefix: str) -> Iterator[BlobInfo]:
-        """All blobs below a folder, page by page, in the order of their paths."""
+    def list(self, prefix: str, *, but: Set[str] = frozenset()) -> Iterator[BlobInfo]:
+        """All blobs below a folder, page by page, in the order of their paths; a page tells all of each."""
+        del but
         below = f"{checked_path(prefix)}/" if prefix else None
         with self._missing(prefix):
             for blob in self._container.list_blobs(name_starts_with=below, include=["metadata"]):
