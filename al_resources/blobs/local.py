@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,6 +90,14 @@ class FsspecBlobStore:
             for full in sorted(found)
             if full != folder and is_fit(full)
         )
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """The names of the folders right below a folder, in order; one that was emptied is told, too."""
+        folder = self._full(prefix) if prefix else self._root
+        if self._local:
+            return _local_folders(folder)
+        found = self._fs.ls(folder, detail=True) if self._fs.isdir(folder) else []
+        return sorted(one["name"].rstrip("/").rpartition("/")[2] for one in found if one["type"] == "directory")
 
     def delete(self, path: str) -> None:
         """Remove a blob; one that is missing is no error."""
@@ -209,6 +217,14 @@ def _local_list(folder: str, prefix: str, root: str, but: Set[str]) -> Iterator[
                 yield _local_info(prefix + name, entry.stat())
             except FileNotFoundError:
                 continue  # deleted since, or no regular file
+
+
+def _local_folders(folder: str) -> Sequence[str]:
+    try:
+        with os.scandir(folder) as scan:
+            return sorted(entry.name for entry in scan if _is_folder(entry) and is_fit(entry.path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
