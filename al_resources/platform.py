@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from al_core.learning.contract import Trainer
     from al_resources.blobs import BlobStore
     from al_resources.datasets import DatasetStore
+    from al_resources.embedding_store import EmbeddingStore
     from al_resources.endpoint import Endpoint
     from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
     from al_resources.event_queue import EventQueue
@@ -34,6 +35,7 @@ class Parts(TypedDict, total=False):
     blobs: BlobStore
     ledgers: Ledgers
     predictions: PredictionStore
+    embeddings: EmbeddingStore
     datasets: DatasetStore
     registry: ModelRegistry
     endpoint: Endpoint
@@ -87,6 +89,11 @@ class Platform:
     def predictions(self) -> PredictionStore:
         """The prediction log."""
         return self._parts["predictions"] if "predictions" in self._parts else self.profile.predictions(self)
+
+    @cached_property
+    def embeddings(self) -> EmbeddingStore:
+        """What encoders made of images."""
+        return self._parts["embeddings"] if "embeddings" in self._parts else self.profile.embeddings(self)
 
     @cached_property
     def datasets(self) -> DatasetStore:
