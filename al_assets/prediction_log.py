@@ -9,6 +9,7 @@ from pydantic import Field
 from al_assets import columns, views
 from al_assets.failures import told_once
 from al_assets.loop_names import loop_asset
+from al_loop.embedding import fill
 from al_loop.scoring import permitted_folder, score, score_pool
 from al_loop.waiting import standing
 from al_resources.platform import Platform
@@ -47,7 +48,8 @@ def prediction_log(
     the serving version is still right on it.
 
     Scoring services and batch jobs append to it; this asset scores what of the image store the serving version has not
-    seen (`selection.pool_scoring_limit` a run; the next one goes on), merges small files, and sums up. With `folder` or
+    seen (`selection.pool_scoring_limit` a run; the next one goes on), embeds what a frozen encoder has not seen, merges
+    small files, and sums up. With `folder` or
     `prefix` in the launchpad those images are scored first. Not partitioned: its data version is the watermark.
     """
     from al_loop.batch_facts import backlog, logged_since
@@ -63,12 +65,13 @@ def prediction_log(
             log=context.log.info,
         )
         pool = score_pool(platform, log=context.log.info)
+        embedded = fill(platform, log=context.log.info)
     handed_over = deliver(platform)
     if handed_over.segments:
         context.log.info(f"segments that scoring services left in the blob store: {handed_over}")
     name = platform.settings.model.name
     version = platform.endpoint.state().serving_version
-    merged = platform.predictions.compact()
+    merged = {"predictions": platform.predictions.compact(), "embeddings": platform.embeddings.compact()}
     watermark = platform.predictions.watermark()
     context.log.info(f"{watermark.rows} predictions logged; compaction: {merged}")
     serving: dict[str, Any] = {}
@@ -80,6 +83,7 @@ def prediction_log(
             ),
             "images that wait for a prediction": backlog(platform, version),
             "images scored just now": 0 if pool is None else pool.scored,
+            **({"images embedded just now": embedded} if platform.settings.training.frozen else {}),
             "predictions of the serving version": platform.predictions.watermark(name, version).rows,
             **views.log_summary(platform, version),
         }

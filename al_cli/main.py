@@ -33,6 +33,7 @@ COMMANDS = {
     "serve": ("al_cli.serve", "Run the scoring service: POST /score."),
     "score": ("al_cli.score", "Score a folder of images in batch, into the same log."),
     "strategies": ("al_cli.strategies", "The query strategies, what they need and what they cost."),
+    "embed": ("al_cli.embed", "Embed a folder or the image store now, so that nothing waits for it later."),
     "encoders": ("al_cli.encoders", "The encoders that can be used here, how large and how fast they are."),
     "select": ("al_cli.select", "Show which images would be chosen now, and why."),
     "find": ("al_cli.find", "Find images without a label that resemble pictures, a class or a text."),

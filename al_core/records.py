@@ -41,6 +41,17 @@ PREDICTIONS = pa.schema(
     ]
 )
 
+EMBEDDINGS = pa.schema(
+    [
+        ("encoder", pa.string()),  # content hash of all that makes an embedding; those of two encoders never mix
+        ("image_id", pa.string()),
+        ("image_key", pa.int64()),  # its first 60 bits
+        ("image_hash", pa.string()),  # near-duplicate hash; null where the picture itself was not looked at
+        ("embedding", pa.list_(pa.float32())),  # of half precision
+        ("embedded_at", UTC_MICROSECONDS),
+    ]
+)
+
 SELECTIONS = pa.schema(
     [
         ("round", pa.int64()),
@@ -261,6 +272,24 @@ def prediction_table(
             "logged_at": stamp,
         },
         schema=PREDICTIONS,
+    )
+
+
+def embedding_table(
+    encoder: str, image_ids: Sequence[str], embeddings: np.ndarray, image_hashes: Sequence[str | None] | None = None
+) -> pa.Table:
+    """Rows of `EMBEDDINGS` for what one encoder made, (N, d), of N images."""
+    count = len(image_ids)
+    return pa.table(
+        {
+            "encoder": pa.array([encoder] * count, pa.string()),
+            "image_id": pa.array(image_ids, pa.string()),
+            "image_key": pa.array(image_keys(image_ids)),
+            "image_hash": pa.array([None] * count if image_hashes is None else image_hashes, pa.string()),
+            "embedding": _lists(half_precision(embeddings)),
+            "embedded_at": pa.array([utc_now()] * count, UTC_MICROSECONDS),
+        },
+        schema=EMBEDDINGS,
     )
 
 

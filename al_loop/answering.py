@@ -26,17 +26,23 @@ def predictor_of(platform: Platform, version: int) -> Predictor:
 def answers_of(
     platform: Platform, predictor: Predictor, images: Sequence[LabeledImage]
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Ids, probabilities and embeddings of the readable ones among the images, chunk by chunk."""
-    from al_core.learning.preprocessing import read_in_chunks
+    """Ids, probabilities and embeddings of the readable ones among the images, chunk by chunk.
 
+    What a frozen encoder made of an image before is not made again, and what it makes now is kept.
+    """
+    from al_core.learning.embedding import embedded_chunks
+
+    known = platform.embeddings if platform.settings.training.frozen else None
+    encoder = "" if known is None else predictor.encoder_hash
+    preprocessing, embed = predictor.manifest.preprocessing, predictor.embed_pixels
     ids: list[str] = []
     probs = [np.empty((0, len(predictor.classes)), np.float32)]
     embeddings = [np.empty((0, predictor.dimension), np.float32)]
-    for chunk in read_in_chunks(images, platform.images.read, predictor.manifest.preprocessing):
-        ids += [images[position].image_id for position in chunk.positions]
-        answered, embedded = predictor.predict_pixels(chunk.pixels)
-        probs.append(answered)
-        embeddings.append(embedded)
+    for chunk in embedded_chunks(images, platform.images.read, preprocessing, embed, encoder, known):
+        if chunk.image_ids:
+            ids += chunk.image_ids
+            probs.append(predictor.classify(chunk.embeddings))
+            embeddings.append(chunk.embeddings)
     return ids, np.concatenate(probs), np.concatenate(embeddings)
 
 

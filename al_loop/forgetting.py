@@ -50,7 +50,8 @@ def left_of(platform: Platform, image_id: str) -> list[str]:
 
 def _rows(platform: Platform, image_id: str) -> dict[str, int]:
     rows = {name: platform.ledgers.read(name, image_id=image_id).height for name in SAID_OF_IMAGES}
-    return {**rows, "predictions": platform.predictions.rows_of([image_id], ["prediction_id"]).num_rows}
+    logged = platform.predictions.rows_of([image_id], ["prediction_id"]).num_rows
+    return {**rows, "predictions": logged, "embeddings": platform.embeddings.rows_of([image_id])}
 
 
 def _put_on_record(platform: Platform, image_id: str) -> None:
@@ -81,9 +82,10 @@ def _erase(platform: Platform, image_id: str) -> dict[str, int]:
         if sheet in own or not sheet.endswith("contact_sheet.png"):  # any other may show it, and is drawn again
             blobs.delete(sheet)
     done["answers on the labeling page"] = erase_answers(blobs, ids)
-    shutil.rmtree(cache_folder(platform), ignore_errors=True)  # embeddings; the next selection computes them again
+    shutil.rmtree(cache_folder(platform), ignore_errors=True)  # distances; the next selection computes them again
     for name in SAID_OF_IMAGES:
         done[name.replace("_", " ")] = platform.ledgers.erase(name, ids)
     done["predictions"] = platform.predictions.erase(ids)
+    done["embeddings"] = platform.embeddings.erase(ids)
     done["places in monitoring"] = forget_image(platform, image_id)
     return done

@@ -42,7 +42,8 @@ def evaluated(platform: Platform, predictor: Predictor, dataset: Dataset) -> Eva
     """The model's answers on the holdout, in bounded memory."""
     from al_core.judging.evaluation import evaluate
 
-    return evaluate(predictor, dataset.images("holdout"), platform.images.read)
+    known = platform.embeddings if platform.settings.training.frozen else None
+    return evaluate(predictor, dataset.images("holdout"), platform.images.read, known)
 
 
 def evaluation_of(platform: Platform, manifest: ModelManifest) -> Evaluation | None:

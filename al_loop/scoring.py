@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from al_core.errors import GiveUp
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from al_resources.platform import Platform
     from al_serving.batch import BatchProgress, BatchSummary, NamedFile
 
-PAGE = 256  # images of the store compared with the log at once
+PAGE = 256  # images of the store compared with the log at once, or scored by their embeddings
 LINE_EVERY = 1_024  # files
 _REJECTED = re.compile(r"\(([0-9a-f]{32})\)$")
 
@@ -100,7 +103,7 @@ def unscored(platform: Platform, version: int) -> Iterator[tuple[str, str]]:
     parts = [pl.DataFrame(batch)["image_key"].unique().to_numpy() for batch in log]  # Arrow's own way imports pandas
     known = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
     passed_over = {*platform.ledgers.read("selections")["image_id"], *answered(platform.ledgers.read("labels"))}
-    passed_over.update(_rejected(platform))
+    passed_over.update(rejected(platform))
     start = int(np.random.default_rng(version).integers(0, KEY_SPACE))
     items = iter(platform.images.items(start))
     while page := list(islice(items, PAGE)):
@@ -123,14 +126,62 @@ def score_pool(platform: Platform, *, log: Callable[[str], None]) -> BatchSummar
     if not waiting:
         return None
     from al_resources.image_store import image_path
-    from al_serving.batch import NamedFile
+    from al_serving.batch import BatchSummary, NamedFile
 
     log(f"{len(waiting)} images of the store are scored by v{version}, which has not seen them")
-    files = [NamedFile(image_path(uri), partial(platform.images.read, uri)) for _, uri in waiting]
-    return _score_here(platform, version, files, f"pool/{platform.settings.model.name}", _told_to(log))
+    key = f"pool/{platform.settings.model.name}"
+    by_embedding = _scored_by_embedding(platform, version, waiting, key, log)
+    files = [
+        NamedFile(image_path(uri), partial(platform.images.read, uri))
+        for image_id, uri in waiting
+        if image_id not in by_embedding
+    ]
+    if not files:
+        return BatchSummary(len(waiting), len(by_embedding), {}, {}, version)
+    summary = _score_here(platform, version, files, key, _told_to(log))
+    return replace(summary, files=len(waiting), scored=summary.scored + len(by_embedding))
 
 
-def _rejected(platform: Platform) -> Iterator[str]:
+def _scored_by_embedding(
+    platform: Platform, version: int, images: Sequence[tuple[str, str]], key: str, log: Callable[[str], None]
+) -> set[str]:
+    """Score those images (id, uri) whose embedding by this version's encoder is known: the pictures are not read.
+
+    They go into the log under the ids that scoring the pictures in the batch of this key would give them.
+    """
+    from al_core.records import PREDICTIONS, prediction_table
+    from al_loop.answering import predictor_of
+    from al_serving.scoring import prediction_id
+
+    if not platform.settings.training.frozen:
+        return set()
+    predictor, uris = predictor_of(platform, version), dict(images)
+    found = platform.embeddings.read(predictor.encoder_hash, list(uris))
+    seen = [image_id for image_id, known in zip(uris, found.known, strict=True) if known]
+    # what nobody looked at has no hash to tell its near-duplicates by: its picture has to be read
+    hashed = [row for row, image_hash in enumerate(found.image_hashes) if image_hash is not None]
+    for start in range(0, len(hashed), PAGE):
+        rows = hashed[start : start + PAGE]
+        ids, embeddings = [seen[row] for row in rows], found.embeddings[rows]
+        predictions = prediction_table(
+            image_ids=ids,
+            image_uris=[uris[image_id] for image_id in ids],
+            image_hashes=[found.image_hashes[row] for row in rows],
+            model_name=predictor.name,
+            model_version=version,
+            classes=predictor.classes,
+            probs=predictor.classify(embeddings),
+            source="batch",
+            embeddings=embeddings if platform.settings.serving.log_embeddings else None,
+        )
+        named = pa.array([prediction_id(key, predictor.manifest, image_id) for image_id in ids], pa.string())
+        platform.predictions.append(predictions.set_column(0, PREDICTIONS.field("prediction_id"), named))
+    if hashed:
+        log(f"{len(hashed)} of them by the embeddings that {predictor.manifest.architecture} made of them before")
+    return {seen[row] for row in hashed}
+
+
+def rejected(platform: Platform) -> Iterator[str]:
     """Ids of images that could not be scored; batches name them by path, requests by the id behind the name."""
     for name in platform.ledgers.read("rejected_images")["name"]:
         if found := _REJECTED.search(name):
@@ -161,7 +212,8 @@ def _score_here(
     from al_serving.scoring import Scorer
 
     with closing(Collector.of(platform)) as collector:
-        scorer = Scorer.of(platform, platform.registry.fetch(version), collector)
+        known = platform.embeddings if platform.settings.training.frozen else None
+        scorer = Scorer.of(platform, platform.registry.fetch(version), collector, known)
         collector.flush()  # what a killed attempt at this batch left in the spool is in the log before it is asked
         is_logged = partial(_logged_predictions, platform)
         summary = score_files(scorer, files, collector, report, named, batch=key, is_logged=is_logged)

@@ -373,12 +373,12 @@ def _seed_embedder(
         images = [LabeledImage(image_id, uris[image_id], "") for image_id in ids]
         log(f"looking at {len(images):,} images with {training.architecture}, to choose the first ones by coverage")
         chunks, began = [], time.monotonic()
-        for chunk in embedder.chunks(images, platform.images.read):
+        for chunk in embedder.chunks(images, platform.images.read, platform.embeddings):
             chunks.append(chunk)
             done = sum(len(each.image_ids) + len(each.skipped) for each in chunks)
             left = (time.monotonic() - began) / done * (len(images) - done)
             log(f"{done:,} of {len(images):,} images embedded, {left:.0f} s left")
-        rows = [np.empty((0, embedder.dimension), np.float32), *(chunk.embeddings for chunk in chunks)]
+        rows = [chunk.embeddings for chunk in chunks if chunk.image_ids] or [np.empty((0, embedder.dimension))]
         return [image_id for chunk in chunks for image_id in chunk.image_ids], np.concatenate(rows)
 
     return embed, {"first images": f"those that teach cover what {training.architecture} tells apart"}

@@ -84,16 +84,13 @@ class _Inputs:
 
     def embed(self, images: Sequence[LabeledImage]) -> tuple[np.ndarray, np.ndarray]:
         """Ids (L,) and embeddings (L, d) of the readable images; only those new to this encoder are computed."""
-        from al_resources.caches.embeddings import EmbeddingCache
+        from al_core.learning.embedding import embedded_chunks
 
-        cache = EmbeddingCache(
-            cache_folder(self.platform) / "embeddings", self.predictor.encoder_hash, self.predictor.dimension
-        )
-        ids = np.array([image.image_id for image in images], str)
-        known, rows = cache.read(ids)
-        unknown = [images[n] for n in np.flatnonzero(~known).tolist()]
-        new, _, computed = answers_of(self.platform, self.predictor, unknown)
-        cache.add(np.array(new, str), computed)
-        rows[np.flatnonzero(np.isin(ids, new))] = computed
-        readable = known | np.isin(ids, new)
-        return ids[readable], rows[readable]
+        predictor, platform = self.predictor, self.platform
+        chunks = [*embedded_chunks(
+            images, platform.images.read, predictor.manifest.preprocessing, predictor.embed_pixels,
+            predictor.encoder_hash, platform.embeddings,
+        )]  # fmt: skip
+        rows = [chunk.embeddings for chunk in chunks if chunk.image_ids] or [np.empty((0, predictor.dimension))]
+        ids = [image_id for chunk in chunks for image_id in chunk.image_ids]
+        return np.array(ids, str), np.concatenate(rows).astype(np.float32, copy=False)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from al_core.records import ModelManifest
     from al_resources.platform import Platform
 
+LOOKED_AT = 2  # times as many images as are wanted: some have no embedding yet
+
 
 def train_challenger(
     platform: Platform, dataset: Dataset, *, run_id: str | None, log: Callable[[str], None]
@@ -89,6 +91,7 @@ def _train_and_publish(
             key=key,
             dataset=dataset.manifest,
             unlabeled=lambda encoder, most: unlabeled_embeddings(platform, champion, encoder, most),
+            known=platform.embeddings,
         ),
         log,
     )
@@ -119,20 +122,35 @@ def _train_and_publish(
 def unlabeled_embeddings(platform: Platform, version: int | None, encoder: str, most: int) -> np.ndarray:
     """Embeddings (M, d) that this encoder made of images that teach and have no label, at most so many.
 
-    They are those that `version` logged, where its encoder is that one; before the first model there are none.
+    They are those that the table of embeddings has, else those that `version` logged, where its encoder is that one.
     """
     import numpy as np
 
     from al_core.strategies.base import Order
     from al_loop.answering import predictor_of
 
-    none = np.empty((0, 0), np.float32)
-    if version is None or (predictor := predictor_of(platform, version)).encoder_hash != encoder:
-        return none
+    known = _known_of_the_pool(platform, encoder, most)
+    if len(known) >= most or version is None or (predictor := predictor_of(platform, version)).encoder_hash != encoder:
+        return known
     name, teaching = platform.settings.model.name, platform.settings.holdout.teaching
     found = platform.predictions.eligible(name, version, Order("random", seed=0), most, ["embedding"], part=teaching)
     rows = [row for row in found["embedding"].to_pylist() if row is not None and len(row) == predictor.dimension]
-    return np.array(rows, np.float32) if rows else none
+    return np.array(rows, np.float32) if len(rows) > len(known) else known
+
+
+def _known_of_the_pool(platform: Platform, encoder: str, most: int) -> np.ndarray:
+    """Embeddings of at most so many images of the store that teach and that nobody was asked about: the first ones.
+
+    Ids are hashes, so these are a random sample, and the same one round after round.
+    """
+    from itertools import islice
+
+    from al_core.answers import answered
+
+    asked = {*platform.ledgers.read("selections")["image_id"], *answered(platform.ledgers.read("labels"))}
+    judges = platform.settings.holdout.judges
+    waiting = (one for one in platform.images.ids() if one not in asked and not judges.holds(one))
+    return platform.embeddings.read(encoder, list(islice(waiting, LOOKED_AT * most))).embeddings[:most]
 
 
 def _judge_and_publish(

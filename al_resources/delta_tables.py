@@ -231,6 +231,35 @@ def merging_files(path: Path) -> Iterator[bool]:
         lock.release()
 
 
+def merge_small_files(
+    path: Path, partition_by: Sequence[str], *, smaller_than: int, least: int, properties: WriterProperties
+) -> None:
+    """Keep a table that is written to every few seconds quick to read: merge a partition's small files, if `least`.
+
+    What is merged once is left alone, so it costs as much as was appended.
+
+    Raises:
+        CommitFailedError: another process wrote in between; nothing was merged.
+    """
+    with merging_files(path) as our_turn:
+        table = open_table(path)
+        if not our_turn or table is None:
+            return
+        files = pl.DataFrame(table.get_add_actions(flatten=True))
+        small = files.rename({f"partition.{name}": name for name in partition_by})
+        small = small.filter(pl.col("size_bytes") < smaller_than)
+        crowded = small.group_by(partition_by).len().filter(pl.col("len") >= least)
+        for partition in crowded.iter_rows(named=True):
+            table.optimize.compact(
+                partition_filters=[(name, "=", str(partition[name])) for name in partition_by],
+                target_size=smaller_than,
+                max_concurrent_tasks=1,
+                writer_properties=properties,
+            )
+        if not crowded.is_empty():
+            vacuum(path, table)
+
+
 def vacuum(path: Path, table: DeltaTable) -> int:
     """Delete the files that were replaced so long ago that nobody reads them; returns how many.
 

@@ -36,7 +36,7 @@ class FormatVersion(NamedTuple):
 
 
 BEFORE_NUMBERS = FormatVersion(1, 0)
-CURRENT = FormatVersion(1, 1)
+CURRENT = FormatVersion(1, 2)  # 1.2: the table of embeddings, which a home goes on without
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from al_core.learning.contract import Trainer
     from al_resources.blobs import BlobStore
     from al_resources.datasets import DatasetStore
+    from al_resources.embedding_store import EmbeddingStore
     from al_resources.endpoint import Endpoint
     from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
     from al_resources.event_queue import EventQueue
@@ -34,6 +35,7 @@ class Parts(TypedDict, total=False):
     blobs: BlobStore
     ledgers: Ledgers
     predictions: PredictionStore
+    embeddings: EmbeddingStore
     datasets: DatasetStore
     registry: ModelRegistry
     endpoint: Endpoint
@@ -89,6 +91,11 @@ class Platform:
         return self._parts["predictions"] if "predictions" in self._parts else self.profile.predictions(self)
 
     @cached_property
+    def embeddings(self) -> EmbeddingStore:
+        """What encoders made of images."""
+        return self._parts["embeddings"] if "embeddings" in self._parts else self.profile.embeddings(self)
+
+    @cached_property
     def datasets(self) -> DatasetStore:
         """The versions of the labeled dataset."""
         return self._parts["datasets"] if "datasets" in self._parts else self.profile.datasets(self)
@@ -127,5 +134,5 @@ class Platform:
         """How many selected images nobody has answered yet."""
         from al_core.answers import answered
 
-        selected = self.ledgers.read("selections")["image_id"].unique()
-        return len(set(selected) - set(answered(self.ledgers.read("labels"))))
+        selected = self.ledgers.read("selections").select("image_id").unique()
+        return selected.join(answered(self.ledgers.read("labels")).to_frame(), on="image_id", how="anti").height

@@ -15,7 +15,7 @@ import torch
 from al_core.images import MAX_PIXELS, BadImage, TooManyPixels, content_id, decode_image, too_many_pixels
 from al_core.learning.preprocessing import to_pixels
 from al_core.near_duplicates import near_duplicate_hash
-from al_core.records import Source
+from al_core.records import ModelManifest, Source, half_precision
 from al_core.uncertainty import uncertainty_scores
 from al_serving.collector import Collector, CollectorFull, Prediction, Rejection
 from al_serving.payloads import BadRequest, SentImage
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from al_core.learning.inference import Predictor
+    from al_core.learning.known_embeddings import KnownEmbeddings
     from al_resources.platform import Platform
 
 Answer = dict[str, Any]  # JSON: filename, image_id, label, labels, probs, model_name, model_version; or filename, error
@@ -76,6 +77,11 @@ def _own_name(image: ReadImage) -> str | None:
     return None if image.name == image.image_id or image.name.isdigit() else image.name
 
 
+def prediction_id(batch: str, manifest: ModelManifest, image_id: str) -> str:
+    """The id of what a version answers for an image in a batch: the same when the batch is done again."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{batch}/{manifest.name}/{manifest.version}/{image_id}"))
+
+
 class Misbehaved(Exception):
     """The model answered something that is no probability distribution over its classes."""
 
@@ -91,6 +97,7 @@ class Scorer:
         max_image_bytes: int = 20_000_000,
         max_image_pixels: int = MAX_PIXELS,
         log_embeddings: bool = False,
+        known: KnownEmbeddings | None = None,
     ) -> None:
         self.predictor = predictor
         self.manifest = predictor.manifest
@@ -98,10 +105,20 @@ class Scorer:
         self._max_bytes = max_image_bytes
         self._max_pixels = max_image_pixels
         self._log_embeddings = log_embeddings
+        self._known = known  # where batches find and leave embeddings; requests wait for no store
 
     @classmethod
-    def of(cls, platform: Platform, checkpoint: Path, collector: Collector | None) -> Scorer:
-        """The scorer of one checkpoint folder, as the platform's settings want it."""
+    def of(
+        cls,
+        platform: Platform,
+        checkpoint: Path,
+        collector: Collector | None,
+        known: KnownEmbeddings | None = None,
+    ) -> Scorer:
+        """The scorer of one checkpoint folder, as the platform's settings want it.
+
+        In a batch, what its encoder made of an image before is taken from `known`, and what it makes is left there.
+        """
         from al_core.learning.inference import Predictor
 
         settings = platform.settings.serving
@@ -111,6 +128,7 @@ class Scorer:
             max_image_bytes=settings.max_image_bytes,
             max_image_pixels=settings.max_image_pixels,
             log_embeddings=settings.log_embeddings,
+            known=known,
         )
 
     def score(self, images: Sequence[SentImage], source: Source) -> list[Answer]:
@@ -190,7 +208,7 @@ class Scorer:
         if self._collector is not None and self._collector.full:
             raise CollectorFull("the prediction log cannot take more at the moment; try again in a few seconds")
         readable = [image for image in images if isinstance(image, ReadImage)]
-        probs, embeddings = self._predict(readable)
+        probs, embeddings = self._predict(readable, source)
         if self._collector is not None and readable:
             self._collector.offer(self._rows(readable, probs, embeddings, source, batch))
         distributions = iter(probs)
@@ -203,17 +221,36 @@ class Scorer:
 
     def prediction_id(self, batch: str, image_id: str) -> str:
         """The id of what this version answers for an image in a batch: the same when the batch is done again."""
-        return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{batch}/{self.manifest.name}/{self.manifest.version}/{image_id}"))
+        return prediction_id(batch, self.manifest, image_id)
 
-    def _predict(self, images: Sequence[ReadImage]) -> tuple[np.ndarray, np.ndarray | None]:
+    def _predict(self, images: Sequence[ReadImage], source: Source) -> tuple[np.ndarray, np.ndarray | None]:
         if not images:
             return np.empty((0, len(self.manifest.classes)), np.float32), None
-        probs, embeddings = self.predictor.predict_pixels(torch.cat([image.pixels for image in images]))
+        if source == "batch" and self._known is not None:
+            embeddings = self._known_or_made(images, self._known)
+            probs = self.predictor.classify(embeddings)
+        else:
+            probs, embeddings = self.predictor.predict_pixels(torch.cat([image.pixels for image in images]))
         try:
             uncertainty_scores(probs)
         except ValueError as error:
             raise Misbehaved(f"version {self.manifest.version} answered nonsense: {error}") from error
         return probs, embeddings if self._log_embeddings else None
+
+    def _known_or_made(self, images: Sequence[ReadImage], known: KnownEmbeddings) -> np.ndarray:
+        """Embeddings (N, d), of half precision; only what is new to the encoder is computed."""
+        ids, encoder = [image.image_id for image in images], self.predictor.encoder_hash
+        found = known.read(encoder, ids)
+        rows = np.empty((len(images), self.predictor.dimension), np.float32)
+        rows[found.known] = found.embeddings if len(found.embeddings) else 0
+        new = np.flatnonzero(~found.known).tolist()
+        if new:
+            made = self.predictor.embed_pixels(torch.cat([images[place].pixels for place in new]))
+            if not np.isfinite(made).all():
+                raise Misbehaved(f"version {self.manifest.version} answered nonsense: its embeddings are not finite")
+            rows[new] = half_precision(made)
+            known.add(encoder, [ids[place] for place in new], rows[new], [images[place].image_hash for place in new])
+        return rows
 
     def _rows(
         self,

@@ -271,6 +271,9 @@ class KustoEmulator:
         if match := re.fullmatch(r"\.alter(?:-merge)? table (\w+) policy (\w+) (.*)", text):
             self._known(match[1]).policies[match[2]] = match[3]
             return [{"PolicyName": match[2], "EntityName": match[1]}]
+        if match := re.fullmatch(r"\.alter column (\w+)\.(\w+) policy (\w+) (.*)", text):
+            self._known(match[1]).policies[f"{match[2]} {match[3]}"] = match[4]
+            return [{"PolicyName": match[3], "EntityName": f"{match[1]}.{match[2]}"}]
         if match := re.fullmatch(r"\.delete table (\w+) records <\| (\1 \| where .+)", text):
             return self._delete(match[1], match[2])
         if text == ".get ingestion resources" and self.queued:

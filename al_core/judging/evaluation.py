@@ -19,6 +19,7 @@ from al_core.records import Interval
 if TYPE_CHECKING:
     from al_core.learning.contract import LabeledImage
     from al_core.learning.inference import Predictor
+    from al_core.learning.known_embeddings import KnownEmbeddings
 
 REPLICATES = 2_000
 CHUNK_VALUES = 4_000_000  # resampling counts held at a time
@@ -115,21 +116,28 @@ class Evaluation:
         return cls(pl.read_parquet(io.BytesIO(data)).select(COLUMNS.names()), {})
 
 
-def evaluate(predictor: Predictor, images: Sequence[LabeledImage], read_image: Callable[[str], bytes]) -> Evaluation:
+def evaluate(
+    predictor: Predictor,
+    images: Sequence[LabeledImage],
+    read_image: Callable[[str], bytes],
+    known: KnownEmbeddings | None = None,
+) -> Evaluation:
     """The model's answers on labeled images, read and predicted in chunks of bounded size.
 
-    Images that are gone or broken are skipped and named.
+    Images that are gone or broken are skipped and named; what its encoder made before is taken from `known`.
     """
-    from al_core.learning.preprocessing import read_in_chunks
+    from al_core.learning.embedding import embedded_chunks
 
     images = sorted(images, key=lambda image: image.image_id)
     parts = [pl.DataFrame(schema=COLUMNS)]
     skipped: dict[str, str] = {}
-    for chunk in read_in_chunks(images, read_image, predictor.manifest.preprocessing):
+    encoder, by_id = "" if known is None else predictor.encoder_hash, {image.image_id: image for image in images}
+    preprocessing, embed = predictor.manifest.preprocessing, predictor.embed_pixels
+    for chunk in embedded_chunks(images, read_image, preprocessing, embed, encoder, known):
         skipped |= chunk.skipped
-        if chunk.positions:
-            probs, _ = predictor.predict_pixels(chunk.pixels)
-            parts.append(answers_of([images[position] for position in chunk.positions], probs, predictor.classes))
+        if chunk.image_ids:
+            probs = predictor.classify(chunk.embeddings)
+            parts.append(answers_of([by_id[image_id] for image_id in chunk.image_ids], probs, predictor.classes))
     return Evaluation(pl.concat(parts), skipped)
 
 

@@ -16,6 +16,8 @@ from al_core.records import DatasetManifest, EncoderRecord, Preprocessing
 if TYPE_CHECKING:
     import numpy as np
 
+    from al_core.learning.known_embeddings import KnownEmbeddings
+
 
 @dataclass(frozen=True)
 class LabeledImage:
@@ -42,6 +44,7 @@ class TrainingRequest:
     # content hash of an encoder and how many images at most -> embeddings (M, d) float32 that it made of images without
     # a label; a trainer that works elsewhere has none
     unlabeled: Callable[[str, int], np.ndarray] | None = None
+    known: KnownEmbeddings | None = None  # of a frozen encoder, what it made before; a trainer elsewhere has none
 
 
 @dataclass(frozen=True)

@@ -81,12 +81,17 @@ class Predictor:
     @torch.inference_mode()
     def predict_pixels(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """The same for images that are resized already, shape (N, channels, size, size), uint8."""
+        embeddings = self.embed_pixels(pixels)
+        return self.classify(embeddings), embeddings
+
+    @torch.inference_mode()
+    def embed_pixels(self, pixels: torch.Tensor) -> np.ndarray:
+        """The activations (N, d) alone, of which `classify` makes probabilities."""
         parts = [
             self._network.embed(normalise(part.to(self._device), self.manifest.preprocessing)).cpu()
             for part in pixels.split(self._batch)
         ]
-        embeddings = torch.cat(parts).numpy()
-        return self.classify(embeddings), embeddings
+        return torch.cat(parts).numpy()
 
     @torch.inference_mode()
     def classify(self, embeddings: np.ndarray) -> np.ndarray:

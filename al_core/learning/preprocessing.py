@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from al_core.images import BadImage, decode_stored_image
+from al_core.near_duplicates import near_duplicate_hash
 from al_core.records import Preprocessing
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class ReadChunk:
     positions: list[int]
     pixels: torch.Tensor  # (len(positions), channels, size, size) uint8
     skipped: dict[str, str]  # image id -> why it could not be read
+    hashes: list[str | None] = field(default_factory=list)  # of each position, for near-duplicates, where asked for
 
 
 def to_pixels(images: Sequence[Image.Image], preprocessing: Preprocessing) -> torch.Tensor:
@@ -67,30 +69,36 @@ def normalise(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tenso
 
 
 def read_in_chunks(
-    images: Sequence[LabeledImage], read_image: Callable[[str], bytes], preprocessing: Preprocessing
+    images: Sequence[LabeledImage],
+    read_image: Callable[[str], bytes],
+    preprocessing: Preprocessing,
+    *,
+    hashed: bool = False,
 ) -> Iterator[ReadChunk]:
-    """Read and decode images, `CHUNK` at a time, in their order.
+    """Read and decode images, `CHUNK` at a time, in their order; `hashed`: with their near-duplicate hashes.
 
     A file that is missing or broken is left out and named with the reason; any other trouble (the store is
     not reachable, say) is raised: it would come back for every image.
     """
 
-    def read(image: LabeledImage) -> torch.Tensor | str:
+    def read(image: LabeledImage) -> tuple[torch.Tensor, str | None] | str:
+        channels = 3 if hashed else preprocessing.channels  # the hash is that of the colours, whatever the model sees
         try:
-            picture = decode_stored_image(read_image(image.uri), name=image.image_id, channels=preprocessing.channels)
+            picture = decode_stored_image(read_image(image.uri), name=image.image_id, channels=channels)
         except BadImage as error:
             return error.reason
         except FileNotFoundError:
             return f"there is no file {image.uri}"
-        return to_pixels([picture], preprocessing)
+        return to_pixels([picture], preprocessing), near_duplicate_hash(picture) if hashed else None
 
     with ThreadPoolExecutor(READERS) as pool:
         for start in range(0, len(images), CHUNK):
             part = images[start : start + CHUNK]
             answers = list(pool.map(read, part))
-            good = [(start + i, pixels) for i, pixels in enumerate(answers) if isinstance(pixels, torch.Tensor)]
+            good = [(start + i, *answer) for i, answer in enumerate(answers) if not isinstance(answer, str)]
             skipped = {
                 image.image_id: reason for image, reason in zip(part, answers, strict=True) if isinstance(reason, str)
             }
             empty = torch.empty((0, preprocessing.channels, preprocessing.size, preprocessing.size), dtype=torch.uint8)
-            yield ReadChunk([i for i, _ in good], torch.cat([p for _, p in good]) if good else empty, skipped)
+            pixels = torch.cat([pixels for _, pixels, _ in good]) if good else empty
+            yield ReadChunk([i for i, _, _ in good], pixels, skipped, [known for _, _, known in good])

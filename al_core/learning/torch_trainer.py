@@ -23,6 +23,7 @@ from al_core.learning.checkpoint import WEIGHTS_FILE, load_weights, read_manifes
 from al_core.learning.contract import LabeledImage, TrainingRequest, TrainingResult
 from al_core.learning.devices import unusable_gpu
 from al_core.learning.early_stopping import EarlyStopping
+from al_core.learning.embedding import embedded_chunks
 from al_core.learning.networks import (
     Classifier,
     build_network,
@@ -39,6 +40,7 @@ from al_core.records import ModelManifest, Preprocessing
 
 MIN_VALIDATION = 20  # images; fewer say nothing about when to stop
 MIN_STEPS = 4  # per epoch: twenty labels are one batch, and a network learns little in sixty steps
+TELL_AFTER = 5.0  # seconds of embedding between two lines
 LONGEST_SILENCE = 60.0  # seconds between two epochs; whoever watches a job takes a silent one for stuck
 MAX_IN_MEMORY = 2 << 30  # bytes of decoded images; more lie in a scratch file that the system pages in
 WARM_UP = 0.2  # share of the steps with a rising learning rate
@@ -118,8 +120,8 @@ class TorchTrainer:
         with tempfile.TemporaryDirectory(dir=request.output) as scratch, _reproducible(settings.seed):
             network = _starting_network(request, preprocessing, parent).to(device)
             glance = _Glance(network, preprocessing, device, half_precision_of(settings, device))
-            train, unreadable = self._load(request.train, request, glance, Path(scratch))
-            validation, unreadable_validation = self._load(request.validation, request, glance, Path(scratch))
+            train, unreadable = self._load(request.train, request, glance, Path(scratch), report)
+            validation, unreadable_validation = self._load(request.validation, request, glance, Path(scratch), report)
             skipped = unreadable | unreadable_validation
             for image_id, reason in list(skipped.items())[:10]:
                 report(f"image {image_id} is left out: {reason}")
@@ -147,14 +149,19 @@ class TorchTrainer:
         )
 
     def _load(
-        self, images: Sequence[LabeledImage], request: TrainingRequest, glance: _Glance, scratch: Path
+        self,
+        images: Sequence[LabeledImage],
+        request: TrainingRequest,
+        glance: _Glance,
+        scratch: Path,
+        report: Callable[[str], None],
     ) -> tuple[Labeled, dict[str, str]]:
         """What is known of the images, or else all of them read once; and why some are missing."""
         frozen = request.settings.frozen
         known = self.embeddings if frozen and self.embeddings is not None else self.pixels
         if known is None or not images:
             if frozen:
-                return _read_embedded(images, request, glance)
+                return _read_embedded(images, request, glance, report)
             return _read(images, request, glance.preprocessing, scratch)
         position = {label: i for i, label in enumerate(request.classes)}
         rows = torch.from_numpy(np.stack([known[image.image_id] for image in images]))
@@ -476,18 +483,33 @@ def _joined(*parts: Labeled) -> Labeled:
 
 
 def _read_embedded(
-    images: Sequence[LabeledImage], request: TrainingRequest, glance: _Glance
+    images: Sequence[LabeledImage], request: TrainingRequest, glance: _Glance, report: Callable[[str], None]
 ) -> tuple[Labeled, dict[str, str]]:
-    """The embeddings of all images, in chunks whose pixels are gone afterwards, and why some are missing."""
+    """The embeddings of all images, in chunks whose pixels are gone afterwards, and why some are missing.
+
+    Where they are new to the encoder, because another one was chosen say, it says how long they will take.
+    """
     position = {label: i for i, label in enumerate(request.classes)}
     rows = [torch.empty(0, glance.network.head.in_features)]
     labels: list[int] = []
     skipped: dict[str, str] = {}
-    for chunk in read_in_chunks(images, request.read_image, glance.preprocessing):
+
+    def embed(pixels: torch.Tensor) -> np.ndarray:
+        return glance.in_chunks(glance.network.embed, pixels).cpu().numpy()
+
+    encoder = encoder_hash(glance.network, glance.preprocessing) if request.known is not None else ""
+    label_of = {image.image_id: position[image.label] for image in images}
+    chunks = embedded_chunks(images, request.read_image, glance.preprocessing, embed, encoder, request.known)
+    began = told = time.monotonic()
+    for chunk in chunks:
         skipped |= chunk.skipped
-        if chunk.positions:
-            rows.append(glance.in_chunks(glance.network.embed, chunk.pixels).cpu())
-            labels += [position[images[row].label] for row in chunk.positions]
+        done = len(labels) + len(chunk.image_ids) + len(skipped)
+        if done and time.monotonic() - told > TELL_AFTER:
+            told = time.monotonic()
+            report(f"{done:,} of {len(images):,} embedded, {(told - began) / done * (len(images) - done):.0f} s left")
+        if chunk.image_ids:
+            rows.append(torch.from_numpy(chunk.embeddings))
+            labels += [label_of[image_id] for image_id in chunk.image_ids]
     nothing = torch.empty(0, dtype=torch.uint8)
     return Labeled(nothing, torch.tensor(labels, dtype=torch.int64), torch.cat(rows)), skipped
 

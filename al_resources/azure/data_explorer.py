@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import polars as pl
 import pyarrow as pa
 
-from al_core.records import LEDGERS, PREDICTIONS, UTC_MICROSECONDS, empty_table
+from al_core.records import EMBEDDINGS, LEDGERS, PREDICTIONS, UTC_MICROSECONDS, empty_table
 from al_resources.azure.identity import azure_credential
 from al_resources.forgotten import check_ids
 from al_resources.settings.azure_data import RETENTION_DAYS, is_loopback
@@ -42,8 +42,10 @@ LEDGER_PLACE = pa.schema(
 )
 TABLES: dict[str, pa.Schema] = {
     "predictions": PREDICTIONS,
+    "embeddings": EMBEDDINGS,
     **{name: pa.schema([*schema, *LEDGER_PLACE]) for name, schema in LEDGERS.items()},
 }
+AGEING = ("predictions", "embeddings")  # what is cleared away after a time; an embedding is made again
 FOR_EVER_DAYS = 36_500  # a hundred years
 MAPPING = "columns_by_name"  # ingestion mapping of every table: JSON, each column by its name
 STREAM_BYTES = 3_000_000  # streaming takes 4 MB a request
@@ -320,11 +322,11 @@ class KustoDatabase:
 def setup_commands(retention_days: int = RETENTION_DAYS) -> list[str]:
     """The commands that make an empty database ready, or an older one up to date; all can be repeated.
 
-    `retention_days`: how long predictions are kept; ledgers are kept for ever.
+    `retention_days`: how long predictions and embeddings are kept; ledgers are kept for ever.
     """
     commands = []
     for table, schema in TABLES.items():
-        days = retention_days if table == "predictions" else FOR_EVER_DAYS
+        days = retention_days if table in AGEING else FOR_EVER_DAYS
         columns = ", ".join(f"['{one.name}']:{kql_type(one.type)}" for one in schema)
         mapping = [{"column": one.name, "Properties": {"path": f"$.{one.name}"}} for one in schema]
         commands += [
@@ -343,6 +345,8 @@ def setup_commands(retention_days: int = RETENTION_DAYS) -> list[str]:
         *commands,
         f".alter table predictions policy ingestionbatching '{json.dumps(batching)}'",
         ".alter table predictions policy roworder (model_version desc, margin asc)",
+        ".alter table embeddings policy roworder (encoder asc, image_id asc)",
+        ".alter column embeddings.embedding policy encoding type='Vector16'",  # 16 bits a value instead of 64
     ]
 
 

@@ -27,11 +27,20 @@ import pyarrow as pa
 from al_core.judging.truth import Part
 from al_core.records import PREDICTIONS, RESCORE, empty_table
 from al_core.strategies.base import KEY_SPACE, Order
-from al_resources.delta_tables import commit, erase_images, merging_files, open_or_create, open_table, scan, vacuum
+from al_resources.delta_tables import (
+    commit,
+    erase_images,
+    merge_small_files,
+    merging_files,
+    open_or_create,
+    open_table,
+    scan,
+    vacuum,
+)
 from al_resources.forgotten import check_ids, forgotten_ids
+from al_resources.half_precision import packed, unpacked
 from al_resources.ledgers import Ledgers
 from al_resources.prediction_store import Watermark
-from al_resources.prediction_store.half_precision import packed, unpacked
 from al_resources.prediction_store.rows import (
     SCORES,
     as_records,
@@ -314,28 +323,17 @@ class DeltaPredictionStore:
         return open_table(self.path)
 
     def _merge_small_files(self) -> None:
-        """Keep a log that is written to every few seconds quick to read until `compact` sorts it.
-
-        What is merged once is left alone, so it costs as much as was appended. What does not come about now will at
-        one of the next appends.
-        """
+        """Until `compact` sorts the log. What does not come about now will at one of the next appends."""
         from deltalake.exceptions import CommitFailedError
 
-        with merging_files(self.path) as our_turn, suppress(CommitFailedError):
-            table = self._table()
-            if not our_turn or table is None:
-                return
-            small = _files(table).filter(pl.col("size_bytes") < APPENDED_BYTES)
-            crowded = small.group_by(PARTITIONS).len().filter(pl.col("len") >= LOOK_EVERY // 2)
-            for partition in crowded.iter_rows(named=True):
-                table.optimize.compact(
-                    partition_filters=[(name, "=", str(partition[name])) for name in PARTITIONS],
-                    target_size=APPENDED_BYTES,
-                    max_concurrent_tasks=1,
-                    writer_properties=_writer_properties(),
-                )
-            if not crowded.is_empty():
-                vacuum(self.path, table)
+        with suppress(CommitFailedError):
+            merge_small_files(
+                self.path,
+                PARTITIONS,
+                smaller_than=APPENDED_BYTES,
+                least=LOOK_EVERY // 2,
+                properties=_writer_properties(),
+            )
 
     def _append(self, rows: pa.Table) -> int:
         """One attempt; the version of the table afterwards."""

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from al_resources.azure.checks import Finding
     from al_resources.blobs import BlobStore
     from al_resources.datasets import DatasetStore
+    from al_resources.embedding_store import EmbeddingStore
     from al_resources.endpoint import Endpoint
     from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
     from al_resources.event_queue import EventQueue
@@ -44,6 +45,9 @@ class Profile(Protocol):
 
     def predictions(self, platform: Platform) -> PredictionStore:
         """The prediction log."""
+
+    def embeddings(self, platform: Platform) -> EmbeddingStore:
+        """What encoders made of images."""
 
     def datasets(self, platform: Platform) -> DatasetStore:
         """The versions of the labeled dataset."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from al_resources.azure.workspace import Arm
     from al_resources.blobs import BlobStore
     from al_resources.datasets import DatasetStore
+    from al_resources.embedding_store import EmbeddingStore
     from al_resources.endpoint import Endpoint
     from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
     from al_resources.event_queue import EventQueue
@@ -96,6 +97,12 @@ class AzureProfile:
         from al_resources.prediction_store.kusto import KustoPredictionStore
 
         return KustoPredictionStore(self._kusto)
+
+    def embeddings(self, platform: Platform) -> EmbeddingStore:
+        """A table in Data Explorer."""
+        from al_resources.embedding_store.kusto import KustoEmbeddingStore
+
+        return KustoEmbeddingStore(self._kusto)
 
     def datasets(self, platform: Platform) -> DatasetStore:
         """Files in the container; with a workspace, data assets as well."""

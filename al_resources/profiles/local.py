@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from al_resources.azure.checks import Finding
     from al_resources.blobs import BlobStore
     from al_resources.datasets import DatasetStore
+    from al_resources.embedding_store import EmbeddingStore
     from al_resources.endpoint import Endpoint
     from al_resources.endpoint.azure_ml_batch import AzureMLBatchEndpoint
     from al_resources.event_queue import EventQueue
@@ -58,6 +59,12 @@ class LocalProfile:
         from al_resources.prediction_store.delta import DeltaPredictionStore
 
         return DeltaPredictionStore(platform.settings.home / "tables" / "predictions", platform.ledgers)
+
+    def embeddings(self, platform: Platform) -> EmbeddingStore:
+        """A Delta table."""
+        from al_resources.embedding_store.delta import DeltaEmbeddingStore
+
+        return DeltaEmbeddingStore(platform.settings.home / "tables" / "embeddings")
 
     def datasets(self, platform: Platform) -> DatasetStore:
         """Files in the blob store."""
@@ -112,14 +119,16 @@ class LocalProfile:
     def upgrade_steps(self, platform: Platform) -> list[UpgradeStep]:
         """The columns that older tables lack; each would come with the table's next row, too."""
         from al_resources.delta_tables import add_columns, missing_columns
+        from al_resources.embedding_store.delta import embedding_files
         from al_resources.format_versions import UpgradeStep
         from al_resources.ledgers.delta import ledger_tables
         from al_resources.prediction_store.delta import log_table
 
         tables = platform.settings.home / "tables"
+        own = [log_table(tables / "predictions"), embedding_files(tables / "embeddings")]
         return [
             UpgradeStep(f"add {', '.join(missing)} to {path}", partial(add_columns, path, schema))
-            for path, schema in [*ledger_tables(tables), log_table(tables / "predictions")]
+            for path, schema in [*ledger_tables(tables), *own]
             if (missing := missing_columns(path, schema))
         ]
 

@@ -72,7 +72,10 @@ class AzureDataSettings(BaseModel):
         "managed", description="managed: streaming, but queued for batches and where streaming does not work"
     )
     kusto_retention_days: int = Field(
-        RETENTION_DAYS, ge=1, le=36_500, description="predictions older than this are forgotten; the ledgers never are"
+        RETENTION_DAYS,
+        ge=1,
+        le=36_500,
+        description="predictions and embeddings older than this are forgotten; the ledgers never are",
     )
     kusto_window_rows: int = Field(
         5_000_000,

@@ -59,12 +59,12 @@ def test_the_dry_run_prints_what_the_guide_says_that_it_does(dry_run: str) -> No
     assert "create container active-learning in https://stal.blob.core.windows.net" in dry_run
     for queue in ("labeling-exports", "labeling-exports-poison"):
         assert f"create queue https://stal.queue.core.windows.net/{queue}\n" in dry_run
-    for table in ("predictions", *LEDGERS):
+    for table in ("predictions", "embeddings", *LEDGERS):
         assert f".create-merge table {table} (" in dry_run
     kept = dict(re.findall(r"table (\w+) policy retention softdelete = (\d+)d", dry_run))
     days = load_settings().azure.kusto_retention_days
     assert f"`azure.kusto_retention_days` ({days})" in FLAT
-    assert kept.pop("predictions") == str(days)
+    assert kept.pop("predictions") == kept.pop("embeddings") == str(days)
     assert set(kept.values()) == {"36500"}, "the ledgers for ever"
 
 

@@ -94,6 +94,7 @@ def test_it_is_in_no_store_afterwards_and_every_claim_holds(
         "selections": 1,
         "image names": 1,
         "predictions": 1,
+        "embeddings": 0,
         "places in monitoring": 0,
     }
     kept = "labeling/exports/first.jsonl"  # as the tool wrote it

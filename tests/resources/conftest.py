@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from resource_adapters import BLOB_STORES, LEDGER_STORES, PREDICTION_STORES
+from resource_adapters import BLOB_STORES, EMBEDDING_STORES, LEDGER_STORES, PREDICTION_STORES
 
 from al_resources.blobs import BlobStore
+from al_resources.embedding_store import EmbeddingStore
 from al_resources.ledgers import Ledgers
 from al_resources.prediction_store import PredictionStore
 
@@ -27,6 +28,11 @@ def ledgers(request: pytest.FixtureRequest, tmp_path: Path) -> Ledgers:
 @pytest.fixture(params=PREDICTION_STORES)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> PredictionStore:
     return PREDICTION_STORES[request.param](tmp_path, LEDGER_STORES[request.param](tmp_path))
+
+
+@pytest.fixture(params=EMBEDDING_STORES)
+def embeddings(request: pytest.FixtureRequest, tmp_path: Path) -> EmbeddingStore:
+    return EMBEDDING_STORES[request.param](tmp_path)
 
 
 @pytest.fixture(params=BLOB_STORES)

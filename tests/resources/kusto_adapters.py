@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from al_resources.azure.data_explorer import KustoDatabase, setup_commands
+from al_resources.embedding_store.kusto import KustoEmbeddingStore
 from al_resources.ledgers import Ledgers
 from al_resources.ledgers.kusto import KustoLedgers
 from al_resources.prediction_store.kusto import KustoPredictionStore
@@ -57,6 +58,10 @@ def ready_database(emulator: KustoEmulator, **settings: str) -> KustoDatabase:
 
 def kusto_ledgers(folder: Path) -> Ledgers:
     return KustoLedgers(kusto_database(folder))
+
+
+def kusto_embeddings(folder: Path) -> KustoEmbeddingStore:
+    return KustoEmbeddingStore(kusto_database(folder))
 
 
 def kusto_predictions(folder: Path, ledgers: Ledgers) -> KustoPredictionStore:

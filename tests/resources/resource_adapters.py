@@ -14,6 +14,8 @@ import pyarrow as pa
 from al_core.records import PREDICTIONS, image_keys, new_ids
 from al_resources.blobs import BlobStore
 from al_resources.blobs.local import FsspecBlobStore
+from al_resources.embedding_store import EmbeddingStore
+from al_resources.embedding_store.delta import DeltaEmbeddingStore
 from al_resources.ledgers import Ledgers
 from al_resources.ledgers.delta import DeltaLedgers
 from al_resources.prediction_store import PredictionStore
@@ -24,6 +26,9 @@ MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
 LEDGER_STORES: dict[str, Callable[[Path], Ledgers]] = {"delta": lambda folder: DeltaLedgers(folder / "ledgers")}
 PREDICTION_STORES: dict[str, Callable[[Path, Ledgers], PredictionStore]] = {
     "delta": lambda folder, ledgers: DeltaPredictionStore(folder / "predictions", ledgers)
+}
+EMBEDDING_STORES: dict[str, Callable[[Path], EmbeddingStore]] = {
+    "delta": lambda folder: DeltaEmbeddingStore(folder / "embeddings")
 }
 # stores whose state lies in the folder itself, so that other processes find it there
 EMBEDDED = ("delta",)
@@ -38,10 +43,11 @@ if find_spec("azure") is not None:
     BLOB_STORES["azure"] = azure_blobs
 
 if find_spec("duckdb_kql") is not None:
-    from kusto_adapters import kusto_ledgers, kusto_predictions
+    from kusto_adapters import kusto_embeddings, kusto_ledgers, kusto_predictions
 
     LEDGER_STORES["kusto"] = kusto_ledgers
     PREDICTION_STORES["kusto"] = kusto_predictions
+    EMBEDDING_STORES["kusto"] = kusto_embeddings
 
 
 def image(number: int) -> str:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from al_core.records import half_precision
-from al_resources.prediction_store.half_precision import packed, unpacked
+from al_resources.half_precision import packed, unpacked
 
 LISTS = pa.list_(pa.float32())
 halves = st.floats(width=16, allow_nan=False)

@@ -20,6 +20,7 @@ from al_core.records import LEDGERS, PREDICTIONS
 from al_core.strategies.base import Order
 from al_loop.questions import Every, Question, Window, kql
 from al_resources.azure.data_explorer import TABLES, Query, erase_command, kql_type, setup_commands
+from al_resources.embedding_store import kusto as embeddings
 from al_resources.ledgers.kusto import known_query, read_query, winners_query
 from al_resources.prediction_store.kusto import (
     WIDE,
@@ -102,6 +103,9 @@ def queries() -> list[Query]:
         ),
         *(arrays_query(["p"], wide) for wide in (["probs"], ["embedding"], list(WIDE))),
         *(build(columns) for columns in (["image_id"], PREDICTIONS.names) for build in _readers()),
+        *(build("e", ["i", "o'x"]) for build in (embeddings.read_query, embeddings.known_query)),
+        embeddings.counts_query(),
+        embeddings.rows_query(["i"]),
         *ledger_queries(),
         *analytics_queries(),
     ]

@@ -1,1 +1,0 @@
-"""Caches on this machine: what can be computed again, and costs less when it is not."""

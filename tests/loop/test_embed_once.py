@@ -1,0 +1,185 @@
+"""Embed once: what a frozen encoder made of an image is kept, and it never sees that image again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from al_cli.digits import digit_pngs
+from al_cli.embed import embed as command
+from al_core.errors import GiveUp
+from al_core.images import content_id
+from al_core.learning.checkpoint import save_weights
+from al_core.learning.networks import Classifier, build_network
+from al_core.learning.settings import TrainingSettings
+from al_loop import embedding
+from al_loop.answering import predictor_of
+from al_loop.deploying import decide, deploy
+from al_loop.embedding import embed_files, embedder_of, fill
+from al_loop.forgetting import forget
+from al_loop.labeling import merge_exports, publish_dataset
+from al_loop.scoring import score_pool
+from al_loop.selecting import Wishes, choose, stage
+from al_loop.training import train_challenger, unlabeled_embeddings
+from al_resources.labeling.projects.oracle import OracleLabeling
+from al_resources.platform import Platform
+from al_resources.settings import DeploymentSettings, HoldoutSettings, LabelingSettings, SelectionSettings, Settings
+from al_serving.batch import NamedFile
+
+PNGS = digit_pngs()[:260]
+
+
+def quiet(line: str) -> None:
+    """Nobody listens."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("embedding")
+
+
+@pytest.fixture(scope="module")
+def platform(home: Path) -> Platform:
+    """A home with pictures and a frozen encoder that somebody else trained, say."""
+    torch.manual_seed(0)
+    network = build_network("small_cnn", classes=2, size=16, channels=1)
+    save_weights(network, home / "encoder.safetensors")
+    platform = Platform(
+        Settings(
+            home=home,
+            labeling=LabelingSettings(
+                project="oracle", oracle_labels=str(home / "truth.json"), classes=tuple("0123456789")
+            ),
+            selection=SelectionSettings(initial_budget=80, budget=10, pool_scoring_limit=150),
+            holdout=HoldoutSettings(reserve=0.3, share=0.3, validation_share=0.1),
+            training=TrainingSettings(
+                architecture="small_cnn", image_size=16, channels=1, frozen=True,
+                weights=str(home / "encoder.safetensors"),
+            ),
+            deployment=DeploymentSettings(watch_seconds=0),
+        )
+    )  # fmt: skip
+    (home / "truth.json").write_text(json.dumps({platform.images.put(png).image_id: label for png, label in PNGS}))
+    return platform
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures the encoder looked at, call by call; empty ones, by which its latency is measured, apart."""
+    calls: list[int] = []
+    whole = Classifier.embed
+
+    def counted(network: Classifier, images: torch.Tensor) -> torch.Tensor:
+        if len(images.unique()) > 1:
+            calls.append(len(images))
+        return whole(network, images)
+
+    monkeypatch.setattr(Classifier, "embed", counted)
+    return calls
+
+
+def al_embed(*arguments: str) -> dict[str, Any]:
+    found = CliRunner().invoke(command, [*arguments, "--json"], catch_exceptions=False)
+    assert found.exit_code == 0, found.output
+    answer: dict[str, Any] = json.loads(found.output)
+    return answer
+
+
+class TestARoundOfAFrozenEncoder:
+    """In this order: each test goes on where the one before stopped."""
+
+    def test_al_embed_embeds_the_store_and_goes_on_where_it_was_stopped(
+        self, platform: Platform, seen: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("al_cli.embed.open_platform", lambda: platform)
+        monkeypatch.setattr(embedding, "PAGE", 100)
+
+        class Killed(Exception):
+            """After the first page."""
+
+        def dies(done: int, total: int) -> None:
+            raise Killed
+
+        with pytest.raises(Killed):
+            embedding.embed_store(platform, embedder_of(platform), dies)
+        assert sum(seen) == 100
+        assert al_embed()["embedded"] == 160
+        assert sum(seen) == 260
+        assert al_embed()["known"] == 260
+        assert platform.embeddings.counts() == {embedder_of(platform).encoder_hash: 260}
+
+    def test_the_first_round_its_training_its_judging_and_the_pool_ask_the_encoder_nothing(
+        self, platform: Platform, seen: list[int]
+    ) -> None:
+        chosen, facts = choose(platform, 0, Wishes(), quiet)
+        assert facts["first images"] == "those that teach cover what small_cnn tells apart"
+        stage(platform, 0, chosen, quiet)
+        assert isinstance(platform.labeling, OracleLabeling)
+        platform.labeling.answer(0)
+        merge_exports(platform, "", quiet)
+        said: list[str] = []
+        manifest = train_challenger(platform, publish_dataset(platform, 0), run_id="run", log=said.append)
+        assert manifest.training_log["unlabeled_images"] is not None
+        better = decide(platform, manifest).deploy
+        assert better is not None
+        assert seen == []
+        deploy(platform, better, run_id="run", log=quiet)  # which asks the service a few pictures, to hear it answer
+        seen.clear()
+        scored = score_pool(platform, log=said.append)
+        assert scored is not None
+        assert scored.scored == 150
+        assert any("150 of them by the embeddings that small_cnn made of them before" in line for line in said)
+        assert seen == []
+
+    def test_what_was_scored_by_embedding_is_what_the_pictures_would_have_brought(self, platform: Platform) -> None:
+        rows = platform.predictions.rows_of([content_id(png) for png, _ in PNGS])
+        assert rows.num_rows == 150
+        assert rows["image_hash"].null_count == 0, "near-duplicates are told apart by it"
+        one = rows.slice(0, 1).to_pylist()[0]
+        predictor = predictor_of(platform, 1)
+        from al_core.images import decode_stored_image
+
+        picture = decode_stored_image(platform.images.read(one["image_uri"]), channels=1)
+        assert one["probs"] == pytest.approx(predictor.predict([picture])[0].tolist(), abs=0.01)
+
+    def test_the_prediction_log_embeds_what_came_in_since(self, platform: Platform, seen: list[int]) -> None:
+        new = [platform.images.put(png).image_id for png, _ in digit_pngs()[260:270]]
+        assert fill(platform, log=quiet) == 10
+        assert fill(platform, log=quiet) == 0
+        assert platform.embeddings.known(embedder_of(platform).encoder_hash, new).all()
+        assert sum(seen) == 10
+
+    def test_images_without_a_label_teach_though_the_log_has_no_embedding(self, platform: Platform) -> None:
+        encoder = embedder_of(platform).encoder_hash
+        found = unlabeled_embeddings(platform, 1, encoder, 50)
+        assert found.shape == (50, predictor_of(platform, 1).dimension)
+        assert len(unlabeled_embeddings(platform, 1, "another encoder", 50)) == 0
+
+    def test_what_is_forgotten_has_no_embedding_either_and_is_not_embedded_again(self, platform: Platform) -> None:
+        png = PNGS[7][0]
+        assert forget(platform, content_id(png))["embeddings"] == 1
+        summary = embed_files(platform, embedder_of(platform), [NamedFile("gone.png", lambda: png)])
+        assert (summary.embedded, summary.known) == (0, 0)
+        assert platform.embeddings.rows_of([content_id(png)]) == 0
+
+
+def test_a_folder_is_embedded_though_it_is_not_in_the_store_and_what_is_no_picture_is_named(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("al_cli.embed.open_platform", lambda: platform)
+    png = digit_pngs()[300][0]
+    for name, data in {"a.png": png, "b.png": png, "c.png": png[:40]}.items():
+        (tmp_path / name).write_bytes(data)
+    done = al_embed(str(tmp_path))
+    assert (done["images"], done["embedded"], list(done["refused"])) == (3, 1, ["c.png"])
+    assert not platform.images.exists(content_id(png))
+
+
+def test_an_encoder_that_has_learned_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GiveUp, match=r"'small_cnn' begins from nothing.*al encoders"):
+        embedder_of(Platform(Settings(home=tmp_path)))
