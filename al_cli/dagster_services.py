@@ -7,6 +7,7 @@ there is no second port behind it.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import sys
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 FILES = "/loop/files"
 TOKEN_VARIABLE = "DAGSTER_GUARD_TOKEN"
 WATCH_SECONDS = 1.0
+ADOPT = 36  # PR_SET_CHILD_SUBREAPER of <linux/prctl.h>
 GRACE_SECONDS = 3  # open WebSockets do not end by themselves
 
 
@@ -39,6 +41,7 @@ GRACE_SECONDS = 3  # open WebSockets do not end by themselves
 def main(workspace: Path, listener: int, log: Path) -> None:
     """Serve until a signal, or until the daemon cannot be kept alive."""
     token = os.environ.pop(TOKEN_VARIABLE)  # what is started from here has no use for it
+    _adopt_orphans()
     from dagster import DagsterInstance
 
     from al_assets.views import PAGES_VARIABLE
@@ -56,6 +59,12 @@ def main(workspace: Path, listener: int, log: Path) -> None:
             Child("the Dagster daemon", ["dagster._daemon", "run", "-w", str(servers)], log, own_group=False)
         )
         _serve(instance, servers, socket.socket(fileno=listener), token, children)
+
+
+def _adopt_orphans() -> None:
+    """Runs that outlive the daemon which forked them stay below this process, and end with it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(ADOPT, 1, 0, 0, 0)
 
 
 @contextmanager

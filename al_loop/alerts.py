@@ -20,7 +20,7 @@ LOOK_BACK = timedelta(days=7)  # what no channel took for so long is history
 
 def alerts(platform: Platform, since: datetime, now: datetime) -> list[Alert]:
     """What happened since then and is worth an alert by `alerts.about`, oldest first; what stands has one key as long
-    as it stands.
+    as it stands. Of the ledgers only what is new is read, by a process that looked before.
     """
     finders = {"failure": _failures, "refusal": _refusals, "drift": _drift, "labels": _nobody_labels}
     after = max(since, now - LOOK_BACK)
@@ -75,14 +75,14 @@ def _drift(platform: Platform, since: datetime, now: datetime) -> Iterator[Alert
 def _nobody_labels(platform: Platform, since: datetime, now: datetime) -> Iterator[Alert]:
     """A batch waits, and for `alerts.unlabeled_days` no label came; told again after as many days."""
     del since
-    waiting = platform.unlabeled_candidates()
-    if not waiting:
+    merged = platform.ledgers.read("exports", status="merged")["recorded_at"].max()
+    selected = platform.ledgers.read("selections")["selected_at"].max()
+    if not isinstance(selected, datetime):  # nobody was asked
         return
-    merged = platform.ledgers.read("exports", status="merged")["recorded_at"].to_list()
-    last = max([*merged, *platform.ledgers.read("selections")["selected_at"].to_list()])
+    last = max(merged, selected) if isinstance(merged, datetime) else selected
     period = timedelta(days=platform.settings.alerts.unlabeled_days)
     times = (now - last) // period
-    if times < 1:
+    if times < 1 or not (waiting := platform.unlabeled_candidates()):
         return
     text = f"nothing was labeled since {last:%Y-%m-%d %H:%M} UTC, and {waiting} images wait for it"
     yield _alert(platform, "labels", f"{last.isoformat()}#{times}", text, last + times * period)

@@ -60,7 +60,7 @@ def reason_to_wait(platform: Platform, training: str = "") -> Waiting | None:
 def standing(platform: Platform, training: str = "") -> Waiting:
     """What it waits for now, always something: what is delivered and not merged, or the round that is due."""
     if not training:
-        if delivered := platform.inbox.unmerged():
+        if delivered := platform.inbox.unmerged(turn=0):
             return Waiting(
                 "training",
                 f"{len(delivered)} exports with labels lie in the inbox",

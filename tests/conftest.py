@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import traceback
@@ -14,7 +15,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from filelock import FileLock
@@ -38,6 +39,8 @@ settings.load_profile("shared-machine")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEFT_OUT] = []
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell has it for what it starts in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if RAM_DISK.is_dir() and os.access(RAM_DISK, os.W_OK) and shutil.disk_usage(RAM_DISK).free > ROOM:
         # everything that is published is synced to the disk: thousands of times, where nobody minds a power cut
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(RAM_DISK))
@@ -96,17 +99,21 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"LEFT OUT: {line}", yellow=True)
 
 
+def leave_out(request: pytest.FixtureRequest, hint: str, required_by: str) -> NoReturn:
+    """What asks for something that is not here is named at the end; where this variable is set, it fails."""
+    if os.environ.get(required_by):
+        pytest.fail(f"{required_by} is set, and left out would be {hint}")
+    request.config.stash[LEFT_OUT].append(hint)
+    pytest.skip(hint)
+
+
 @pytest.fixture(scope="session")
 def chromium(request: pytest.FixtureRequest) -> str:
     """Path of a Chromium or Chrome; without one the browser tests are left out, unless they are required."""
     for name in BROWSERS:
         if found := shutil.which(name):
             return found
-    hint = "the UI tests in a browser; `apt-get install chromium` (Debian) brings one"
-    if os.environ.get("REQUIRE_BROWSER"):
-        pytest.fail(f"no Chromium or Chrome found, and REQUIRE_BROWSER is set: {hint}")
-    request.config.stash[LEFT_OUT].append(hint)
-    return pytest.skip(hint)
+    leave_out(request, "the UI tests in a browser; `apt-get install chromium` (Debian) brings one", "REQUIRE_BROWSER")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -37,8 +37,14 @@ class BlobStore(Protocol):
     def info(self, path: str) -> BlobInfo:
         """Raises `FileNotFoundError`."""
 
-    def list(self, prefix: str) -> Iterator[BlobInfo]:
-        """All blobs below a folder, in the order of their paths; nothing where the folder is missing."""
+    def list(self, prefix: str, *, but: Set[str] = frozenset()) -> Iterator[BlobInfo]:
+        """All blobs below a folder, in the order of their paths; nothing where the folder is missing.
+
+        `but`: paths that the caller can do without. A store that has to ask for each blob leaves them out.
+        """
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """The names of the folders right below a folder, in order. A store may tell one that is empty."""
 
     def delete(self, path: str) -> None:
         """Remove a blob; one that is missing is no error."""

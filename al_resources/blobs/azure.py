@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from datetime import UTC
 from typing import TYPE_CHECKING
@@ -71,13 +71,24 @@ class AzureBlobStore:
             raise FileNotFoundError(f"there is no blob {path!r}")
         return _info(path, found)
 
-    def list(self, prefix: str) -> Iterator[BlobInfo]:
-        """All blobs below a folder, page by page, in the order of their paths."""
+    def list(self, prefix: str, *, but: Set[str] = frozenset()) -> Iterator[BlobInfo]:
+        """All blobs below a folder, page by page, in the order of their paths; a page tells all of each."""
+        del but
         below = f"{checked_path(prefix)}/" if prefix else None
         with self._missing(prefix):
             for blob in self._container.list_blobs(name_starts_with=below, include=["metadata"]):
                 if not _is_folder(blob) and is_fit(blob.name):
                     yield _info(blob.name, blob)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """The names of the folders right below a folder, in order."""
+        from azure.storage.blob import BlobPrefix
+
+        below = f"{checked_path(prefix)}/" if prefix else ""
+        with self._missing(prefix):
+            found = self._container.walk_blobs(name_starts_with=below or None, delimiter="/")
+            names = (one.name for one in found if isinstance(one, BlobPrefix))
+            return sorted(name.removeprefix(below).rstrip("/") for name in names)
 
     def delete(self, path: str) -> None:
         """Remove a blob; one that is missing is no error."""

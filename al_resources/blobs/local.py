@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,17 +79,25 @@ class FsspecBlobStore:
             raise FileNotFoundError(f"there is no blob {path!r}")
         return self._object_info(path, details)
 
-    def list(self, prefix: str) -> Iterator[BlobInfo]:
-        """All blobs below a folder, in the order of their paths; nothing where the folder is missing."""
+    def list(self, prefix: str, *, but: Set[str] = frozenset()) -> Iterator[BlobInfo]:
+        """All blobs below a folder, in the order of their paths; of those in `but` a local folder asks nothing."""
         folder = self._full(prefix) if prefix else self._root
         if self._local:
-            return _local_list(folder, f"{prefix}/" if prefix else "", self._real_root)
+            return _local_list(folder, f"{prefix}/" if prefix else "", self._real_root, but)
         found = self._fs.find(folder, detail=True)
         return (
             self._object_info(full[len(self._root) :].lstrip("/"), found[full])
             for full in sorted(found)
             if full != folder and is_fit(full)
         )
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """The names of the folders right below a folder, in order; one that was emptied is told, too."""
+        folder = self._full(prefix) if prefix else self._root
+        if self._local:
+            return _local_folders(folder)
+        found = self._fs.ls(folder, detail=True) if self._fs.isdir(folder) else []
+        return sorted(one["name"].rstrip("/").rpartition("/")[2] for one in found if one["type"] == "directory")
 
     def delete(self, path: str) -> None:
         """Remove a blob; one that is missing is no error."""
@@ -191,16 +199,17 @@ def _is_inside(path: str, root: str) -> bool:
     return real == root or real.startswith(root.rstrip("/") + "/")
 
 
-def _local_list(folder: str, prefix: str, root: str) -> Iterator[BlobInfo]:
+def _local_list(folder: str, prefix: str, root: str, but: Set[str]) -> Iterator[BlobInfo]:
     try:
         with os.scandir(folder) as scan:
             # "a-b/x" comes before "a/x": folders are sorted as their blobs' paths go on
-            entries = sorted((entry.name + ("/" if _is_folder(entry) else ""), entry) for entry in scan)
+            wanted = (entry for entry in scan if prefix + entry.name not in but) if but else scan
+            entries = sorted((entry.name + ("/" if _is_folder(entry) else ""), entry) for entry in wanted)
     except (FileNotFoundError, NotADirectoryError):
         return
     for name, entry in entries:
         if name.endswith("/"):
-            yield from _local_list(entry.path, prefix + name, root)
+            yield from _local_list(entry.path, prefix + name, root, but)
         elif entry.is_symlink() and not _is_inside(entry.path, root):
             LOGGER.warning("left out of the listing: %r leads out of the store; put the file itself there", entry.path)
         elif not TEMPORARY.fullmatch(name) and is_fit(entry.path):
@@ -208,6 +217,14 @@ def _local_list(folder: str, prefix: str, root: str) -> Iterator[BlobInfo]:
                 yield _local_info(prefix + name, entry.stat())
             except FileNotFoundError:
                 continue  # deleted since, or no regular file
+
+
+def _local_folders(folder: str) -> Sequence[str]:
+    try:
+        with os.scandir(folder) as scan:
+            return sorted(entry.name for entry in scan if _is_folder(entry) and is_fit(entry.path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

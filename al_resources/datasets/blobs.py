@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from al_core.errors import NotThere
@@ -25,10 +25,11 @@ class BlobDatasetStore:
 
     def manifests(self) -> list[DatasetManifest]:
         """Of every version, in the order of creation."""
-        for blob in self.blobs.list(FOLDER):
-            path = PurePosixPath(blob.path)
-            if path.name == MANIFEST and path.parent.name not in self._manifests:
-                self._manifests[path.parent.name] = DatasetManifest.model_validate_json(self.blobs.read(blob.path))
+        for version in self.blobs.folders(FOLDER):
+            if version not in self._manifests:
+                with suppress(FileNotFoundError):  # it is being written
+                    content = self.blobs.read(f"{FOLDER}/{version}/{MANIFEST}")
+                    self._manifests[version] = DatasetManifest.model_validate_json(content)
         return sorted(self._manifests.values(), key=lambda manifest: manifest.sequence)
 
     def latest(self) -> Dataset | None:

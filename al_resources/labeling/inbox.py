@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import polars as pl
 
 from al_core.picture_files import is_left_behind
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from al_resources.settings import LabelingSettings
 
 INBOX = "labeling/exports"
+AGAIN = 1_000  # exports on record that a look checks for having been written anew; all of them, each tick would grow
 RANDOM_SAMPLE = f"{INBOX}/random-sample"  # whoever puts labels here declares that their images are one
 
 
@@ -30,11 +34,24 @@ class Inbox:
         """All that lies there and is meant as an export."""
         return [blob for blob in self.blobs.list(INBOX) if is_export(blob.path)]
 
-    def unmerged(self) -> list[BlobInfo]:
-        """The exports, in this content, that nothing has become of yet. Lists the inbox, reads one ledger."""
-        known = set(self.ledgers.read("exports").select("path", "etag").iter_rows())
-        new = (blob for blob in self.blobs.list(INBOX) if (blob.path, blob.etag) not in known)
-        return [blob for blob in new if is_export(blob.path)]
+    def unmerged(self, turn: int | None = None, watched: Iterable[str] = ()) -> list[BlobInfo]:
+        """The exports, in this content, that nothing has become of yet. Lists the inbox, reads one ledger.
+
+        With `turn`, of the files that are on record only `AGAIN` are looked at, whether they were written anew, and
+        those `watched`: turn 0 takes the newest, the turns after it the others. Other names are seen in every turn.
+        """
+        recorded = self.ledgers.read("exports").select("path", "etag")
+        passed_over = set[str]() if turn is None else _not_in_turn(recorded["path"], turn).difference(watched)
+        found = list(self.blobs.list(INBOX, but=passed_over))
+        known = set(recorded.filter(pl.col("path").is_in([blob.path for blob in found])).iter_rows())
+        return [blob for blob in found if (blob.path, blob.etag) not in known and is_export(blob.path)]
+
+
+def _not_in_turn(recorded: pl.Series, turn: int) -> set[str]:
+    """The paths on record that another turn looks at."""
+    paths = recorded.reverse().unique(maintain_order=True)
+    start = turn % max(-(-len(paths) // AGAIN), 1) * AGAIN
+    return {*paths[:start], *paths[start + AGAIN :]}
 
 
 def is_export(path: str) -> bool:

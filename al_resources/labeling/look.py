@@ -32,6 +32,7 @@ class InboxCursor(BaseModel):
 
     requested: dict[str, str] = {}  # path -> etag, of what was ready and is not merged yet
     waiting: dict[str, str] = {}  # path -> etag, of what did not parse at the last look
+    turn: int = 0  # which of the exports on record are looked at again, see `Inbox.unmerged`
 
     @classmethod
     def parse(cls, text: str | None) -> InboxCursor:
@@ -70,7 +71,7 @@ def look(
     `again`: paths that were ready before and come to nothing by themselves any more. What `seconds` do not suffice
     for comes at the next look; a good export is found first, however many broken ones lie before it.
     """
-    unmerged = inbox.unmerged()
+    unmerged = inbox.unmerged(cursor.turn, watched=[*cursor.requested, *cursor.waiting])
     asked = {path: etag for path, etag in cursor.requested.items() if path not in again}
     new = [blob for blob in unmerged if asked.get(blob.path) != blob.etag]
     new.sort(key=lambda blob: (blob.modified_at, blob.path))
@@ -78,6 +79,7 @@ def look(
     asked = {path: etag for path, etag in asked.items() if still.get(path) == etag}
     found = consider(inbox, new, cursor.waiting, now, limit=limit, seconds=seconds, merging=bool(asked))
     found.cursor.requested |= asked
+    found.cursor.turn = cursor.turn + (not found.left)  # what is left must be found again
     return found
 
 

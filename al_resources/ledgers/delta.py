@@ -12,9 +12,10 @@ import polars as pl
 import pyarrow as pa
 
 from al_core.records import LEDGERS
-from al_resources.delta_tables import commit, erase_images, merging_files, open_or_create, open_table, scan, vacuum
+from al_resources.delta_tables import commit, erase_images, merging_files, open_or_create, open_table, vacuum
 from al_resources.ledgers import check_erasable, check_ledger_columns, checked_ledger_rows, empty_ledger, schema_of
-from al_resources.ledgers.known_keys import forget_deleted, rows_of, that_may_hold
+from al_resources.ledgers.kept_rows import rows_of, scan
+from al_resources.ledgers.known_keys import forget_deleted, that_may_hold
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -52,10 +53,11 @@ class DeltaLedgers:
         table = open_table(self.path / name)
         if table is None:
             return empty_ledger(schema)
-        rows = scan(table, schema)
+        columns = empty_ledger(_physical(name)).schema
+        rows = rows_of(self.path / name, _paths(self.path / name, _files(table)), columns, _PLACE)
         for column, value in equals.items():
             rows = rows.filter(pl.col(column).is_null() if value is None else pl.col(column) == pl.lit(value))
-        return rows.sort(_PLACE).select(schema.names).collect()
+        return rows.select(schema.names)
 
     def erase(self, name: str, image_ids: Collection[str]) -> int:
         """Erase the rows of some images, see `Ledgers.erase` and `erase_images`."""
@@ -106,7 +108,7 @@ def _known(table: DeltaTable, path: Path, keys: pl.DataFrame) -> pl.DataFrame:
         return keys.clear()
     telling = max(keys.columns, key=lambda column: keys[column].n_unique())
     same = pl.col(telling).is_in(keys[telling].drop_nulls().unique().implode()) | pl.col(telling).is_null()
-    return rows_of(looked_at, keys).filter(same).unique().collect()
+    return scan(looked_at, keys.schema).filter(same).unique().collect()
 
 
 def _files(table: DeltaTable) -> pl.DataFrame:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from al_resources.durable import write_file
+from al_resources.ledgers.kept_rows import scan
 
 FOLDER = "_keys"
 
@@ -25,11 +26,6 @@ def that_may_hold(files: Sequence[Path], table: Path, keys: pl.DataFrame) -> lis
     """Which data files of the table hold one of these keys; a file too many once in 2^64 / (rows of the file)."""
     wanted = np.unique(_hashed(keys)) if files else None
     return [file for file in files if wanted is not None and _meet(_hashes_of(file, table, keys), wanted)]
-
-
-def rows_of(files: list[Path], keys: pl.DataFrame) -> pl.LazyFrame:
-    """The key columns of some data files; those that an older file lacks are null."""
-    return pl.scan_parquet(files, schema=keys.schema, missing_columns="insert", extra_columns="ignore")
 
 
 def forget_deleted(table: Path) -> None:
@@ -53,7 +49,7 @@ def _hashes_of(file: Path, table: Path, keys: pl.DataFrame) -> npt.NDArray[np.ui
     try:
         return np.load(kept, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        hashes = np.sort(_hashed(rows_of([file], keys).collect()))
+        hashes = np.sort(_hashed(scan([file], keys.schema).collect()))
     content = io.BytesIO()
     np.save(content, hashes, allow_pickle=False)
     write_file(kept, content.getvalue())

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
+_NUMBER = re.compile(r"[1-9][0-9]*")
 _SIMPLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -43,6 +44,8 @@ class DirectoryModelRegistry:
         self._name = name
         self._folder = f"models/{name}"
         self._cache = cache_dir / name
+        self._published: set[int] = set()  # versions whose manifest was seen: it is there as long as their folder is
+        self._read: dict[int, tuple[bytes, ModelManifest]] = {}  # parsed and found whole in this content
 
     def register(
         self, checkpoint: Path, manifest: ModelManifest, extra_files: dict[str, bytes] | None = None
@@ -76,16 +79,21 @@ class DirectoryModelRegistry:
 
     def versions(self) -> list[int]:
         """All published versions, ascending."""
-        pattern = re.compile(rf"{re.escape(self._folder)}/([1-9][0-9]*)/{re.escape(MANIFEST)}")
-        matches = (pattern.fullmatch(blob.path) for blob in self._blobs.list(self._folder))
-        return sorted(int(match[1]) for match in matches if match)
+        claimed = self._claimed()
+        unseen = (version for version in claimed if version not in self._published)
+        self._published |= {version for version in unseen if self._blobs.exists(self._path(version, MANIFEST))}
+        return [version for version in claimed if version in self._published]
 
     def manifest(self, version: int) -> ModelManifest:
         """Raises `KeyError`, naming the versions there are."""
         try:
             content = self._blobs.read(self._path(version, MANIFEST))
+            read, known = self._read.get(version, (b"", None))
+            if known is not None and content == read:
+                return known
             manifest = ModelManifest.model_validate_json(content)
         except FileNotFoundError as error:
+            self._published.discard(version)
             there_are = ", ".join(map(str, self.versions())) or "none yet"
             raise NotThere(f"{self._name} has no version {version}; there are: {there_are}") from error
         except ValidationError as error:
@@ -99,6 +107,7 @@ class DirectoryModelRegistry:
                 f"the manifest of {self._name} v{version} was changed: its content has SHA-256 {found}, published was "
                 f"{manifest.content_sha256}; restore {self._blobs.url(self._path(version, MANIFEST))} from a backup"
             )
+        self._read[version] = content, manifest
         return manifest
 
     def by_training_key(self, training_key: str) -> ModelManifest | None:
@@ -109,6 +118,7 @@ class DirectoryModelRegistry:
         except FileNotFoundError:
             return None
         if not self._blobs.exists(self._path(done.version, WEIGHTS)):
+            self._published.discard(done.version)
             self._blobs.delete(self._training(training_key))  # somebody removed the version: train it again
             return None
         return self._finish(done, content)
@@ -127,12 +137,14 @@ class DirectoryModelRegistry:
 
     def _claim(self, weights: bytes) -> int:
         """Write the weights under the first number that nobody has; returns it."""
-        taken = re.compile(rf"{re.escape(self._folder)}/([1-9][0-9]*)/")
-        matches = (taken.match(blob.path) for blob in self._blobs.list(self._folder))
-        version = 1 + max((int(match[1]) for match in matches if match), default=0)
+        version = 1 + max(self._claimed(), default=0)
         while not self._blobs.write(self._path(version, WEIGHTS), weights, if_absent=True):
             version += 1
         return version
+
+    def _claimed(self) -> list[int]:
+        """The numbers that are taken, ascending; not all of them came to be published."""
+        return sorted(int(name) for name in self._blobs.folders(self._folder) if _NUMBER.fullmatch(name))
 
     def _finish(self, manifest: ModelManifest, content: bytes) -> ModelManifest:
         self._blobs.write(self._path(manifest.version, MANIFEST), content, if_absent=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from digits_project import digits_toml, oracle
 
 from al_cli import launch
 from al_cli.dagster_process import free_port, listener_of_ui, start_dagster, write_dagster_home
@@ -28,24 +29,6 @@ from al_serving.guard import new_token
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / "deploy/github").glob("*.yml"))
 OUR_OWN = sorted((ROOT / ".github/workflows").glob("*.yml"))
-AL_TOML = """
-home = "data"
-[labeling]
-project = "oracle"
-oracle_labels = "{home}/data/oracle/labels.json"
-classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
-[selection]
-initial_budget = 60
-[holdout]
-share = 0.5
-[training]
-architecture = "small_cnn"
-image_size = 16
-channels = 1
-epochs = 2
-[deployment]
-watch_seconds = 0.2
-"""
 Al = Callable[..., CompletedProcess[str]]
 
 
@@ -125,7 +108,7 @@ def test_a_round_is_selected_trained_and_deployed_and_nothing_new_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, al: Al
 ) -> None:
     config = tmp_path / "al.toml"
-    config.write_text(AL_TOML.format(home=tmp_path.as_posix()))
+    config.write_text(digits_toml(labeling=oracle(tmp_path), selection={"initial_budget": 60}, training={"epochs": 2}))
     monkeypatch.setenv("AL_CONFIG", str(config))
     platform = Platform(load_settings())
     store_digits(platform)

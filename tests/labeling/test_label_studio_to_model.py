@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from digits_project import digits_toml
 from person import wait_for
 from running_label_studio import INSTALL_SECONDS, label_studio
 
@@ -19,37 +20,6 @@ pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(INSTALL_SE
 
 LABELS, OPEN = 110, 10
 TITLE = "digits by hand"
-AL_TOML = """
-home = "data"
-
-[labeling]
-project = "label_studio"
-classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
-
-[label_studio]
-url = "{url}"
-project = "{title}"
-
-[selection]
-initial_budget = {budget}
-
-[holdout]
-share = 0.5
-
-[training]
-architecture = "small_cnn"
-image_size = 16
-channels = 1
-
-[deployment]
-watch_seconds = 0.2
-
-[serving]
-port = {serving_port}
-
-[sensors]
-export_interval_seconds = 1
-"""
 
 
 def test_digits_labeled_in_label_studio_become_a_model_that_serves_and_says_what_it_thinks_of_the_rest(
@@ -57,7 +27,15 @@ def test_digits_labeled_in_label_studio_become_a_model_that_serves_and_says_what
 ) -> None:
     config = tmp_path / "al.toml"
     with label_studio(tmp_path / "label-studio") as server:
-        config.write_text(AL_TOML.format(url=server.url, title=TITLE, budget=LABELS + OPEN, serving_port=free_port(0)))
+        config.write_text(
+            digits_toml(
+                labeling={"project": "label_studio"},
+                label_studio={"url": server.url, "project": TITLE},
+                selection={"initial_budget": LABELS + OPEN},
+                serving={"port": free_port(0)},
+                sensors={"export_interval_seconds": 1},
+            )
+        )
         monkeypatch.setenv("AL_CONFIG", str(config))
         monkeypatch.setenv(TOKEN_VARIABLE, server.token)
         platform = Platform(load_settings())

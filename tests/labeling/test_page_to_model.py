@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from digits_project import digits_toml
 from person import label_everything, wait_for
 
 from al_cli.dagster_process import free_port, listener_of_ui, scoring_service, start_dagster, write_dagster_home
@@ -17,43 +18,20 @@ from al_resources.settings import load_settings
 pytestmark = [pytest.mark.live, pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
 
 LABELS = 120
-AL_TOML = """
-home = "data"
-
-[labeling]
-classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
-
-[labeling_page]
-port = {page_port}
-auto_release = true
-
-[selection]
-initial_budget = {labels}
-
-[holdout]
-share = 0.5
-
-[training]
-architecture = "small_cnn"
-image_size = 16
-channels = 1
-
-[deployment]
-watch_seconds = 0.2
-
-[serving]
-port = {serving_port}
-
-[sensors]
-export_interval_seconds = 1
-"""
 
 
 def test_digits_labeled_by_keys_become_a_model_that_serves(
     tmp_path: Path, chromium: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "al.toml"
-    config.write_text(AL_TOML.format(labels=LABELS, page_port=free_port(0), serving_port=free_port(0)))
+    config.write_text(
+        digits_toml(
+            labeling_page={"port": free_port(0), "auto_release": True},
+            selection={"initial_budget": LABELS},
+            serving={"port": free_port(0)},
+            sensors={"export_interval_seconds": 1},
+        )
+    )
     monkeypatch.setenv("AL_CONFIG", str(config))
     platform = Platform(load_settings())
     truth = {platform.images.put(png).image_id: label for png, label in digit_pngs()[:300]}

@@ -27,14 +27,18 @@ def running_dagster(home: Path, config: Path) -> Iterator[Dagster]:
             dagster.close()
 
 
-def kill_run_workers(home: Path) -> None:
-    """Those of this instance. They have a process group of their own; a machine that loses power takes them too."""
+def kill_run_workers(home: Path) -> list[int]:
+    """Those of this instance, told by their session of their own. A machine that loses power takes them too."""
+    killed = []
     of_this_instance = f"DAGSTER_HOME={home}".encode()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            environment = (process / "environ").read_bytes().split(b"\0")
-            if of_this_instance in environment and b"execute_run" in (process / "cmdline").read_bytes():
-                os.kill(int(process.name), signal.SIGKILL)
+            pid, environment = int(process.name), (process / "environ").read_bytes().split(b"\0")
+            forked = b"multiprocessing.forkserver" in (process / "cmdline").read_bytes() and os.getsid(pid) == pid
+            if forked and of_this_instance in environment:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+    return killed
 
 
 def wait_for(what: str, ready: Callable[[], Any], timeout: float = 120) -> None:

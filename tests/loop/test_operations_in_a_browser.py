@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from digits_project import digits_toml, oracle
 from playwright.sync_api import Page, TimeoutError, expect, sync_playwright
 from running_dagster import running_dagster
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
@@ -28,27 +29,6 @@ from al_resources.settings import load_settings
 pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.browser, pytest.mark.timeout(3600)]
 
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
-AL_TOML = """
-home = "data"
-[labeling]
-project = "oracle"
-oracle_labels = "{home}/data/oracle/labels.json"
-classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
-[selection]
-initial_budget = 120
-budget = 20
-pool_scoring_limit = 600
-[holdout]
-reserve = 0.4
-share = 0.3
-[training]
-architecture = "small_cnn"
-image_size = 16
-channels = 1
-epochs = 4
-[deployment]
-watch_seconds = 0.1
-"""
 
 
 @dataclass
@@ -122,7 +102,14 @@ def desk(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[De
     """Two rounds are trained and the third waits for people; then the pages, with no sensor on."""
     home = tmp_path_factory.mktemp("desk")
     config = home / "al.toml"
-    config.write_text(AL_TOML.format(home=home.as_posix()))
+    config.write_text(
+        digits_toml(
+            labeling=oracle(home),
+            selection={"initial_budget": 120, "budget": 20, "pool_scoring_limit": 600},
+            holdout={"reserve": 0.4, "share": 0.3},
+            training={"epochs": 4},
+        )
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AL_CONFIG", str(config))
         platform = Platform(load_settings())

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import leave_out
+from digits_project import digits_toml, oracle
 from running_dagster import kill_run_workers, running_dagster, wait_for
 
 from al_cli.dagster_process import POSTGRES_VARIABLE, free_port
@@ -25,42 +27,24 @@ from al_resources.settings import load_settings
 psycopg2 = pytest.importorskip("psycopg2", reason="pip install dagster-postgres")
 pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.timeout(1800)]
 
-PROJECT = """\
-home = "data"
-[model]
-name = "digits"
-[labeling]
-project = "oracle"
-oracle_labels = "data/oracle/labels.json"
-[selection]
-initial_budget = 120
-[holdout]
-reserve = 0.5
-[training]
-image_size = 16
-channels = 1
-epochs = 20
-[serving]
-port = {port}
-[deployment]
-watch_seconds = 0.5
-[sensors]
-export_interval_seconds = 1
-"""
-
 
 @pytest.fixture(scope="module")
-def database() -> Iterator[str]:
+def database(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of an empty database of a server that runs for the tests alone."""
-    places = [None, *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
-    path = next((str(place) if place else None for place in places if shutil.which("initdb", path=place)), "")
-    if path == "":
-        pytest.skip("no PostgreSQL here; `apt-get install postgresql` (Debian) brings one")
+    if (programs := _programs()) is None:
+        leave_out(request, "Dagster on PostgreSQL; `apt-get install postgresql` brings one", "REQUIRE_POSTGRES")
     with tempfile.TemporaryDirectory(prefix="postgres-") as name:  # pytest's own folders are for one user
-        yield from _running(Path(name), path)
+        yield from _running(Path(name), programs)
 
 
-def _running(folder: Path, path: str | None) -> Iterator[str]:
+def _programs() -> str | None:
+    """The folders where PostgreSQL's programs are, as PATH has it; Debian keeps them outside of it."""
+    beside = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
+    paths = (os.environ.get("PATH", ""), *beside)
+    return next((path for path in paths if shutil.which("initdb", path=path)), None)
+
+
+def _running(folder: Path, path: str) -> Iterator[str]:
     user = _owner(folder)
     data, port = folder / "data", free_port(0)
 
@@ -92,7 +76,13 @@ def home(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch, al: Cal
     monkeypatch.setenv(POSTGRES_VARIABLE, database)
     folder = tmp_path / "home"
     folder.mkdir()
-    (folder / "al.toml").write_text(PROJECT.format(port=free_port(0)))
+    project = digits_toml(
+        labeling=oracle(folder),
+        selection={"initial_budget": 120},
+        serving={"port": free_port(0)},
+        sensors={"export_interval_seconds": 1},
+    )
+    (folder / "al.toml").write_text(project)
     assert al("init", str(folder), "--storage", "postgres").returncode == 0
     return folder
 

@@ -50,11 +50,26 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AzureML, d
 
 
 @pytest.fixture
-def workspace(azure: tuple[AzureML, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A platform whose models, jobs and endpoint are in an empty workspace of the emulated Azure ML."""
+def whole_code() -> None:
+    """Asked for by tests whose containers run the uploaded code and nothing else."""
+
+
+@pytest.fixture
+def workspace(
+    azure: tuple[AzureML, dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> Workspace:
+    """A platform whose models, jobs and endpoint are in an empty workspace of the emulated Azure ML.
+
+    Sent along is what holds the scoring script; all packages, a file a request, only for those that ask (`whole_code`).
+    """
     from azure_workspace import Workspace
 
     emulator, variables = azure
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    if "whole_code" not in request.fixturenames:
+        monkeypatch.setattr("al_resources.azure.workspace.CODE", ("al_serving",))
     return Workspace.new(emulator, tmp_path)

@@ -264,6 +264,7 @@ def test_torch_is_pinned_to_the_version_here_without_the_mark_of_its_build(
     assert "torch==2.9.0" in conda["dependencies"][-1]["pip"]
 
 
+@pytest.mark.usefixtures("whole_code")
 def test_what_runs_remotely_is_what_runs_here_without_dagster(workspace: Workspace) -> None:
     code = code_snapshot(workspace.platform.settings.home)
     assert {path.name for path in code.iterdir()} == {"al_core", "al_resources", "al_serving"}
@@ -474,7 +475,7 @@ def _inference_server() -> None:
     installed()
 
 
-@pytest.mark.usefixtures("_inference_server")
+@pytest.mark.usefixtures("whole_code", "_inference_server")
 def test_a_version_is_promoted_behind_the_server_that_azure_runs(workspace: Workspace) -> None:
     workspace.emulator.inference_servers = True
     register_model(workspace.platform)

@@ -62,6 +62,7 @@ def registered(platform: Platform, request: TrainingRequest, result: Any) -> Pat
 
 
 @pytest.mark.live
+@pytest.mark.usefixtures("whole_code")
 def test_automl_trains_on_the_registered_dataset_and_goes_on_from_its_own_run(
     bench: TrainingBench, workspace: Workspace
 ):

@@ -53,6 +53,7 @@ def sent(workspace: Workspace, method: str, where: str) -> list[str]:
     return [path for path in paths if path.startswith(where)]
 
 
+@pytest.mark.usefixtures("whole_code")
 def test_a_prefix_of_the_container_is_scored_and_every_file_accounted_for(workspace: Workspace) -> None:
     platform = workspace.platform
     register_model(platform)

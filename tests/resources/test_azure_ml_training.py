@@ -356,6 +356,7 @@ def test_where_the_cancellation_fails_too_it_is_still_the_interruption_that_is_r
     assert "could not be cancelled, look after it in the workspace" in bench.lines[-1]
 
 
+@pytest.mark.usefixtures("whole_code")
 def test_the_asset_trains_by_job_and_its_run_tells_what_the_job_tells(bench: Bench):
     platform = bench.platform_with(bench.trainer_with(environment=""), bench.request(bench.dataset).settings)
     with dg.instance_for_test() as instance:

@@ -92,6 +92,24 @@ def test_a_listing_is_in_the_order_of_paths(blobs: BlobStore) -> None:
     assert paths(blobs, "a.txt") == []
 
 
+def test_a_listing_may_leave_out_what_the_caller_can_do_without_and_nothing_else(blobs: BlobStore) -> None:
+    names = ["a", "b/a", "b/c", "b/d/a"]
+    for name in names:
+        blobs.write(name, b"")
+    listed = [blob.path for blob in blobs.list("", but={"a", "b/c", "missing"})]
+    assert listed in (["b/a", "b/d/a"], names)
+    assert listed == [blob.path for blob in blobs.list("") if blob.path in listed]
+
+
+def test_folders_are_told_by_name_without_what_is_below(blobs: BlobStore) -> None:
+    for name in ("a", "b/10/x", "b/9/x", "b/9/y/z", "b/file", "é ü/x"):
+        blobs.write(name, b"")
+    assert blobs.folders("") == ["b", "é ü"]
+    assert blobs.folders("b") == ["10", "9"]
+    assert blobs.folders("b/9") == ["y"]
+    assert blobs.folders("a") == blobs.folders("missing") == []
+
+
 def test_deleting_what_is_missing_is_no_error(blobs: BlobStore) -> None:
     blobs.write("x", b"")
     blobs.delete("x")

@@ -125,8 +125,8 @@ def test_a_large_file_is_searched_by_the_hashes_of_its_keys(
         old = labels(*({"image_id": image(n), "annotator": None} for n in range(3))).drop_columns(lacking)
         ledgers.insert_new("labels", old, [column for column in on if column not in lacking])
     read: list[Path] = []
-    rows_of = delta.rows_of
-    monkeypatch.setattr(delta, "rows_of", lambda files, keys: read.extend(files) or rows_of(files, keys))
+    scan = delta.scan
+    monkeypatch.setattr(delta, "scan", lambda files, keys: read.extend(files) or scan(files, keys))
     for start in range(3, 12, 3):  # some files are merged on the way
         assert ledgers.insert_new("labels", labels(*({"image_id": image(start + n)} for n in range(3))), on) == 3
     assert read == []

@@ -375,7 +375,61 @@ def test_the_cursor_stays_small(desk: Desk) -> None:
     assert len(found.refused) == 20
     assert list(found.cursor.requested) == [path]
     desk.merge(path)
-    assert desk.look(found.cursor.model_dump_json()).cursor == InboxCursor()
+    assert desk.look(found.cursor.model_dump_json()).cursor == InboxCursor(turn=2)
+
+
+def test_an_export_written_anew_among_many_on_record_is_found_in_its_turn_and_a_new_one_at_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tick asks for few of the files on record; which ones goes on until each was asked for."""
+    monkeypatch.setattr("al_resources.labeling.inbox.AGAIN", 2)
+    paths = [desk.release(f"{n}.json", coco({image(n): "cat"})) for n in range(7)]
+    for path in paths:
+        desk.merge(path)
+    for n in range(7):
+        desk.release(f"{n}.json", coco({image(n): "dog"}))
+    cursor, taken = None, list[str]()
+    for turn in range(8):
+        new = [desk.release("new.json", coco({image(8): "cat"}))] if turn == 1 else []
+        found = desk.look(cursor)
+        ready = [plan.export.path for plan in found.ready]
+        assert {*ready} >= {*new}
+        assert len({*ready} - {*new}) <= 2
+        for path in ready:
+            desk.merge(path)
+        taken += ready
+        cursor = found.cursor.model_dump_json()
+    assert set(taken) >= set(paths)
+
+
+def test_a_file_on_record_that_is_being_written_anew_is_watched_until_it_is_whole(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("al_resources.labeling.inbox.AGAIN", 1)
+    data = coco({image(n): "cat" for n in range(5)})
+    for n in range(3):
+        desk.merge(desk.release(f"{n}.json", coco({image(n): "dog"})))
+    path = desk.release("2.json", data[:60])
+    found = desk.look()
+    assert found.waiting == [path]
+    desk.release("2.json", data)
+    assert [plan.export.path for plan in desk.look(found.cursor.model_dump_json()).ready] == [path]
+
+
+@pytest.mark.slow
+def test_three_thousand_broken_files_keep_no_good_export_waiting(desk: Desk) -> None:
+    """The look finds it however many lie before it; the broken ones are refused over the looks that follow."""
+    for number in range(3_000):
+        desk.release(f"{number}.json", b'[{"broken": ' + str(number).encode() + b"}]")
+    path = desk.release("z.json", coco({image(1): "cat"}))
+    found = desk.look()
+    assert [plan.export.path for plan in found.ready] == [path]
+    desk.merge(path)
+    looks = 1
+    while found.left:
+        found, looks = desk.look(found.cursor.model_dump_json()), looks + 1
+    assert len(desk.ledgers.read("exports", status="quarantined")) == 3_000
+    assert looks <= 10
 
 
 @pytest.mark.parametrize("hours", [-24, 24])
@@ -395,8 +449,8 @@ def with_clock(desk: Desk, path: str, hours: float) -> None:
     at = desk.blobs.info(path).modified_at + timedelta(hours=hours)
     real = desk.blobs.list
 
-    def listed(prefix: str) -> Iterator[BlobInfo]:
-        return (replace(blob, modified_at=at) if blob.path == path else blob for blob in real(prefix))
+    def listed(prefix: str, **but: Any) -> Iterator[BlobInfo]:
+        return (replace(blob, modified_at=at) if blob.path == path else blob for blob in real(prefix, **but))
 
     desk.blobs.list = listed  # type: ignore[method-assign]
 

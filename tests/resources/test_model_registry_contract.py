@@ -213,8 +213,9 @@ def test_a_version_that_somebody_removed_can_be_trained_again(
     for blob in list(blobs.list("models/digits/1")):
         blobs.delete(blob.path)
     assert registry.by_training_key("key") is None
-    assert registry.register(weights, manifest()).version == 1
-    assert registry.fetch(1).is_dir()
+    again = registry.register(weights, manifest()).version
+    assert registry.versions() == [again]
+    assert registry.fetch(again).is_dir()
 
 
 def test_a_manifest_whose_class_order_was_changed_is_refused(tmp_path: Path, weights: Path) -> None:
