@@ -41,6 +41,7 @@ class Desk:
 
     def launch(self, job: str, config: dict[str, Any], partition: str = "") -> dict[str, Any]:
         """The launchpad of a job: its partition chosen, its configuration typed, its button clicked."""
+        self.page.evaluate("localStorage.clear()")  # the launchpad would come back to what was typed for the last run
         self.page.goto(f"{self.dagster.url}/locations/active_learning/jobs/{job}/playground")
         editor = self.page.locator(".CodeMirror").first
         expect(editor).to_be_visible()
@@ -122,6 +123,7 @@ def desk(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[De
             page.set_default_timeout(90_000)
             expect.set_options(timeout=90_000)
             page.goto(dagster.link)
+            page.wait_for_load_state("networkidle")  # it goes on to another page by itself
             yield Desk(page, dagster, platform)
             browser.close()
 
