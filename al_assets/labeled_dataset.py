@@ -51,6 +51,7 @@ def labeled_dataset(
             "what changed": views.table_or_words(changes(platform, dataset), "nothing since the version before"),
             "class balance": views.class_balance(dataset.rows),
             "agreement": views.agreement(platform),
+            **views.embedding_map(platform, round_, dataset),
             "what the labels are for": dg.MetadataValue.json(uses(dataset.rows)),
             **{f"{split} images": count for split, count in manifest.counts.items()},
             "set aside": sum(merge.set_aside for merge in merges),

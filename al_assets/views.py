@@ -76,6 +76,22 @@ def report(platform: Platform, name: str, page: Path) -> dg.MetadataValue:
     return dg.MetadataValue.url(f"{pages}/reports/{name}.html")
 
 
+def embedding_map(platform: Platform, round_: int, dataset: Dataset) -> dict[str, dg.MetadataValue]:
+    """A page on which labeled and waiting images lie by their embeddings; nothing before a model serves."""
+    from al_core.embedding_map import drawn, page
+    from al_loop.embedding_map import MAP, map_of
+
+    points = map_of(platform, dataset)
+    if points is None:
+        return {}
+    labeled = sum(label is not None for label in points.labels)
+    caption = f"{labeled:,} labeled and {len(points.labels) - labeled:,} waiting images, alike where they lie close."
+    path = f"reports/{of_round(round_, MAP)}"
+    platform.blobs.write(path, page(f"Round {round_}: embedding map", drawn(points, "map", caption)).encode())
+    pages = os.environ.get(PAGES_VARIABLE)
+    return {"embedding map": dg.MetadataValue.url(f"{pages}/{path}") if pages else place(platform, path)}
+
+
 def of_round(round_: int, name: str) -> str:
     """What a picture of a round is called."""
     return f"{round_:04d}/{name}"

@@ -69,6 +69,7 @@ def _put_on_record(platform: Platform, image_id: str) -> None:
 
 
 def _erase(platform: Platform, image_id: str) -> dict[str, int]:
+    from al_loop.embedding_map import MAP
     from al_loop.monitoring import forget_image
     from al_loop.strategy_inputs import cache_folder
     from al_resources.labeling.answers import erase_answers
@@ -81,6 +82,8 @@ def _erase(platform: Platform, image_id: str) -> dict[str, int]:
     for sheet in [blob.path for blob in blobs.list("reports") if blob.path.endswith(SHEETS)]:
         if sheet in own or not sheet.endswith("contact_sheet.png"):  # any other may show it, and is drawn again
             blobs.delete(sheet)
+    for drawn in [blob.path for blob in blobs.list("reports") if blob.path.endswith(MAP)]:
+        blobs.delete(drawn)
     done["answers on the labeling page"] = erase_answers(blobs, ids)
     shutil.rmtree(cache_folder(platform), ignore_errors=True)  # distances; the next selection computes them again
     for name in SAID_OF_IMAGES:

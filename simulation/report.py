@@ -13,6 +13,8 @@ import numpy as np
 import polars as pl
 
 from al_core.contact_sheet import SheetItem, contact_sheet
+from al_core.embedding_map import STYLE as MAP_STYLE
+from al_core.embedding_map import MapPoints, drawn, projected
 from al_core.images import decode_stored_image
 from al_core.shown_text import harmless
 from simulation.datasets import LabeledData, load_data
@@ -47,6 +49,7 @@ METRICS = {
 TIMED = ["score_seconds", "select_seconds", "train_seconds", "evaluate_seconds"]
 SHEET_ROUNDS = (1, 2, 3)
 SHEET_IMAGES = 20
+MOST_MAPS, MAP_SAMPLE, MAP_ASKED = 4, 2_000, 1_000  # strategies; images of the pool; first picks of each strategy
 COLOURS = (
     "#8d99ae",
     "#c1444b",
@@ -85,7 +88,8 @@ def write_report(folder: Path, table: pl.DataFrame, *, pictures: bool = True) ->
     blocks.append(_recall_table(folder, curves, starts[0]))
     (folder / "report.md").write_text("\n\n".join(block.markdown() for block in blocks) + "\n")
     sheets = _contact_sheets(folder, study, study.starts[0]) if pictures else []
-    (folder / "report.html").write_text(_page(study, blocks, sheets, _chart_data(folder, table, starts)))
+    maps = _maps(folder, study, study.starts[0]) if pictures else []
+    (folder / "report.html").write_text(_page(study, blocks, sheets, maps, _chart_data(folder, table, starts)))
     draw_curves(curves[starts[0]], folder / "curves.png", study.data.partition(":")[0])
     deployed = {start: _deployed(table, start) for start in starts} if study.deploy is not None else {}
     return {
@@ -375,7 +379,13 @@ def _summary(curves: Curves, table: pl.DataFrame) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------- the page
-def _page(study: Study, blocks: Sequence[Block], sheets: Sequence[tuple[str, bytes]], data: dict[str, Any]) -> str:
+def _page(
+    study: Study,
+    blocks: Sequence[Block],
+    sheets: Sequence[tuple[str, bytes]],
+    maps: Sequence[str],
+    data: dict[str, Any],
+) -> str:
     first, *rest = blocks
     pictures = "".join(
         f"<figure><figcaption>{_escaped(title)}</figcaption>"
@@ -384,12 +394,14 @@ def _page(study: Study, blocks: Sequence[Block], sheets: Sequence[tuple[str, byt
     )
     if pictures:
         pictures = f"<h2>What they asked for first</h2><div class=sheets>{pictures}</div>"
+    heading = "<h2>Where they asked, on the map of the embeddings</h2>" if maps else ""
     page = _TEMPLATE.read_text()
     for mark, text in (
         ("title", _escaped(f"Active learning on {study.data.partition(':')[0]}")),
         ("conclusion", first.html()),
         ("tables", "".join(block.html() for block in rest)),
         ("sheets", pictures),
+        ("maps", f"<style>{MAP_STYLE}</style>{heading}{''.join(maps)}" if maps else ""),
         # inside <script>: nothing in it may close the element
         ("data", json.dumps(data).replace("<", "\\u003c")),
     ):
@@ -446,6 +458,57 @@ def _sheet(line: dict[str, Any], truth: dict[str, Any], data: LabeledData) -> by
         for image_id, score in chosen
     ]
     return contact_sheet(items, columns=10, edge=64, max_bytes=60_000)
+
+
+def _maps(folder: Path, study: Study, start: Start) -> list[str]:
+    """Where on the frozen encoder's embeddings each strategy asked, of seed 0, and what its last model doubts.
+
+    All maps show the same images: a random sample of the pool, and what any of the strategies asked for.
+    """
+    file, runs = folder / "images" / "embeddings.npy", [
+        Run(strategy=strategy, start=start, seed=0) for strategy in study.strategies
+    ][:MOST_MAPS]  # fmt: skip
+    lines = {run.strategy: read_rounds(folder / "runs" / run.name / ROUNDS_FILE) for run in runs}
+    runs = [run for run in runs if lines[run.strategy]]
+    if not file.exists() or not runs:
+        return []
+    data = load_data(study.data)
+    pool, _ = data.split(study.split_seed(runs[0]), study.test_images, study.imbalance)
+    row, label = {image.image_id: n for n, image in enumerate(data.images)}, {one.image_id: one.label for one in pool}
+    asked = {name: _asked_for(rounds) for name, rounds in lines.items()}
+    order = np.random.default_rng(0).permutation(len(pool))[:MAP_SAMPLE]
+    ids = sorted({pool[n].image_id for n in order}.union(*({*reasons} for reasons in asked.values())))
+    embeddings = np.load(file, mmap_mode="r")[[row[image_id] for image_id in ids]]
+    places, how = projected(embeddings)
+    maps = []
+    for number, run in enumerate(runs):
+        reasons, rounds = asked[run.strategy], lines[run.strategy]
+        doubts = _doubts_of(folder / "runs" / run.name / f"model-{len(rounds) - 1:03d}", embeddings)
+        points = MapPoints(
+            ids, embeddings, [label[image_id] for image_id in ids], doubts, [reasons.get(image_id) for image_id in ids]
+        )
+        caption = f"{run.strategy}: {len(reasons):,} images asked for, among {len(ids):,}; by {how}."
+        maps.append(drawn(points, f"map{number}", caption, places))
+    return maps
+
+
+def _asked_for(rounds: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Image id -> why, of the images of a run, at most `MAP_ASKED` of the first ones."""
+    pairs = [pair for line in rounds for pair in zip(line["selected"], line["reasons"], strict=True)]
+    return dict(pairs[:MAP_ASKED])
+
+
+def _doubts_of(checkpoint: Path, embeddings: np.ndarray) -> np.ndarray:
+    """One minus the margin of the answers to each (N, d) embedding; NaN where the model is not kept any more."""
+    from al_core.learning.checkpoint import BadCheckpoint
+    from al_core.learning.inference import Predictor
+    from al_core.uncertainty import uncertainty_scores
+
+    try:
+        predictor = Predictor.load(checkpoint, "cpu")
+    except BadCheckpoint:
+        return np.full(len(embeddings), np.nan)
+    return 1 - uncertainty_scores(predictor.classify(np.ascontiguousarray(embeddings))).margin
 
 
 def _row(cells: Sequence[str]) -> str:

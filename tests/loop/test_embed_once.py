@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from al_assets import views
 from al_cli.digits import digit_pngs
 from al_cli.embed import embed as command
 from al_core.errors import GiveUp
@@ -21,6 +23,7 @@ from al_loop import embedding
 from al_loop.answering import predictor_of
 from al_loop.deploying import decide, deploy
 from al_loop.embedding import embed_files, embedder_of, fill
+from al_loop.embedding_map import map_of
 from al_loop.forgetting import forget
 from al_loop.labeling import merge_exports, publish_dataset
 from al_loop.scoring import score_pool
@@ -160,12 +163,29 @@ class TestARoundOfAFrozenEncoder:
         assert found.shape == (50, predictor_of(platform, 1).dimension)
         assert len(unlabeled_embeddings(platform, 1, "another encoder", 50)) == 0
 
+    def test_the_map_shows_what_is_labeled_and_what_waits_though_the_log_has_no_embedding(
+        self, platform: Platform, seen: list[int]
+    ) -> None:
+        dataset = platform.datasets.latest()
+        assert dataset is not None
+        views.embedding_map(platform, 0, dataset)
+        page = platform.blobs.read("reports/0000/embedding_map.html").decode()
+        points = map_of(platform, dataset)
+        assert points is not None
+        labeled = dict(zip(points.image_ids, points.labels, strict=True))
+        assert {image_id for image_id, label in labeled.items() if label} == set(dataset.rows["image_id"])
+        assert page.count("<circle") == len(labeled) > dataset.rows.height
+        assert "script" not in page
+        assert not re.search(r"(?:src|href|url)\s*[=(]", page), "nothing outside is asked for"
+        assert seen == []
+
     def test_what_is_forgotten_has_no_embedding_either_and_is_not_embedded_again(self, platform: Platform) -> None:
         png = PNGS[7][0]
         assert forget(platform, content_id(png))["embeddings"] == 1
         summary = embed_files(platform, embedder_of(platform), [NamedFile("gone.png", lambda: png)])
         assert (summary.embedded, summary.known) == (0, 0)
         assert platform.embeddings.rows_of([content_id(png)]) == 0
+        assert not platform.blobs.exists("reports/0000/embedding_map.html"), "it names every image on it"
 
 
 def test_a_folder_is_embedded_though_it_is_not_in_the_store_and_what_is_no_picture_is_named(

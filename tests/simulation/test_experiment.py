@@ -460,6 +460,16 @@ def test_first_labels_cover_the_images_for_all_but_random_sampling(images, tmp_p
     assert drawn == [first["random"]] * 3
 
 
+def test_the_report_maps_where_each_strategy_asked_on_the_frozen_encoders_embeddings(images, tmp_path, published):
+    study = small_study(images, seeds=1, rounds=2, training=published, strategies=("random", "margin"))
+    write_report(tmp_path, run_study(study, tmp_path, workers=1))
+    maps = (tmp_path / "report.html").read_text().split('<section class="emap">')[1:]
+    asked = [sum(len(line["selected"]) for line in lines(tmp_path, run)) for run in study.runs()]
+    assert [found.count('r="6"') for found in maps] == asked
+    assert len({found.count("<circle") for found in maps}) == 1, "all strategies on the same images"
+    assert all("not scored (0)" in found for found in maps), "the last model says what it doubts"
+
+
 def first_of(study, folder, strategy) -> list[str]:
     return lines(folder, Run(strategy=strategy, start=study.starts[0], seed=0))[0]["selected"]
 
