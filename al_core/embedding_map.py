@@ -30,6 +30,7 @@ DOUBTS = ("#2b3f8c", "#2f6fb0", "#35a0a0", "#6fc276", "#c9d24c", "#f2b134", "#ea
 STYLE = """
 .emap { margin: 1rem 0; } .emap svg { width: 100%; max-width: 46rem; height: auto; display: block; }
 .emap svg { background: #fff; border: 1px solid #e3e5ec; border-radius: 8px; }
+.emap circle[r="6"] { stroke: #20232f; stroke-width: 1.5; }
 .emap label { margin-right: 1rem; cursor: pointer; } .emap .key { display: none; flex-wrap: wrap; gap: .2rem .9rem;
 font-size: 13px; margin: .4rem 0; } .emap .key i { display: inline-block; width: .8em; height: .8em;
 border-radius: 50%; margin-right: .35em; }"""
@@ -94,6 +95,7 @@ def drawn(points: MapPoints, name: str, caption: str, places: np.ndarray | None 
         entries = (
             f'<span><i style="background:{colour}"></i>{_escaped(text)} ({count:,})</span>'
             for text, colour, count in key
+            if count or text != OTHERS
         )
         keys.append(f'<div class="key key-{view}">{"".join(entries)}</div>')
     circles = _circles(points, places, [numbers for numbers, _ in views.values()])

@@ -15,7 +15,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,10 @@ LOGGER = logging.getLogger(__name__)
 MARK = "_synced"
 TORN = "_torn"
 LOG = "_delta_log"
+KEPT_SECONDS = 3600.0  # of the log
 _COMMIT = re.compile(r"([0-9]{20})\.json")
+_VERSIONED = re.compile(r"[0-9]{20}\.(json|checkpoint\.parquet)")
+_POINTER = "_last_checkpoint"
 _PARQUET = b"PAR1"  # the first and the last bytes of every Parquet file
 _looked_at: set[Path] = set()  # tables that this process found whole, or mended
 
@@ -62,15 +67,46 @@ def sync_commits(table: Path) -> None:
                 sync(file)
                 folders |= dict.fromkeys(_up_to(file.parent, table))
         sync(commit.file)
-        checkpoint = commit.file.with_suffix(".checkpoint.parquet")
+        checkpoint = _checkpoint(table, version)
         if checkpoint.exists():
             sync(checkpoint)
-            sync(table / LOG / "_last_checkpoint")
+            sync(table / LOG / _POINTER)
     if version == marked:
         return
     for folder in [*folders, table / LOG, table, table.parent]:
         sync(folder)
     (table / MARK).write_text(str(version))  # not synced: an older mark, or none, is right as well
+
+
+def sync_checkpoint(table: Path) -> None:
+    """Wait until the newest checkpoint is on the disk."""
+    checkpoint = _checkpoint(table, _checkpointed(table))
+    for file in (checkpoint, table / LOG / _POINTER):
+        if file.exists():
+            sync(file)
+    sync(table / LOG)
+
+
+def shorten_log(table: Path) -> int:
+    """Delete commits and checkpoints that an older checkpoint on the disk holds, oldest first; returns how many.
+
+    What is younger than an hour stays, and so does what was the newest checkpoint an hour ago, with all after it: no
+    reader or writer that has seen the log as it was then is on its way for longer.
+    """
+    before = time.time() - KEPT_SECONDS
+    versioned = sorted(file for file in (table / LOG).iterdir() if _VERSIONED.fullmatch(file.name))
+    old = [file for file in versioned if file.suffix == ".parquet" and file.stat().st_mtime < before]
+    if not old or int(old[-1].name[:20]) > _mark(table) or not _is_whole(old[-1], old[-1].stat().st_size):
+        return 0
+    sync(old[-1])
+    sync(table / LOG)
+    deleted = 0
+    for file in versioned:
+        if file.name[:20] == old[-1].name[:20] or file.stat().st_mtime > before:
+            break
+        file.unlink(missing_ok=True)
+        deleted += 1
+    return deleted
 
 
 def set_torn_aside(table: Path) -> list[str]:
@@ -152,7 +188,7 @@ def _torn_checkpoints(table: Path) -> Iterator[Path]:
             whole.add(checkpoint.name.partition(".")[0])
         else:
             yield checkpoint
-    pointer = table / LOG / "_last_checkpoint"
+    pointer = table / LOG / _POINTER
     if pointer.exists():
         try:
             named = f"{int(json.loads(pointer.read_bytes())['version']):020d}"
@@ -179,15 +215,27 @@ def _mark(table: Path) -> int:
 
 
 def _versions_after(table: Path, marked: int) -> Iterator[int]:
-    """Ascending. A log whose beginning was cleaned up begins where it begins."""
+    """Ascending, up to the first that is missing. What a checkpoint holds may be missing: it was cleaned up."""
     version = marked + 1
-    if not _file(table, version).exists():
-        if marked >= 0:
-            return
-        version = min(_listed(table), default=0)
     while _file(table, version).exists():
         yield version
         version += 1
+    held = _checkpointed(table)
+    if version > max(held, 0):
+        return
+    for listed in sorted(one for one in _listed(table) if one >= version):
+        if listed > max(version, held + 1) and version > 0:
+            return
+        yield listed
+        version = listed + 1
+
+
+def _checkpointed(table: Path) -> int:
+    """The version that the newest checkpoint holds; -1 where there is none."""
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+        return int(json.loads((table / LOG / _POINTER).read_bytes())["version"])
+    names = (file.name.partition(".")[0] for file in (table / LOG).glob("*.checkpoint.parquet"))
+    return max((int(name) for name in names if name.isdigit()), default=-1)
 
 
 def _listed(table: Path) -> list[int]:
@@ -197,6 +245,10 @@ def _listed(table: Path) -> list[int]:
 
 def _file(table: Path, version: int) -> Path:
     return table / LOG / f"{version:020d}.json"
+
+
+def _checkpoint(table: Path, version: int) -> Path:
+    return table / LOG / f"{version:020d}.checkpoint.parquet"
 
 
 def _read(table: Path, version: int) -> _Commit:

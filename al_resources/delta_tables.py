@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -15,13 +15,19 @@ import polars as pl
 import pyarrow as pa
 
 from al_core.records import empty_table
-from al_resources.delta_durability import set_torn_aside, sync_commits
+from al_resources.delta_durability import set_torn_aside, shorten_log, sync_checkpoint, sync_commits
 from al_resources.durable import write_file
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable, WriterProperties
 
 VACUUM_HOURS = 24  # longer than any reader holds on to a version of a table
+# Every open lists the log and reads of each file that was replaced: `vacuum` keeps both short. deltalake would clean
+# the log up as well, without waiting for the checkpoint that replaces it to be on the disk.
+SHORT_LOG: dict[str, str] = {
+    "delta.enableExpiredLogCleanup": "false",
+    "delta.deletedFileRetentionDuration": f"interval {2 * VACUUM_HOURS} hours",
+}
 GIVE_UP_SECONDS = 120
 LOOK_AGAIN_SECONDS = 0.1
 Answer = TypeVar("Answer")
@@ -45,12 +51,16 @@ def open_table(path: Path) -> DeltaTable | None:
         DamagedTable: it lacks what was written for good.
     """
     from deltalake import DeltaTable
+    from deltalake.exceptions import TableNotFoundError
 
     kept = _kept.get()
     if kept is not None and path in kept:
         return kept[path]
     set_torn_aside(path)
-    table = DeltaTable(path) if DeltaTable.is_deltatable(str(path)) else None
+    table = None
+    if (path / "_delta_log").is_dir():
+        with suppress(TableNotFoundError):  # it is being created
+            table = DeltaTable(path)
     if kept is not None:
         kept[path] = table
     return table
@@ -65,22 +75,23 @@ def open_or_create(
 ) -> DeltaTable:
     """The table; when many processes begin at once, exactly one of them creates it.
 
-    A table of an earlier version gains the columns that `schema` has and it lacks; in its old rows they are null.
+    A table of an earlier version gains the columns that `schema` has and it lacks; in its old rows they are null. Its
+    log becomes a short one.
 
     Raises:
-        CommitFailedError: another process gave it the columns at the same time; try again.
+        CommitFailedError: another process changed it so at the same time; try again.
     """
     from deltalake import CommitProperties, DeltaTable
     from deltalake.exceptions import DeltaError
 
     if (table := open_table(path)) is not None:
-        return _with_columns(table, schema)
+        return _with_short_log(_with_columns(table, schema))
     try:
         return DeltaTable.create(
             path,
             schema,
             partition_by=list(partition_by),
-            configuration=configuration,
+            configuration=SHORT_LOG | (configuration or {}),
             # With retries, the second to come would create the table once more, on top of the first one's.
             commit_properties=CommitProperties(max_commit_retries=0),
         )
@@ -97,6 +108,13 @@ def _with_columns(table: DeltaTable, schema: pa.Schema) -> DeltaTable:
     new = [field for field in Schema.from_arrow(schema).fields if field.name not in known]
     if new:
         table.alter.add_columns(new)
+        table.update_incremental()
+    return table
+
+
+def _with_short_log(table: DeltaTable) -> DeltaTable:
+    if SHORT_LOG.items() - table.metadata().configuration.items():
+        table.alter.set_table_properties(SHORT_LOG)
         table.update_incremental()
     return table
 
@@ -196,6 +214,7 @@ def _clear_statistics(path: Path, table: DeltaTable) -> None:
     table.update_incremental()
     table.create_checkpoint()
     sync_commits(path)
+    sync_checkpoint(path)
     log, newest = path / "_delta_log", f"{table.version():020d}"
     for checkpoint in log.glob("*.checkpoint*.parquet"):
         if checkpoint.name < newest:
@@ -261,10 +280,10 @@ def merge_small_files(
 
 
 def vacuum(path: Path, table: DeltaTable) -> int:
-    """Delete the files that were replaced so long ago that nobody reads them; returns how many.
-
-    What replaced them is synced first.
+    """Delete the files that were replaced so long ago that nobody reads them, and commits that a checkpoint holds;
+    returns how many files. What replaced them is synced first.
     """
     sync_commits(path)
+    shorten_log(path)
     table.update_incremental()
     return len(table.vacuum(retention_hours=VACUUM_HOURS, dry_run=False, enforce_retention_duration=False))

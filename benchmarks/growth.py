@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import polars as pl
 
 from al_core.records import (
     EXPORTS,
@@ -35,6 +38,7 @@ from al_core.records import (
     utc_now,
 )
 from al_core.strategies.base import Order
+from al_resources.delta_tables import open_table
 from al_resources.labeling.inbox import INBOX
 from al_resources.labeling.look import InboxCursor, look
 from al_resources.ledgers.delta import DeltaLedgers
@@ -43,6 +47,7 @@ from al_resources.prediction_store.delta import DeltaPredictionStore
 from al_resources.settings import Settings
 
 GOAL = 2.0
+MERGED = 64  # commits after which small files are merged
 ON = ["image_id", "annotator", "label"]
 Work = Callable[[], object]
 _number = count()
@@ -95,8 +100,13 @@ def _figures(options: argparse.Namespace) -> Iterator[tuple[str, int, Callable[[
     yield "what people are alerted of, by rounds", options.rounds, lambda folder, size: alerted(home_of(folder, size))
     yield "the newest round's model, by rounds", options.rounds, lambda folder, size: challenger(home_of(folder, size))
     yield "insert of 1 row, by commits", options.commits, ledger_of_commits
-    yield "append of 10 answers, by commits", options.commits, appends_after_commits
-    yield "eligible, 50 of the same rows, by commits", options.commits, log_of_commits
+    yield "append of 10 answers, by commits", options.commits, lambda folder, size: appended(log(folder, size))
+    yield "50 for people, by commits and answers", options.commits, lambda folder, size: eligible(log(folder, size))
+
+
+def log(folder: Path, commits: int) -> DeltaPredictionStore:
+    """One history for both figures of the log."""
+    return log_of_commits(folder.with_name(f"log_{commits}"), commits)
 
 
 # ---------------------------------------------------------------------- histories, and the work after them
@@ -110,22 +120,46 @@ def ledger_of_rows(folder: Path, rows: int, inserted: int) -> Work:
 
 def ledger_of_commits(folder: Path, commits: int) -> Work:
     """Insert a label into a ledger that people label into, one answer a commit."""
+    from deltalake import write_deltalake
+
     ledgers = DeltaLedgers(folder)
-    for _ in range(commits):
-        ledgers.insert_new("labels", _labels(1), ON)
+    for number in range(0, commits, MERGED):
+        ledgers.insert_new("labels", _labels(1), ON)  # merges files where it is time
+        aged(folder / "labels")
+        table = open_table(folder / "labels")
+        assert table is not None
+        for _ in range(min(MERGED, commits - number) - 1):
+            place = pl.lit(table.version() + 1, pl.Int64).alias("_commit"), pl.lit(0, pl.Int64).alias("_row")
+            write_deltalake(table, pl.DataFrame(_labels(1)).with_columns(*place).to_arrow(), mode="append")
     return lambda: ledgers.insert_new("labels", _labels(1), ON)
 
 
-def log_of_commits(folder: Path, commits: int) -> Work:
-    """Choose from 10 000 answers, logged in so many commits that nobody has compacted."""
-    store = _log(folder, commits, rows=10_000)
+@cache
+def log_of_commits(folder: Path, commits: int) -> DeltaPredictionStore:
+    """A log of 10 answers a commit that nobody has compacted."""
+    store = DeltaPredictionStore(folder / "predictions", DeltaLedgers(folder / "ledgers"))
+    for number in range(commits):
+        store.append(_predictions(10))
+        if number % MERGED == 0:
+            aged(folder / "predictions")
+    return store
+
+
+def eligible(store: DeltaPredictionStore) -> Work:
+    """Choose 50."""
     return lambda: store.eligible("digits", 1, Order("margin"), 50, ["image_uri"])
 
 
-def appends_after_commits(folder: Path, commits: int) -> Work:
-    """Log 10 answers after so many commits."""
-    store = _log(folder, commits, rows=10 * commits)
+def appended(store: DeltaPredictionStore) -> Work:
+    """Log 10 more."""
     return lambda: store.append(_predictions(10))
+
+
+def aged(table: Path) -> None:
+    """What was committed so far is a day old: nobody makes ten thousand commits in an hour."""
+    day_ago = time.time() - 86_400
+    for file in (table / "_delta_log").iterdir():
+        os.utime(file, (day_ago, day_ago))
 
 
 def inbox_of(folder: Path, exports: int) -> Work:
@@ -226,13 +260,6 @@ def _ledgers(rounds: int, at: datetime, etags: dict[str, str]) -> Iterator[tuple
          "verdict": '{"outcome": "worse"}', "decided_at": at}
         for n in range(rounds)
     ]  # fmt: skip
-
-
-def _log(folder: Path, commits: int, rows: int) -> DeltaPredictionStore:
-    store = DeltaPredictionStore(folder / "predictions", DeltaLedgers(folder / "ledgers"))
-    for _ in range(commits):
-        store.append(_predictions(rows // commits))
-    return store
 
 
 def _labels(rows: int) -> Any:

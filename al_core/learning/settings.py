@@ -64,6 +64,12 @@ class TrainingSettings(BaseModel):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of the target spread over all classes; not of a frozen encoder's head"
     )
+    head_first: int = Field(
+        50,
+        ge=0,
+        description="from so many labels on, fine-tuning published weights begins with the head that is found on their "
+        "embeddings instead of one drawn at random (LP-FT); 0: never",
+    )
     augment: Literal["none", "shift", "shift_flip"] = Field(
         "shift", description="random moves and mirror images while training"
     )
@@ -95,6 +101,11 @@ class TrainingSettings(BaseModel):
     def epochs_from(self, *, warm: bool) -> int:
         """At most this many passes over the labels, of a model that goes on (`warm`) or starts anew."""
         return self.incremental_epochs if warm and self.incremental_epochs else self.epochs
+
+    def begins_with_head(self, labels: int, *, warm: bool) -> bool:
+        """Whether a network that is trained whole first gets the head that suits its embeddings."""
+        learned = not self.frozen and not warm and self.initial_weights != "none"
+        return learned and 0 < self.head_first <= labels
 
     def learning_rate_from(self, *, warm: bool) -> float:
         """The highest learning rate, of a model that goes on (`warm`) or starts anew."""

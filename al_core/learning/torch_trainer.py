@@ -35,7 +35,7 @@ from al_core.learning.networks import (
 )
 from al_core.learning.preprocessing import normalise, read_in_chunks
 from al_core.learning.settings import TrainingSettings, resolve_weights
-from al_core.learning.softmax_regression import MOST_UNLABELED, TAUGHT_UP_TO, fit_linear_head
+from al_core.learning.softmax_regression import MOST_UNLABELED, TAUGHT_UP_TO, LinearHead, fit_linear_head
 from al_core.records import ModelManifest, Preprocessing
 
 MIN_VALIDATION = 20  # images; fewer say nothing about when to stop
@@ -73,6 +73,8 @@ class TorchTrainer:
       epochs are run and the last weights count. There validation images are never trained on.
     * Uneven classes: the loss weighs a class by 1/sqrt(its share). Active learning asks for the hard classes
       more often; full balancing would let a class of three labels rule, none would let the large ones.
+    * Published weights that are trained whole begin, from `head_first` labels on, with the head that is found on their
+      embeddings as for `frozen` (LP-FT, Kumar et al. 2022): one drawn at random would first distort what they know.
     * `frozen`: embeddings once, a chunk of images at a time, then the head as logistic regression, a convex problem
       solved to its end. Every label teaches, those of the validation images too: how strongly the weights are held
       down, and the temperature, come from answers out of fold (`fit_linear_head`). Images are not augmented, and
@@ -221,6 +223,7 @@ class _Task:
     def fit_all(self) -> tuple[dict[str, Any], float]:
         """Every weight, by gradient descent; how it went, and the temperature."""
         settings = self.settings
+        begun_with = self._head_first() if settings.begins_with_head(len(self.train), warm=self.warm) else None
         batch = min(settings.batch_size, len(self.train))
         steps = max(MIN_STEPS, math.ceil(len(self.train) / batch))
         rate = settings.learning_rate_from(warm=self.warm)
@@ -266,6 +269,7 @@ class _Task:
             "train_loss": [round(loss, 5) for loss in losses],
             "validation_loss": [round(loss, 5) for loss in stopping.mean_losses],
             "precision": str(self.half or torch.float32).removeprefix("torch."),
+            "head_first": begun_with,
         }
         return history, self._temperature()
 
@@ -286,9 +290,7 @@ class _Task:
             seed=self.settings.seed,
             unlabeled=more,
         )
-        with torch.no_grad():
-            self.network.head.weight.copy_(found.weight)
-            self.network.head.bias.copy_(found.bias)
+        self._set_head(found.weight, found.bias)
         history = {
             "epochs": found.evaluations,
             "train_loss": [round(found.loss, 5)],
@@ -299,14 +301,41 @@ class _Task:
             "unlabeled_images": found.taught_by,
             "self_taught_loss": found.taught_loss,
         }
-        if found.out_of_fold is not None:
-            told = found.out_of_fold
-            self.report(
-                f"head on {told.labels} labels: weight decay {found.weight_decay:.3g}; out of fold accuracy "
-                f"{told.accuracy:.3f}, calibration error {told.ece:.3f}"
-                + (f"; taught by its answers to {found.taught_by} images without a label" if found.taught_by else "")
-            )
+        self._tell_of_head(found)
         return history, found.temperature
+
+    def _head_first(self) -> dict[str, Any]:
+        """Give the network the head that suits its embeddings, as sure as it may be; how that was found.
+
+        A head drawn at random pulls the encoder about before it points anywhere (LP-FT, Kumar et al. 2022). Measured on
+        EfficientNet-Lite0 and CIFAR-10 at 64 pixels, 8 epochs, accuracy without and with it: 60 labels .307 -> .348
+        (3 seeds, each better), 300 labels .532 -> .600 (one seed).
+        """
+        embeddings = self.glance.in_chunks(self.network.embed, self.train.pixels)
+        found = fit_linear_head(
+            embeddings, self.train.targets.to(self.device), self.class_weights, seed=self.settings.seed
+        )
+        self._set_head(found.weight / found.temperature, found.bias / found.temperature)
+        self._tell_of_head(found)
+        return {
+            "weight_decay": found.weight_decay,
+            "out_of_fold": None if found.out_of_fold is None else asdict(found.out_of_fold),
+        }
+
+    def _set_head(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        with torch.no_grad():
+            self.network.head.weight.copy_(weight)
+            self.network.head.bias.copy_(bias)
+
+    def _tell_of_head(self, found: LinearHead) -> None:
+        if found.out_of_fold is None:
+            return
+        told = found.out_of_fold
+        self.report(
+            f"head on {told.labels} labels: weight decay {found.weight_decay:.3g}; out of fold accuracy "
+            f"{told.accuracy:.3f}, calibration error {told.ece:.3f}"
+            + (f"; taught by its answers to {found.taught_by} images without a label" if found.taught_by else "")
+        )
 
     def _temperature(self) -> float:
         """What the logits are divided by before the softmax; 1 without a validation image."""

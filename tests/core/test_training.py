@@ -13,7 +13,7 @@ from trained import STRIPES, Files, digits, fit, png, settings
 from al_core.images import decode_image
 from al_core.learning import torch_trainer
 from al_core.learning.calibration import fit_temperature
-from al_core.learning.checkpoint import BadCheckpoint, code_version, read_manifest, training_key
+from al_core.learning.checkpoint import WEIGHTS_FILE, BadCheckpoint, code_version, read_manifest, training_key
 from al_core.learning.contract import LabeledImage, TrainingRequest, load_trainer
 from al_core.learning.inference import Predictor
 from al_core.learning.networks import build_network, preprocessing_for, resolve_device
@@ -408,6 +408,24 @@ def test_a_frozen_encoder_trains_the_head_alone(files, tmp_path):
     assert all(torch.equal(old[name], new[name]) for name in old if name.startswith("encoder."))
     assert not torch.equal(old["head.weight"], new["head.weight"])
     assert result.log["train_loss"][-1] < 0.2
+
+
+def test_fine_tuning_begins_with_the_head_that_suits_the_embeddings_where_labels_are_enough(files, tmp_path):
+    train = files.patterns(20)
+    fit(files, train, tmp_path / "1", settings=settings(epochs=1))
+    published = settings(
+        weights=str(tmp_path / "1" / WEIGHTS_FILE), epochs=1, learning_rate=1e-12, augment="none", head_first=40
+    )
+    alone = fit(files, train, tmp_path / "alone", settings=published.model_copy(update={"frozen": True}))
+    whole = fit(files, train, tmp_path / "whole", settings=published)
+    assert whole.log["head_first"]["out_of_fold"] == alone.log["out_of_fold"]
+    head = weights(tmp_path / "alone")["head.weight"] / alone.temperature
+    assert torch.allclose(weights(tmp_path / "whole")["head.weight"], head, atol=1e-5)
+    for number, changes in enumerate(({"head_first": 41}, {"head_first": 0}, {"weights": "none"})):
+        other = fit(files, train, tmp_path / str(number + 2), settings=published.model_copy(update=changes))
+        assert other.log["head_first"] is None, changes
+    gone_on = fit(files, train, tmp_path / "on", parent=tmp_path / "whole", settings=published)
+    assert gone_on.log["head_first"] is None, "its parent's head is no head drawn at random"
 
 
 def test_all_labels_teach_the_head_of_a_frozen_encoder_and_tell_how_sure_it_may_be(files, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from resource_adapters import MIDNIGHT, image, prediction_rows
 from al_core.records import LABELS, table_of
 from al_resources import delta_durability, durable
 from al_resources.blobs.local import FsspecBlobStore
-from al_resources.delta_durability import DamagedTable, sync_commits
+from al_resources.delta_durability import MARK, DamagedTable, shorten_log, sync_commits
+from al_resources.delta_tables import open_table
 from al_resources.ledgers.delta import DeltaLedgers
 from al_resources.prediction_store.delta import DeltaPredictionStore
 
@@ -108,6 +111,80 @@ def test_where_syncing_fails_nothing_is_promised(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(durable.os, "fsync", broken)
     with pytest.raises(OSError, match="Input/output error"):
         label(DeltaLedgers(tmp_path), "cat")
+
+
+# ---------------------------------------------------------------------- a log that is kept short
+@pytest.fixture
+def long_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DeltaLedgers:
+    """A ledger of 12 commits whose checkpoint is the 8th, all of them two hours old."""
+    with monkeypatch.context() as quick:
+        quick.setattr(durable.os, "fsync", lambda handle: None)
+        ledgers = DeltaLedgers(tmp_path)
+        for number in range(8):
+            label(ledgers, f"{number}")
+        table = open_table(tmp_path / "labels")
+        assert table is not None
+        table.create_checkpoint()
+        for number in range(8, 12):
+            label(ledgers, f"{number}")
+    for file in (tmp_path / "labels" / "_delta_log").iterdir():
+        os.utime(file, (time.time() - 7200,) * 2)
+    return ledgers
+
+
+def commits(ledgers: DeltaLedgers) -> list[int]:
+    return sorted(int(file.stem) for file in (ledgers.path / "labels" / "_delta_log").glob("*.json"))
+
+
+@pytest.mark.parametrize("mark", ["12", "", "3", "8"])
+def test_a_log_that_was_shortened_has_lost_nothing_wherever_the_mark_stands_after_a_cut(
+    long_log: DeltaLedgers, mark: str
+) -> None:
+    table = long_log.path / "labels"
+    assert shorten_log(table) == 8
+    assert commits(long_log) == [8, 9, 10, 11, 12]
+    (table / MARK).write_text(mark)
+    restart()
+    assert names(long_log) == [f"{number}" for number in range(12)]
+    label(long_log, "next")
+    assert (table / MARK).read_text() == "13"
+    assert not (table / "_torn").exists()
+
+
+def test_of_a_log_that_is_being_shortened_at_the_moment_of_a_cut_any_part_may_be_left(long_log: DeltaLedgers) -> None:
+    table = long_log.path / "labels"
+    for version in (0, 1, 2, 5):
+        (table / "_delta_log" / f"{version:020d}.json").unlink()
+    (table / MARK).unlink()
+    restart()
+    assert names(long_log) == [f"{number}" for number in range(12)]
+    assert not (table / "_torn").exists()
+
+
+def test_a_commit_that_no_checkpoint_holds_is_missed_and_what_follows_is_set_aside(long_log: DeltaLedgers) -> None:
+    table = long_log.path / "labels"
+    shorten_log(table)
+    (table / MARK).write_text("8")
+    (table / "_delta_log" / f"{10:020d}.json").unlink()
+    restart()
+    assert names(long_log) == [f"{number}" for number in range(9)]
+    assert len(list((table / "_torn").iterdir())) == 2
+
+
+def test_a_log_is_shortened_only_behind_a_whole_checkpoint_and_what_is_young_stays(
+    long_log: DeltaLedgers, synced: list[Path]
+) -> None:
+    log = long_log.path / "labels" / "_delta_log"
+    os.utime(log / f"{3:020d}.json")
+    assert shorten_log(log.parent) == 3
+    assert [path.name for path in synced] == [f"{8:020d}.checkpoint.parquet", "_delta_log"]
+    os.utime(log / f"{3:020d}.json", (0, 0))
+    (checkpoint,) = log.glob("*.parquet")
+    os.utime(checkpoint)
+    assert shorten_log(log.parent) == 0, "somebody may just have found the one before it"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-4])
+    os.utime(checkpoint, (0, 0))
+    assert shorten_log(log.parent) == 0
 
 
 def torn_log(table: Path) -> None:
