@@ -42,8 +42,8 @@ def main() -> None:
     options = parser.parse_args()
     found = embedding(options.architecture, options.size)
     print(
-        f"{options.architecture} at {options.size} pixels: {found['per_second']:.0f} pictures a second, the bare network "
-        f"{found['bare_per_second']:.0f}; {found['ratio']:.2f} of it"
+        f"{options.architecture} at {options.size} pixels: {found['per_second']:.0f} pictures a second, "
+        f"the bare network {found['bare_per_second']:.0f}; {found['ratio']:.2f} of it"
     )
     features = clustered(options.pool, options.width)
     found["table"] = table(features)
@@ -51,9 +51,8 @@ def main() -> None:
     found["rounds"] = {str(labels): round_of(features, labels) for labels in ROUNDS if labels < options.pool}
     for labels, parts in found["rounds"].items():
         listed = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in parts.items())
-        print(
-            f"{labels:>6} labels of {options.pool:,} x {options.width:,}: {listed}, together {sum(parts.values()):.2f} s"
-        )
+        pool = f"{options.pool:,} x {options.width:,}"
+        print(f"{labels:>6} labels of {pool}: {listed}, together {sum(parts.values()):.2f} s")
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
 
