@@ -20,6 +20,7 @@ from sensors.alerts import build_alert_sensor
 from sensors.hourly_look import build_hourly_look
 from sensors.labeling_export_events import build_labeling_export_events_sensor
 from sensors.labeling_exports import build_labeling_export_sensor
+from sensors.retention import build_retention_sensor
 from sensors.retired_deployments import build_retired_deployment_sensor
 from sensors.run_failures import build_run_failure_sensor
 from sensors.selection_schedule import build_next_round_sensor, build_selection_schedule
@@ -50,6 +51,7 @@ def loop_definitions(settings: Settings, resource: object, prefix: tuple[str, ..
             build_run_failure_sensor(loop),
             build_alert_sensor(settings, loop),
             build_hourly_look(loop),
+            build_retention_sensor(loop),
             *([build_retired_deployment_sensor(loop)] if profile.machines_cost else []),
         ],
         resources={loop.platform: resource},

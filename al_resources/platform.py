@@ -134,5 +134,5 @@ class Platform:
         """How many selected images nobody has answered yet."""
         from al_core.answers import answered
 
-        selected = self.ledgers.read("selections").select("image_id").unique()
-        return selected.join(answered(self.ledgers.read("labels")).to_frame(), on="image_id", how="anti").height
+        done = answered(self.ledgers.read("labels")).to_frame()
+        return self.ledgers.read("selections").join(done, on="image_id", how="anti")["image_id"].n_unique()

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import told_commands
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,3 +53,26 @@ def test_every_command_and_every_setting_is_described() -> None:
 
     assert [name for name, (_, text) in COMMANDS.items() if not text] == []
     assert [key for key, field in setting_keys() if not field.description] == []
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_command_that_is_told_is_one_that_the_command_line_takes(page: Path) -> None:
+    """Those in sentences and tables, too; nothing is run: that is done on a demo's home, in tests/loop/test_demo.py."""
+    from al_cli.main import cli
+
+    for line in told_commands.of_al(page.read_text()):
+        told_commands.taken(cli, line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_module_or_target_that_is_told_to_be_run_is_there(page: Path) -> None:
+    text = page.read_text()
+    for module in set(re.findall(r"python -m (benchmarks(?:\.\w+)?)", text)):
+        assert importlib.util.find_spec(module) is not None, module
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
+    for script in set(re.findall(r"python (docs/\w+\.py)", text)):
+        assert (ROOT / script).is_file(), script

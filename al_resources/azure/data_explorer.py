@@ -22,6 +22,7 @@ import pyarrow as pa
 from al_core.records import EMBEDDINGS, LEDGERS, PREDICTIONS, UTC_MICROSECONDS, empty_table
 from al_resources.azure.identity import azure_credential
 from al_resources.forgotten import check_ids
+from al_resources.ledgers import EXPIRING
 from al_resources.settings.azure_data import RETENTION_DAYS, is_loopback
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ TABLES: dict[str, pa.Schema] = {
     "embeddings": EMBEDDINGS,
     **{name: pa.schema([*schema, *LEDGER_PLACE]) for name, schema in LEDGERS.items()},
 }
-AGEING = ("predictions", "embeddings")  # what is cleared away after a time; an embedding is made again
+AGEING = ("predictions", "embeddings", *EXPIRING)  # what is cleared away after a time; an embedding is made again
 FOR_EVER_DAYS = 36_500  # a hundred years
 MAPPING = "columns_by_name"  # ingestion mapping of every table: JSON, each column by its name
 STREAM_BYTES = 3_000_000  # streaming takes 4 MB a request
@@ -322,7 +323,7 @@ class KustoDatabase:
 def setup_commands(retention_days: int = RETENTION_DAYS) -> list[str]:
     """The commands that make an empty database ready, or an older one up to date; all can be repeated.
 
-    `retention_days`: how long predictions and embeddings are kept; ledgers are kept for ever.
+    `retention_days`: how long predictions, embeddings and rejected images are kept; all else is kept for ever.
     """
     commands = []
     for table, schema in TABLES.items():

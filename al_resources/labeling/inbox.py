@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from al_resources.settings import LabelingSettings
 
 INBOX = "labeling/exports"
-AGAIN = 1_000  # exports on record that a look checks for having been written anew; all of them, each tick would grow
+AGAIN = 500  # exports on record that a look checks for having been written anew; all of them, each tick would grow
 RANDOM_SAMPLE = f"{INBOX}/random-sample"  # whoever puts labels here declares that their images are one
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from typing import Protocol
 
 import polars as pl
@@ -10,6 +11,8 @@ import pyarrow as pa
 
 from al_core.records import LEDGERS, empty_table
 from al_resources.forgotten import check_ids
+
+EXPIRING = {"rejected_images": "rejected_at"}  # what records no decision, and the time by which it is old
 
 
 class LedgerReader(Protocol):
@@ -32,6 +35,13 @@ class Ledgers(LedgerReader, Protocol):
         """Erase the rows of some images, for `al forget` alone; how many there were.
 
         Raises `ValueError` for what is no image id, and a ledger without images.
+        """
+
+    def expire(self, name: str, before: datetime) -> int:
+        """Delete what was written before then, of a ledger of `EXPIRING`; how many rows.
+
+        A store whose service does that by itself, in its own time, deletes none. Raises `ValueError` for other
+        ledgers: they are kept for ever.
         """
 
 
@@ -78,6 +88,14 @@ def check_erasable(name: str, image_ids: Iterable[str]) -> None:
     if name == "forgotten":
         raise ValueError("what is forgotten stays on record, so that it is not brought in again")
     check_ids(image_ids)
+
+
+def check_expiring(name: str) -> str:
+    """The column that tells the age of a ledger's rows. Raises `ValueError` for one that is kept for ever."""
+    check_ledger_columns(name, [])
+    if name not in EXPIRING:
+        raise ValueError(f"the ledger {name!r} is kept for ever; only {sorted(EXPIRING)} expire")
+    return EXPIRING[name]
 
 
 def checked_ledger_rows(name: str, rows: pa.Table, on: Sequence[str]) -> pl.DataFrame:

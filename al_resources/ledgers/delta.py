@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -13,7 +14,14 @@ import pyarrow as pa
 
 from al_core.records import LEDGERS
 from al_resources.delta_tables import commit, erase_images, merging_files, open_or_create, open_table, vacuum
-from al_resources.ledgers import check_erasable, check_ledger_columns, checked_ledger_rows, empty_ledger, schema_of
+from al_resources.ledgers import (
+    check_erasable,
+    check_expiring,
+    check_ledger_columns,
+    checked_ledger_rows,
+    empty_ledger,
+    schema_of,
+)
 from al_resources.ledgers.kept_rows import rows_of, scan
 from al_resources.ledgers.known_keys import forget_deleted, that_may_hold
 
@@ -65,6 +73,25 @@ class DeltaLedgers:
         erased = erase_images(self.path / name, image_ids)
         forget_deleted(self.path / name)
         return erased
+
+    def expire(self, name: str, before: datetime) -> int:
+        """Delete old rows, see `Ledgers.expire`. Raises `TimeoutError`: other writers were faster for minutes."""
+        from deltalake import CommitProperties
+
+        column = check_expiring(name)
+        if open_table(self.path / name) is None:
+            return 0
+
+        def attempt() -> int:
+            table = open_table(self.path / name)
+            assert table is not None
+            once = CommitProperties(max_commit_retries=0)
+            deleted = table.delete(f"{column} < '{before.isoformat()}'", commit_properties=once)
+            return int(deleted["num_deleted_rows"])
+
+        expired = commit(self.path / name, attempt)
+        forget_deleted(self.path / name)
+        return expired
 
     def _insert(self, name: str, rows: pl.DataFrame, on: list[str]) -> int:
         """One attempt. The commit must follow the version that was looked at, or it fails and is tried again."""

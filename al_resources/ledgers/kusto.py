@@ -10,6 +10,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from al_core.records import LEDGERS, utc_now
 from al_resources.azure.data_explorer import TABLES, KustoDatabase, Query, kql_type
-from al_resources.ledgers import check_erasable, check_ledger_columns, checked_ledger_rows
+from al_resources.ledgers import check_erasable, check_expiring, check_ledger_columns, checked_ledger_rows
 
 PAGE = 2_000  # keys per query
 
@@ -65,6 +66,12 @@ class KustoLedgers:
         """Erase the rows of some images, see `Ledgers.erase` and `KustoDatabase.erase_images`."""
         check_erasable(name, image_ids)
         return self._database.erase_images(name, image_ids)
+
+    def expire(self, name: str, before: datetime) -> int:
+        """Nothing: the retention policy of the table does it, after `azure.kusto_retention_days`."""
+        del before
+        check_expiring(name)
+        return 0
 
 
 # ---------------------------------------------------------------------- the queries

@@ -75,7 +75,7 @@ class AzureDataSettings(BaseModel):
         RETENTION_DAYS,
         ge=1,
         le=36_500,
-        description="predictions and embeddings older than this are forgotten; the ledgers never are",
+        description="predictions, embeddings and rejected images older than this are forgotten, other ledgers never",
     )
     kusto_window_rows: int = Field(
         5_000_000,

@@ -220,6 +220,9 @@ class ServingSettings(_Section):
     )
     flush_rows: int = Field(500, ge=1, description="the collector writes after so many predictions ...")
     flush_seconds: float = Field(2.0, gt=0, description="... or after so long, whichever is first")
+    keep_rejected_days: int = Field(
+        90, ge=1, description="days for which it stays on record which images were rejected, and why"
+    )
     queue_rows: int = Field(20_000, ge=1, description="predictions waiting in memory; more go to the spool on disk")
     spool_bytes: int = Field(
         10_000_000_000, ge=1, description="answers and images waiting on the disk; beyond it requests get 503"
@@ -300,6 +303,12 @@ class DagsterSettings(_Section):
     training_tags: dict[str, str] = Field(
         {},
         description="tags of the runs that train, like what their pod asks Kubernetes for (`dagster-k8s/config`: JSON)",
+    )
+    keep_runs_days: int = Field(
+        90,
+        ge=1,
+        description="days after which Dagster's records of a run go, unless an asset or a round has its newest version "
+        "from it, or a deployment or decision names it; the ledgers keep everything",
     )
 
 

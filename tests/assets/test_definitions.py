@@ -58,6 +58,7 @@ def test_the_jobs_the_schedule_and_the_sensors_are_there() -> None:
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "alerts",
         "hourly_look",
+        "retention",
         "labeling_export_sensor",
         "next_round_sensor",
         "run_failures",
@@ -106,7 +107,7 @@ def test_on_azure_exports_announce_themselves_where_there_is_a_queue(monkeypatch
 
     for name, value in AZURE.items():
         monkeypatch.setenv(name, value)
-    others = {"next_round_sensor", "run_failures", "alerts", "hourly_look"}
+    others = {"next_round_sensor", "run_failures", "alerts", "hourly_look", "retention"}
     assert sensors() == {"labeling_export_events_sensor", *others}
     monkeypatch.delenv("AL_AZURE__EVENTS_QUEUE_URL")
     assert sensors() == {"labeling_export_sensor", *others}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import told_commands
 from conftest import FinishedDemo
 from dagster_questions import active_runs, sensor_ticks
 from running_dagster import kill_run_workers, running_dagster, wait_for
@@ -19,6 +23,9 @@ from al_resources.platform import Platform
 from al_resources.settings import load_settings
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(1800)]
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.fixture
@@ -79,6 +86,24 @@ def test_the_trace_of_the_last_deployment_names_everything_behind_it(
     assert [row["prediction_id"] for row in image["predictions"] if row["chosen_on"]] == looked_at
     (label,) = image["labels"]
     assert label["export_id"] in {export["export_id"] for export in image["exports"]}
+
+
+LOOKS = re.compile(r"al (classes|doctor|export|query \w+|select --dry-run|status|strategies|trace)\b")
+FILLED_IN = re.compile(r"\b[A-Z]{2,}\b|[|>]|\.\.\.")  # by a person, or by a shell
+ELSEWHERE = re.compile(r"al classes \w+|--send-again|--show-kql")  # changes something, or asks Azure
+
+
+def test_what_the_pages_tell_people_to_type_for_a_look_answers_on_the_demos_home(
+    finished_demo: FinishedDemo, al: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = {line for page in PAGES for line in told_commands.of_al(page.read_text())}
+    looks = {line for line in told if LOOKS.match(line) and not FILLED_IN.search(line) and not ELSEWHERE.search(line)}
+    assert len(looks) > 8
+    for line in sorted(looks):
+        done = al(*shlex.split(line)[1:], config=finished_demo.config)
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+        assert done.stdout.strip(), line
 
 
 def test_a_model_and_an_image_can_be_traced_back(finished_demo: FinishedDemo, al: Callable[..., Any]) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
+import told_commands
 from click.testing import CliRunner
 from export_files import FOUR_TOOLS
 from PIL import Image
@@ -34,10 +34,7 @@ COLOURS = {"cat": (255, 80, 80), "dog": (80, 80, 255)}
 
 def commands(section: str) -> list[str]:
     """The lines of a section's code blocks, without their comments."""
-    text = README.partition(f"## {section}\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = (line.partition(" #")[0].strip() for block in blocks for line in block.splitlines())
-    return [line for line in lines if line]
+    return told_commands.lines(README.partition(f"## {section}\n")[2].partition("\n## ")[0])
 
 
 OWN_IMAGES = commands("Your own images")
@@ -72,27 +69,6 @@ def person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_environment_is_made_and_activated_before_al_is_called() -> None:
     assert OWN_IMAGES[:2] == [INSTALL, ACTIVATE]
     assert (ROOT / "constraints.txt").is_file()
-
-
-def test_every_command_of_the_readme_is_one_that_the_command_line_takes(person: Path) -> None:
-    """Those in tables, too, where capitals stand for what a person fills in; nothing is run."""
-    told = re.findall(r"`(al [^`]+)`", README) + [line for line in OWN_IMAGES if line.startswith("al ")]
-    assert len(told) > 20
-    for line in told:
-        words = shlex.split(line.replace("\\|", " ").replace("FOLDER", "..").replace("~", str(person)))
-        _resolve(cli, [word for word in words[1:] if word != "--config"])
-
-
-def _resolve(group: click.Group, words: list[str]) -> None:
-    """Raises `click.UsageError` where there is no such command or option."""
-    words = [word for word in words if not word.endswith("al.toml")]
-    command = group.get_command(click.Context(group), words[0])
-    assert command is not None, words
-    if isinstance(command, click.Group) and words[1:] and not words[1].startswith("-"):
-        _resolve(command, words[1:])
-        return
-    there = {name for parameter in command.params for name in parameter.opts}
-    assert {word for word in words if word.startswith("--")} <= there | {"--json", "--help"}, words
 
 
 def test_the_commands_that_end_by_themselves_do_what_is_said(person: Path, monkeypatch: pytest.MonkeyPatch) -> None:
