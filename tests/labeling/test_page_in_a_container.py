@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-import shlex
-import shutil
 import subprocess
-import sys
 import threading
-import time
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from fnmatch import fnmatch
 from pathlib import Path
 
 import httpx
 import pytest
+from container_images import INSTALL_SECONDS, built, lines, running, set_by, wait_until
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from running_page import CLASSES, Client, picture_of, stage
@@ -35,23 +29,12 @@ CHECKOUT = Path(__file__).parents[2]
 FOLDER = CHECKOUT / "deploy/docker/labeling"
 DOCKERFILE = FOLDER / "Dockerfile"
 HEAVY = ("torch", "torchvision", "dagster", "matplotlib", "scipy", "sklearn")
-INSTALL_SECONDS = 1_200
-REACHING_AN_INDEX = ("PIP_", "HTTP", "NO_PROXY", "SSL")  # of the environment, what pip may need
 LARGEST = 800 << 20  # bytes; with torch and Dagster it is several times as much
 PICTURES = 60
 
 
-def lines(file: Path) -> list[str]:
-    return [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
-
-
 def names(requirements: list[str]) -> set[str]:
     return {canonicalize_name(Requirement(one).name) for one in requirements}
-
-
-def environment_of_image() -> dict[str, str]:
-    [told] = [line.removeprefix("ENV ") for line in lines(DOCKERFILE) if line.startswith("ENV ")]
-    return dict(word.split("=", 1) for word in shlex.split(told))
 
 
 def test_it_installs_nothing_that_the_platform_does_not_name_and_pin() -> None:
@@ -64,7 +47,7 @@ def test_it_installs_nothing_that_the_platform_does_not_name_and_pin() -> None:
 
 
 def test_what_the_image_sets_are_settings_and_its_health_is_asked_where_it_listens() -> None:
-    told = environment_of_image()
+    told = set_by("labeling")
     page = {name.removeprefix("AL_LABELING_PAGE__").lower() for name in told if name.startswith("AL_LABELING_PAGE__")}
     assert page <= set(LabelingPageSettings.model_fields)
     assert f":{told['AL_LABELING_PAGE__PORT']}/health/live" in DOCKERFILE.read_text()
@@ -76,52 +59,22 @@ def test_what_the_image_sets_are_settings_and_its_health_is_asked_where_it_liste
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `/labeling` holds in the image: the steps of its build, done in a folder of one's own."""
-    folder = tmp_path_factory.mktemp("container")
-    context, target = folder / "platform", folder / "labeling"
-    ignored = lines(FOLDER / "Dockerfile.dockerignore")
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=CHECKOUT, capture_output=True, text=True, check=True
-    )
-    for name in listed.stdout.splitlines():
-        kept = not any(fnmatch(name, one) or name.startswith(f"{one}/") for one in ignored)
-        if kept and (CHECKOUT / name).is_file():
-            (context / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(CHECKOUT / name, context / name)
-    (folder / "bin").mkdir()
-    (folder / "bin" / "python").symlink_to(sys.executable)
-    build = DOCKERFILE.read_text().rpartition("\nFROM ")[0]
-    environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "HOME": str(folder)}
-    environment |= {
-        name: value for name, value in os.environ.items() if name.upper().startswith(("PIP_", "HTTP", "SSL"))
-    }
-    for step in re.findall(r"^RUN (.+)$", build, re.MULTILINE):
-        command = re.sub(r"(?<!\w)/labeling\b", str(target), step)
-        subprocess.run(["bash", "-ec", command], cwd=context, env=environment, check=True, timeout=INSTALL_SECONDS)
-    return target
+    return built("labeling", tmp_path_factory.mktemp("container"))
 
 
 @contextlib.contextmanager
 def replica(installed: Path, home: Path, port: int, settings: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """The image's command with what the image sets and what its host says, and nothing of this checkout."""
-    home.mkdir()
-    told = environment_of_image() | {"PATH": f"{installed / 'bin'}:/usr/bin:/bin", "AL_HOME": str(home / "home")}
-    told |= {"HOME": str(home), "AL_LABELING_PAGE__PORT": str(port)} | settings
-    log = (home / "log").open("wb")
-    process = subprocess.Popen([installed / "bin" / "al", "label"], cwd=home, env=told, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            assert process.poll() is None, (home / "log").read_text()
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"http://127.0.0.1:{port}/health/live").json() == {"status": "live"}:
-                    break
-            assert time.monotonic() < deadline, "the replica does not answer"
-            time.sleep(0.05)
+    """The image's command; its home is below `home`."""
+    settings = {"AL_HOME": str(home / "home"), "AL_LABELING_PAGE__PORT": str(port)} | settings
+
+    def is_up() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return bool(httpx.get(f"http://127.0.0.1:{port}/health/live").json() == {"status": "live"})
+        return False
+
+    with running("labeling", installed, home, ["al", "label"], settings) as process:
+        wait_until(process, home, is_up)
         yield process
-    finally:
-        process.kill()
-        process.wait(10)
-        log.close()
 
 
 @pytest.mark.live

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -14,13 +13,14 @@ from typing import Any
 
 import pytest
 import yaml
+from container_images import DOCKER, lines, set_by
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from al_resources.settings import Settings, setting_keys
 
 ROOT = Path(__file__).parents[2]
-DOCKER, KUBERNETES = ROOT / "deploy/docker", ROOT / "deploy/kubernetes"
+KUBERNETES = ROOT / "deploy/kubernetes"
 IMAGES = sorted(file.parent.name for file in DOCKER.glob("*/Dockerfile"))
 # finds only what an image installs, and the platform itself
 ONLY_THESE = """
@@ -51,15 +51,6 @@ platform = Platform(Settings(home=sys.argv[2]))
 platform.predictions, platform.ledgers, platform.registry, platform.endpoint, platform.images
 al_serving.app.server_of(platform)
 """
-
-
-def lines(file: Path) -> list[str]:
-    return [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
-
-
-def set_by(image: str) -> dict[str, str]:
-    told = [line.removeprefix("ENV ") for line in lines(DOCKER / image / "Dockerfile") if line.startswith("ENV ")]
-    return dict(word.split("=", 1) for one in told for word in shlex.split(one))
 
 
 def named_settings(names: Iterator[str]) -> set[str]:
