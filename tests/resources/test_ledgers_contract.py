@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from resource_adapters import EMBEDDED, LEDGER_STORES, MIDNIGHT, after, image
 
 from al_core.records import LABELS, LEDGERS, table_of
-from al_resources.ledgers import Ledgers, delta
+from al_resources.ledgers import Ledgers, delta, kept_rows
 from al_resources.ledgers.delta import DeltaLedgers
 
 
@@ -206,3 +206,22 @@ def test_erased_rows_are_in_no_file_of_the_table(tmp_path: Path) -> None:
     for file in tmp_path.rglob("*"):
         if file.is_file():
             assert b"label-1" not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize("kept_bytes", [kept_rows.KEPT_BYTES, 0], ids=["kept", "too large to be kept"])
+def test_a_read_opens_the_files_that_came_since_the_last_and_tells_the_whole_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_bytes: int
+) -> None:
+    monkeypatch.setattr(kept_rows, "KEPT_BYTES", kept_bytes)
+    opened: list[int] = []
+    scan = kept_rows.scan
+    monkeypatch.setattr(kept_rows, "scan", lambda files, schema: opened.append(len(files)) or scan(files, schema))
+    ledgers, expected = DeltaLedgers(tmp_path), []
+    for name in "cab":
+        ledgers.insert_new("labels", labels({"label": name}), ["label"])
+        expected.append(name)
+        assert ledgers.read("labels")["label"].to_list() == expected
+    ledgers.read("labels")
+    assert opened == ([1, 1, 1] if kept_bytes else [1, 2, 3, 3])
+    ledgers.erase("labels", [image(1)])
+    assert ledgers.read("labels").is_empty(), "what is kept forgets with the table"
