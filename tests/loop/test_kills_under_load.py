@@ -80,6 +80,11 @@ class People:
         self.platform.blobs.write(path, json.dumps(line).encode() + b"\n")
         self.corrected[annotator] = (image, label)
 
+    def answer_one_more(self) -> bool:
+        new = answer_waiting(self.platform)
+        self.answered += new
+        return bool(new)
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, al: Callable[..., Any]) -> Path:
@@ -104,12 +109,14 @@ def test_twenty_kills_under_load_lose_nothing_and_double_nothing(
     with instance(home) as dagster:
         wait_for("all that was delivered to be merged", lambda: not platform.inbox.unmerged(), timeout=600)
         wait_for("the last run to end", lambda: at_rest(dagster), timeout=600)
+        wait_for("another round, as if nothing had been", people.answer_one_more, timeout=600)
+        wait_for("its labels to be merged", lambda: not platform.inbox.unmerged(), timeout=600)
+        wait_for("its run to end", lambda: at_rest(dagster), timeout=600)
     print(
         f"\nseed {SEED}: {dict(killed)}, {len(people.answered)} rounds, {len(people.corrected)} corrections delivered"
     )
     record_property("tries", killed.total())
     assert people.answered
-    assert people.corrected
     assert [claim for claim in check_claims(platform) if not claim.holds] == []
     assert_every_label_is_there_once(platform, people)
     assert_every_round_is_whole(platform)

@@ -250,9 +250,11 @@ def test_whatever_happens_to_the_loop_its_claims_hold(record_property: Callable[
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(14_400)
 def test_whatever_happens_to_the_loop_for_ten_thousand_steps(
     record_property: Callable[[str, object], None],
 ) -> None:
-    _run(examples=200, steps=50, record_property=record_property)
-    assert COUNTED["steps"] >= 10_000
+    """A night's work; `LOOP_STEPS` makes it shorter or longer."""
+    steps = int(os.environ.get("LOOP_STEPS", "10000"))
+    _run(examples=steps // 45, steps=50, record_property=record_property)  # not each example comes to fifty
+    assert COUNTED["steps"] >= steps
