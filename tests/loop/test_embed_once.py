@@ -26,13 +26,23 @@ from al_loop.embedding import embed_files, embedder_of, fill
 from al_loop.embedding_map import map_of
 from al_loop.forgetting import forget
 from al_loop.labeling import merge_exports, publish_dataset
-from al_loop.scoring import score_pool
+from al_loop.scoring import score, score_pool
 from al_loop.selecting import Wishes, choose, stage
 from al_loop.training import train_challenger, unlabeled_embeddings
 from al_resources.labeling.projects.oracle import OracleLabeling
 from al_resources.platform import Platform
-from al_resources.settings import DeploymentSettings, HoldoutSettings, LabelingSettings, SelectionSettings, Settings
+from al_resources.settings import (
+    DeploymentSettings,
+    HoldoutSettings,
+    LabelingSettings,
+    SelectionSettings,
+    ServingSettings,
+    Settings,
+)
 from al_serving.batch import NamedFile
+from al_serving.collector import Collector
+from al_serving.payloads import SentImage
+from al_serving.scoring import Scorer
 
 PNGS = digit_pngs()[:260]
 
@@ -156,6 +166,34 @@ class TestARoundOfAFrozenEncoder:
         assert fill(platform, log=quiet) == 0
         assert platform.embeddings.known(embedder_of(platform).encoder_hash, new).all()
         assert sum(seen) == 10
+
+    def test_scoring_a_folder_embeds_what_is_new_and_keeps_it(
+        self, platform: Platform, seen: list[int], tmp_path: Path
+    ) -> None:
+        new = [png for png, _ in digit_pngs()[280:283]]
+        for number, png in enumerate([PNGS[0][0], *new]):
+            (tmp_path / f"{number}.png").write_bytes(png)
+        summary = score(platform, folder=tmp_path, key="once", log=quiet)
+        assert summary is not None
+        assert (summary.scored, sum(seen)) == (4, 3)
+        encoder = embedder_of(platform).encoder_hash
+        kept = platform.embeddings.read(encoder, [content_id(png) for png in new])
+        assert kept.known.all()
+        assert None not in kept.image_hashes
+        logged = platform.predictions.rows_of([content_id(new[0])], ["probs"])["probs"][0].as_py()
+        assert logged == pytest.approx(predictor_of(platform, 1).classify(kept.embeddings[:1])[0].tolist(), abs=1e-6)
+
+    def test_what_a_service_logged_is_taken_from_the_log(self, platform: Platform, seen: list[int]) -> None:
+        logging = Platform(platform.settings.model_copy(update={"serving": ServingSettings(log_embeddings=True)}))
+        png = digit_pngs()[290][0]
+        with Collector.of(logging) as collector:
+            service = Scorer.of(logging, logging.registry.fetch(1), collector)
+            service.answer([service.read(SentImage("a.png", png), "online")], "online")
+            assert collector.flush()
+        assert not logging.embeddings.known(embedder_of(platform).encoder_hash, [content_id(png)]).any()
+        assert sum(seen) == 1
+        assert fill(logging, log=quiet) == 1
+        assert sum(seen) == 1, "nothing is embedded again"
 
     def test_images_without_a_label_teach_though_the_log_has_no_embedding(self, platform: Platform) -> None:
         encoder = embedder_of(platform).encoder_hash
