@@ -15,6 +15,7 @@ pytest.importorskip("tree_sitter_bicep", reason="the parser of the templates: pi
 
 from al_cli.main import cli
 from al_core.records import LEDGERS
+from al_resources.ledgers import EXPIRING
 from al_resources.profiles.azure import MANAGED_WATCH_SECONDS
 from al_resources.settings import load_settings
 from al_resources.settings.settings import setting_keys
@@ -64,8 +65,9 @@ def test_the_dry_run_prints_what_the_guide_says_that_it_does(dry_run: str) -> No
     kept = dict(re.findall(r"table (\w+) policy retention softdelete = (\d+)d", dry_run))
     days = load_settings().azure.kusto_retention_days
     assert f"`azure.kusto_retention_days` ({days})" in FLAT
-    assert kept.pop("predictions") == kept.pop("embeddings") == str(days)
-    assert set(kept.values()) == {"36500"}, "the ledgers for ever"
+    ageing = ("predictions", "embeddings", *EXPIRING)
+    assert {kept.pop(table) for table in ageing} == {str(days)}
+    assert set(kept.values()) == {"36500"}, "all other ledgers for ever"
 
 
 def test_the_templates_make_what_the_dry_run_makes(dry_run: str) -> None:
