@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+from conftest import run_al
 
 from al_cli.emulators import ENVIRONMENT, KEPT
 from al_cli.people import PersonAtThePage
@@ -29,13 +30,13 @@ TRAFFIC, PATIENCE = 200, 1800
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory, al: Callable[..., Any]) -> tuple[Path, dict[str, Any]]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A demo of one round after the seed: its home, and what it printed."""
     node_modules()
     installed()
     home = tmp_path_factory.mktemp("demo") / "home"
     options = {"--profile": "azure-emulated", "--rounds": 1, "--traffic": TRAFFIC, "--port": 0, "--home": home}
-    done = al("demo", *(str(part) for option in options.items() for part in option), "--json", timeout=3000)
+    done = run_al("demo", *(str(part) for option in options.items() for part in option), "--json", timeout=3000)
     assert done.returncode == 0, "\n".join([done.stderr, *logs(home)])
     return home, json.loads(done.stdout)
 
@@ -136,7 +137,7 @@ def test_its_home_is_opened_again_and_the_loop_goes_on(demo: tuple[Path, dict[st
         person.close()
         trained = wait(
             "the next version",
-            lambda: [row for row in status(home, environment)["rounds"] if row["round"] == 2 and row["outcome"]],
+            lambda: [row for row in status(home, environment)["rounds"] if row["round"] == 2 and row["model_version"]],
             home,
         )
         assert trained[0]["model_version"] == 3
