@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from al_cli.azure import EVENTS_TEMPLATE
 from al_cli.main import cli
 from al_core.records import LEDGERS, REJECTED_IMAGES, prediction_table, table_of, utc_now
-from al_resources.azure.data_explorer import setup_commands
+from al_resources.azure.data_explorer import AGEING, setup_commands
 from al_resources.platform import Platform
 from al_resources.settings import load_settings
 from emulators.azurite import Azurite, shared_azurite
@@ -68,14 +68,14 @@ def test_a_dry_run_prints_everything_and_does_nothing(container: str, kusto: Kus
         Platform().blobs.exists("a")
 
 
-def test_labels_are_kept_for_ever_and_predictions_as_long_as_the_settings_say(
+def test_labels_are_kept_for_ever_and_what_ages_as_long_as_the_settings_say(
     container: str, kusto: KustoEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AL_AZURE__KUSTO_RETENTION_DAYS", "90")
     run()
     kept = {name: table.policies["retention"] for name, table in kusto.tables.items()}
-    assert kept.pop("predictions") == "softdelete = 90d"
-    assert set(kept) == set(LEDGERS)
+    assert {kept.pop(name) for name in AGEING} == {"softdelete = 90d"}
+    assert set(kept) == set(LEDGERS) - set(AGEING)
     assert set(kept.values()) == {"softdelete = 36500d"}
 
 
