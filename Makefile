@@ -26,7 +26,7 @@ $(BENCH_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
-demo: $(DEMO_READY)  ## the whole loop on handwritten digits, in about five minutes
+demo: $(DEMO_READY)  ## the whole loop on handwritten digits, in about four minutes
 	$(BIN)/al demo --home $(DEMO_HOME)
 
 ui: $(DEMO_READY)  ## the Dagster UI on the demo's instance; the loop goes on

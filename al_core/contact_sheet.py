@@ -17,9 +17,10 @@ class SheetItem:
     lines: tuple[str, ...] = ()
 
 
-def contact_sheet(items: Sequence[SheetItem], *, columns: int = 10, edge: int = 96, max_bytes: int = 150_000) -> bytes:
+def contact_sheet(items: Sequence[SheetItem], *, columns: int = 7, edge: int = 96, max_bytes: int = 150_000) -> bytes:
     """Thumbnails in rows, captions below, as one PNG of at most `max_bytes` where 60 or fewer are shown.
 
+    Seven columns are what Dagster's page of an asset has room for beside the names, on a screen of 1 500 pixels.
     Small images are enlarged without smoothing, so that their pixels stay what they are. Colours, then size
     are given up until the sheet fits.
 
