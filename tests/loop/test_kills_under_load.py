@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from dagster_questions import active_runs
+from digits_project import digits_toml, oracle
 from running_dagster import kill_run_workers, running_dagster, wait_for
 
 from al_cli.dagster_api import DagsterError
@@ -33,30 +34,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.timeout(3600)]
 KILLS = int(os.environ.get("KILLS", "20"))
 SEED = int(os.environ.get("KILLS_SEED", "1"))
 SENSORS = ("labeling_export_sensor", "next_round_sensor")
-PROJECT = """\
-home = "data"
-[model]
-name = "digits"
-[labeling]
-project = "oracle"
-oracle_labels = "data/oracle/labels.json"
-[selection]
-initial_budget = 60
-budget = 30
-[holdout]
-reserve = 0.5
-[training]
-image_size = 16
-channels = 1
-epochs = 3
-[serving]
-port = {port}
-[deployment]
-watch_seconds = 0.5
-[sensors]
-export_interval_seconds = 1
-round_interval_seconds = 1
-"""
 
 
 @dataclass
@@ -88,7 +65,17 @@ class People:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, al: Callable[..., Any]) -> Path:
-    (tmp_path / "al.toml").write_text(PROJECT.format(port=free_port(0)))
+    project = digits_toml(
+        model={"name": "digits"},
+        labeling=oracle(tmp_path),
+        selection={"initial_budget": 60, "budget": 30},
+        holdout={"reserve": 0.5},
+        training={"epochs": 3},
+        serving={"port": free_port(0)},
+        deployment={"watch_seconds": 0.5},
+        sensors={"export_interval_seconds": 1, "round_interval_seconds": 1},
+    )
+    (tmp_path / "al.toml").write_text(project)
     assert al("init", str(tmp_path)).returncode == 0
     monkeypatch.setenv("AL_CONFIG", str(tmp_path / "al.toml"))
     return tmp_path
