@@ -15,11 +15,12 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
+from leaving_out import LEFT_OUT, leave_out
 
 from al_resources.platform import Platform
 from al_resources.settings import LabelingSettings, Settings
@@ -29,7 +30,6 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 FILES_OF_THE_DEMO = {"tests/loop/test_demo.py", "tests/loop/test_ui.py"}
 EMULATED = ("azure", "duckdb_kql")  # packages without which whole files and adapters are left out
 RAM_DISK, ROOM = Path("/dev/shm"), 6 << 30  # bytes
-LEFT_OUT = pytest.StashKey[list[str]]()
 
 
 # a busy machine is no fault of what is tested
@@ -99,21 +99,15 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"LEFT OUT: {line}", yellow=True)
 
 
-def leave_out(request: pytest.FixtureRequest, hint: str, required_by: str) -> NoReturn:
-    """What asks for something that is not here is named at the end; where this variable is set, it fails."""
-    if os.environ.get(required_by):
-        pytest.fail(f"{required_by} is set, and left out would be {hint}")
-    request.config.stash[LEFT_OUT].append(hint)
-    pytest.skip(hint)
-
-
 @pytest.fixture(scope="session")
 def chromium(request: pytest.FixtureRequest) -> str:
     """Path of a Chromium or Chrome; without one the browser tests are left out, unless they are required."""
     for name in BROWSERS:
         if found := shutil.which(name):
             return found
-    leave_out(request, "the UI tests in a browser; `apt-get install chromium` (Debian) brings one", "REQUIRE_BROWSER")
+    return leave_out(
+        request, "the UI tests in a browser; `apt-get install chromium` (Debian) brings one", "REQUIRE_BROWSER"
+    )
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import leave_out
 from digits_project import digits_toml, oracle
+from leaving_out import leave_out
 from running_dagster import kill_run_workers, running_dagster, wait_for
 
 from al_cli.dagster_process import POSTGRES_VARIABLE, free_port

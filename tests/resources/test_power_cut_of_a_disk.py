@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from leaving_out import leave_out
 from resource_adapters import coco, image, prediction_rows
 from small_models import register_model
 
@@ -41,6 +42,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.timeout(1800)]
 CUTS = int(os.environ.get("POWER_CUTS", "20"))
 SEED = int(os.environ.get("POWER_CUTS_SEED", "1"))
 GOING_DOWN, WITHOUT_THE_JOURNAL = 0x8004587D, 2  # FS_IOC_SHUTDOWN and its strictest flag, of linux/fs.h
+REQUIRED = "REQUIRE_POWER_CUTS"
 MEGABYTES = 256
 IMAGES = 8  # of a round
 
@@ -65,12 +67,12 @@ def cut_the_power(folder: Path) -> None:
 
 
 @pytest.fixture
-def disk() -> Iterator[Path]:
-    """The image of an empty file system. Skips where none can be had, and says why."""
+def disk(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The image of an empty file system. Where none can be had the test is left out, and says why."""
     if os.geteuid() != 0:
-        pytest.skip("only root mounts a file system")
+        leave_out(request, "power cuts of a disk: only root mounts a file system", REQUIRED)
     if missing := [name for name in ("mkfs.ext4", "e2fsck", "mount", "umount") if shutil.which(name) is None]:
-        pytest.skip(f"no {', '.join(missing)} here; `apt-get install e2fsprogs mount` (Debian) brings them")
+        leave_out(request, f"power cuts of a disk: no {', '.join(missing)}; install e2fsprogs and mount", REQUIRED)
     with tempfile.TemporaryDirectory(prefix="power-cut-", dir="/var/tmp") as name:  # pytest's own may lie in memory
         file = Path(name) / "disk.img"
         with file.open("wb") as content:
@@ -80,7 +82,7 @@ def disk() -> Iterator[Path]:
             with mounted(file, file.with_name("mounted")) as folder:
                 cut_the_power(folder)
         except (subprocess.CalledProcessError, OSError) as error:
-            pytest.skip(f"this machine mounts no file system out of a file, or shuts none down: {error}")
+            leave_out(request, f"power cuts of a disk, which this machine mounts or shuts down not: {error}", REQUIRED)
         yield file
 
 
