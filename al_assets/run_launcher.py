@@ -35,7 +35,15 @@ if TYPE_CHECKING:
 
 CLOCK_SLACK = 5.0  # seconds between a process' start and what the log says of it
 # slow to import, and without a thread of their own afterwards: not Polars, Arrow and Delta, which cannot be forked
-IMPORTED = ("dagster._cli.api", "scipy.optimize", "scipy.stats", "torch", "torchvision")
+IMPORTED = (
+    "dagster._cli.api",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "scipy.optimize",
+    "scipy.stats",
+    "torch",
+    "torchvision",
+)
 WATCH = "end of run "  # name of the thread that waits for it
 HERE = ("localhost", "127.0.0.1", "")
 

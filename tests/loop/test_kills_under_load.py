@@ -146,7 +146,7 @@ def kill_one(home: Path, dagster: Dagster, killed: Counter[str], chance: random.
 
 
 def kill_daemon(home: Path) -> list[int]:
-    return kill_processes(home, b"dagster._daemon")
+    return kill_processes(home, b"dagster_daemon")
 
 
 def kill_code_server(home: Path) -> list[int]:
