@@ -5,8 +5,8 @@
 
 FOLDER is the output of an `al simulate --frozen`: its pictures are embedded already. Both sides have the same pool,
 first labels, head (cross-validated softmax regression) and test images, and differ in who chooses the next batch. What
-is told is the accuracy at the end, and how far the peer is ahead there and over the curve, with two standard errors over
-the seeds.
+is told is the accuracy at the end, and how far the peer is ahead there and over the curve, with two standard errors
+over the seeds.
 """
 
 from __future__ import annotations
