@@ -229,7 +229,7 @@ def _read_folder(folder: Path, platform: Platform) -> Reading:
     from al_core.images import content_id
     from al_core.picture_files import find_pictures
     from al_resources.labeling.class_list import class_list
-    from al_resources.labeling.exports import known_classes
+    from al_resources.labeling.exports import BrokenExport, known_classes
     from al_resources.labeling.formats import read_files
     from al_resources.labeling.formats.archive import may_hold_labels
 
@@ -239,7 +239,15 @@ def _read_folder(folder: Path, platform: Platform) -> Reading:
     documents = [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in others]
     labeling = platform.settings.labeling
     classes = known_classes(class_list(platform.blobs, labeling).widened(labeling))
-    return read_files(pictures, documents, labeling.columns, "folder", classes)
+    try:
+        reading = read_files(pictures, documents, labeling.columns, "folder", classes)
+    except BrokenExport as error:
+        if not found.rejected:
+            raise
+        name, why = next(iter(found.rejected.items()))
+        beside = f"{len(found.rejected)} files cannot be read, like {name} ({why})"
+        raise BrokenExport(f"{error.reason}; {beside}", tried=error.tried | found.rejected) from error
+    return replace(reading, skipped_files=reading.skipped_files | found.rejected)
 
 
 def _fetch(address: str) -> bytes:

@@ -23,7 +23,7 @@ from al_core.class_folders import UnclearFolders, place
 from al_core.errors import ActiveLearningError
 from al_core.images import BadImage, content_id, image_suffix
 from al_core.learning.contract import LabeledImage
-from al_core.picture_files import find_pictures, is_left_behind
+from al_core.picture_files import find_pictures, is_left_behind, name_in_zip
 
 SOURCES = "digits, cifar10:FOLDER-or-TAR, imagefolder:PATH, torchvision:NAME"
 LEAST_PER_CLASS = 2
@@ -230,7 +230,7 @@ def _members(path: Path) -> dict[str, bytes]:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as zipped:
-                return {entry.filename: zipped.read(entry) for entry in zipped.infolist() if not entry.is_dir()}
+                return {name_in_zip(entry): zipped.read(entry) for entry in zipped.infolist() if not entry.is_dir()}
         with tarfile.open(path) as archive:
             return {
                 member.name: stream.read()
