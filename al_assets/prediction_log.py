@@ -71,7 +71,9 @@ def prediction_log(
         context.log.info(f"segments that scoring services left in the blob store: {handed_over}")
     name = platform.settings.model.name
     version = platform.endpoint.state().serving_version
-    merged = {"predictions": platform.predictions.compact(), "embeddings": platform.embeddings.compact()}
+    encoder = None if version is None else platform.encoder_of(name, version)
+    kept = platform.embeddings.compact(keep=[] if encoder is None else [encoder])  # what rows of the log refer to
+    merged = {"predictions": platform.predictions.compact(), "embeddings": kept}
     watermark = platform.predictions.watermark()
     context.log.info(f"{watermark.rows} predictions logged; compaction: {merged}")
     serving: dict[str, Any] = {}
