@@ -41,8 +41,10 @@ def traffic_looks_as_before(platform: dg.ResourceParam[Platform]) -> dg.AssetChe
 def accuracy_holds(platform: dg.ResourceParam[Platform]) -> dg.AssetCheckResult:
     """Warns where it is surely lower, however often somebody looks; a guess without labels is drawn beside it."""
     from al_loop.monitoring import accuracy
+    from al_resources.delta_tables import one_look
 
-    state = accuracy(platform)
+    with one_look():
+        state = accuracy(platform)
     metadata: dict[str, Any] = {"serving version": views.optional_int(state.version)}
     if (newest := state.newest) is not None:
         metadata |= {

@@ -52,8 +52,7 @@ def prediction_log(
     small files, and sums up. With `folder` or
     `prefix` in the launchpad those images are scored first. Not partitioned: its data version is the watermark.
     """
-    from al_loop.batch_facts import backlog, logged_since
-    from al_loop.monitoring import drift_on_record
+    from al_resources.delta_tables import one_look
     from al_serving.handed_over import deliver
 
     with told_once():
@@ -69,42 +68,60 @@ def prediction_log(
     handed_over = deliver(platform)
     if handed_over.segments:
         context.log.info(f"segments that scoring services left in the blob store: {handed_over}")
-    name = platform.settings.model.name
-    version = platform.endpoint.state().serving_version
-    encoder = None if version is None else platform.encoder_of(name, version)
-    kept = platform.embeddings.compact(keep=[] if encoder is None else [encoder])  # what rows of the log refer to
-    merged = {"predictions": platform.predictions.compact(), "embeddings": kept}
-    watermark = platform.predictions.watermark()
-    context.log.info(f"{watermark.rows} predictions logged; compaction: {merged}")
-    serving: dict[str, Any] = {}
-    if version is not None:
-        serving = {
-            "drift": drift_on_record(platform).sentence,
-            "images to choose from": platform.predictions.count_eligible(
-                name, version, platform.settings.holdout.teaching
-            ),
-            "images that wait for a prediction": backlog(platform, version),
-            "images scored just now": 0 if pool is None else pool.scored,
-            **({"images embedded just now": embedded} if platform.settings.training.frozen else {}),
-            "predictions of the serving version": platform.predictions.watermark(name, version).rows,
-            **views.log_summary(platform, version),
-        }
+    merged = {"predictions": platform.predictions.compact(), "embeddings": _compacted(platform)}
+    context.log.info(f"compaction: {merged}")
+    with one_look():  # from here on it only reads
+        watermark = platform.predictions.watermark()
+        told = _told(context, platform)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(watermark.token),
         metadata={
-            WAITS_FOR: _waits_for(context, platform),
-            "serving version": views.optional_int(version),
-            "dagster/row_count": watermark.rows,
-            "predictions of the last 24 hours": logged_since(platform, 1),
-            "newest prediction": _moment(watermark.last_logged_at),
-            **serving,
-            "images in the store": platform.images.count(),
-            "rejected images": platform.ledgers.read("rejected_images").height,
+            **told,
+            "images scored just now": 0 if pool is None else pool.scored,
+            **({"images embedded just now": embedded} if platform.settings.training.frozen else {}),
             **({"segments from the blob store": handed_over.segments} if handed_over.segments else {}),
             **({} if batch is None else batch_metadata(batch)),
             "compaction": dg.MetadataValue.json(merged),
         },
     )
+
+
+def _told(context: dg.AssetExecutionContext, platform: Platform) -> dict[str, Any]:
+    """What the log and the loop say now, the important first."""
+    from al_loop.batch_facts import logged_since
+
+    version, watermark = platform.endpoint.state().serving_version, platform.predictions.watermark()
+    return {
+        WAITS_FOR: _waits_for(context, platform),
+        "serving version": views.optional_int(version),
+        "dagster/row_count": watermark.rows,
+        "predictions of the last 24 hours": logged_since(platform, 1),
+        "newest prediction": _moment(watermark.last_logged_at),
+        **({} if version is None else _of_the_serving_version(platform, version)),
+        "images in the store": platform.images.count(),
+        "rejected images": platform.ledgers.read("rejected_images").height,
+    }
+
+
+def _of_the_serving_version(platform: Platform, version: int) -> dict[str, Any]:
+    from al_loop.batch_facts import backlog
+    from al_loop.monitoring import drift_on_record
+
+    name, teaching = platform.settings.model.name, platform.settings.holdout.teaching
+    return {
+        "drift": drift_on_record(platform).sentence,
+        "images to choose from": platform.predictions.count_eligible(name, version, teaching),
+        "images that wait for a prediction": backlog(platform, version),
+        "predictions of the serving version": platform.predictions.watermark(name, version).rows,
+        **views.log_summary(platform, version),
+    }
+
+
+def _compacted(platform: Platform) -> dict[str, int]:
+    """The table of embeddings tidied up, and what the serving version's rows of the log refer to kept."""
+    version = platform.endpoint.state().serving_version
+    encoder = None if version is None else platform.encoder_of(platform.settings.model.name, version)
+    return platform.embeddings.compact(keep=[] if encoder is None else [encoder])
 
 
 def _moment(at: "datetime | None") -> str:

@@ -17,10 +17,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import psutil
-from dagster import DagsterEventType, DagsterRun
+from dagster import DagsterEventType, DagsterRun, DagsterRunStatus
 from dagster._core.events import EngineEventData
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
@@ -28,12 +29,22 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext
+    from multiprocessing.process import BaseProcess
 
     from dagster._core.origin import JobPythonOrigin
 
 CLOCK_SLACK = 5.0  # seconds between a process' start and what the log says of it
 # slow to import, and without a thread of their own afterwards: not Polars, Arrow and Delta, which cannot be forked
-IMPORTED = ("dagster._cli.api", "scipy.optimize", "scipy.stats", "torch", "torchvision")
+IMPORTED = (
+    "dagster._cli.api",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "scipy.optimize",
+    "scipy.stats",
+    "torch",
+    "torchvision",
+)
+WATCH = "end of run "  # name of the thread that waits for it
 HERE = ("localhost", "127.0.0.1", "")
 
 
@@ -56,6 +67,20 @@ class WatchfulRunLauncher(DefaultRunLauncher):
             "The run's process was forked.", run, EngineEventData.in_process(process.pid or 0), self.__class__
         )
         self._run_ids.add(run.run_id)
+        watch = Thread(
+            target=self._notice_its_end, args=(process, run.run_id), name=f"{WATCH}{run.run_id}", daemon=True
+        )
+        watch.start()
+
+    def _notice_its_end(self, process: BaseProcess, run_id: str) -> None:
+        """A process that ends before its run has failed it. Run monitoring would see that at its next poll; of a run
+        that was only starting, after `start_timeout_seconds`."""
+        process.join()
+        run = self._instance.get_run_by_id(run_id)
+        if run is not None and run.status in (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED):
+            self._instance.report_run_failed(
+                run, f"the run's process {process.pid} is gone, exit code {process.exitcode}"
+            )
 
     def terminate(self, run_id: str) -> bool:
         """Interrupt the run's process. False where there is none that could be."""

@@ -56,7 +56,7 @@ def main(workspace: Path, listener: int, log: Path) -> None:
         Children() as children,
     ):
         children.start(
-            Child("the Dagster daemon", ["dagster._daemon", "run", "-w", str(servers)], log, own_group=False)
+            Child("the Dagster daemon", ["al_cli.dagster_daemon", "run", "-w", str(servers)], log, own_group=False)
         )
         _serve(instance, servers, socket.socket(fileno=listener), token, children)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NEEDED = ("azure.kusto_uri", "azure.blob_account_url")  # without these two there is nothing to tell
 SHOWN = 3  # names, of what there may be many
+ROUNDS_SHOWN = 20  # the newest
 
 
 @click.command()
@@ -185,9 +186,10 @@ def _share(pair: dict[str, Any]) -> str:
 
 
 def rounds_table(rows: list[dict[str, Any]]) -> Table:
-    """The rounds as the demo and `al status` show them."""
-    paid = _paid(rows)
+    """The newest rounds as the demo and `al status` show them; what was paid is of all."""
+    paid, earlier = _paid(rows), len(rows[:-ROUNDS_SHOWN])
     table = Table(
+        title=f"{earlier} earlier rounds: al status --json" if earlier else None,
         caption=(f"labels paid: {paid}\n" if paid else "") + "accuracy on the holdout, with its 95 % interval",
         box=SIMPLE,
         padding=(0, 1),
@@ -207,7 +209,7 @@ def rounds_table(rows: list[dict[str, Any]]) -> Table:
     ):
         most = width if narrow else None
         table.add_column(column, justify=justify, min_width=width, max_width=most, no_wrap=True)  # type: ignore[arg-type]
-    for row in rows:
+    for row in rows[-ROUNDS_SHOWN:]:
         accuracy = row["accuracy"]
         colour = {"promoted": "green", "refused": "red", "failed": "red"}.get(row["outcome"], "yellow")
         table.add_row(

@@ -49,24 +49,31 @@ class MapPoints:
 
 def projected(embeddings: np.ndarray, seed: int = 0) -> tuple[np.ndarray, str]:
     """Places (N, 2) from 0 to 1 for embeddings (N, d), and what put them there: UMAP where installed, else PCA."""
-    from sklearn.decomposition import PCA
-
     rows = np.asarray(embeddings, np.float32)
-    fewest = min(rows.shape)
     if not len(rows) or not np.ptp(rows, axis=0).any():
         return np.full((len(rows), 2), 0.5), "nothing, for all are alike"
     if find_spec("umap") is not None and len(rows) > COMPONENTS:
         from umap import UMAP  # type: ignore[import-not-found,unused-ignore]
 
-        narrow = PCA(min(COMPONENTS, fewest), random_state=seed).fit_transform(rows)
+        narrow, _ = _principal_components(rows, COMPONENTS)
         places, how = UMAP(n_components=2, random_state=seed).fit_transform(narrow), "UMAP"
     else:
-        fitted = PCA(min(2, fewest), random_state=seed)
-        places, how = fitted.fit_transform(rows), "the first two principal components"
-        how += f", which hold {np.nan_to_num(fitted.explained_variance_ratio_).sum():.0%} of the variance"
+        places, held = _principal_components(rows, 2)
+        how = f"the first two principal components, which hold {held:.0%} of the variance"
     places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
     low, high = np.percentile(places, [0.5, 99.5], axis=0)
     return np.clip((places - low) / np.maximum(high - low, 1e-12), 0, 1), how
+
+
+def _principal_components(rows: np.ndarray, count: int) -> tuple[np.ndarray, float]:
+    """Rows (N, d) along their `count` directions of largest variance, as far as there are so many; its share."""
+    from scipy.linalg import eigh  # type: ignore[import-untyped]  # scikit-learn's PCA is imported for half a second, with pandas
+
+    centred = rows - rows.mean(0)
+    width = rows.shape[1]
+    covariance = centred.T @ centred
+    variances, directions = eigh(covariance, subset_by_index=[max(width - count, 0), width - 1])
+    return centred @ directions[:, ::-1], float(variances.sum() / np.trace(covariance))
 
 
 def drawn(points: MapPoints, name: str, caption: str, places: np.ndarray | None = None) -> str:

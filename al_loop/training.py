@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from al_core.records import ModelManifest
     from al_resources.platform import Platform
 
+LOOKED_BACK = 100  # newest versions that may be of the same training
 LOOKED_AT = 2  # times as many images as are wanted: some have no embedding yet
 
 
@@ -41,10 +42,11 @@ def _done_before(platform: Platform, dataset: Dataset) -> ModelManifest | None:
     """The newest version that these settings and this code made of these labels, whatever it went on from.
 
     Who serves may have changed since, and so may the verdict on its parent: a step that is run again finds its model.
+    It is among the newest, and were it not, the same training would find its key in the registry.
     """
     from al_core.learning.checkpoint import code_version, training_key
 
-    for version in reversed(platform.registry.versions()):
+    for version in reversed(platform.registry.versions()[-LOOKED_BACK:]):
         made = platform.registry.manifest(version)
         settings, parent = platform.settings.training, made.parent_version
         if made.training_key == training_key(dataset.manifest.version, parent, settings, code_version()):

@@ -1,9 +1,11 @@
 """The scoring service over HTTP: requests a second and latency, with and without logging, batching, on one machine.
 
-    python -m benchmarks.serving [--seconds 4] [--json OUT]
+    python -m benchmarks.serving [--seconds 4] [--only 'logged' ...] [--json OUT]
 
 Every variant is a service process of its own; they are asked in turn, several times, so that a busy machine slows
-all of them. The client is a bare socket per connection: a real HTTP client would be the slowest part.
+all of them. The client is a bare socket per connection: a real HTTP client would be the slowest part. Beside them, the
+same model behind the server that Azure ML runs a scoring script in (with its defaults, one process, and a script that
+answers and logs nothing), and without any service: pictures in memory, decoded and answered 32 at a time.
 """
 
 from __future__ import annotations
@@ -18,11 +20,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from al_core.learning.inference import Predictor
+    from al_resources.platform import Platform
 
 VARIANTS = {
     "logged": ["--interval"],
@@ -30,13 +37,40 @@ VARIANTS = {
     "not logged": ["--no-log"],
     "logged, one by one": ["--interval", "--one-by-one"],
 }
-CONNECTIONS = (1, 32)
+AZURE = "Azure ML's server"
+BARE = "the bare model"
+CONNECTIONS = (1, 8, 32)
+TOGETHER = 32  # pictures that the bare model answers at once
 ROUNDS = 3
+
+SCRIPT = """
+import io, os
+from pathlib import Path
+
+import torch
+from azureml_inference_server_http.api.aml_request import rawhttp
+from PIL import Image
+
+from al_core.learning.inference import Predictor
+
+
+def init():
+    global predictor
+    torch.set_num_threads(1)
+    predictor = Predictor.load(Path(os.environ["AZUREML_MODEL_DIR"]))
+
+
+@rawhttp
+def run(request):
+    image = Image.open(io.BytesIO(request.get_data(False))).convert("RGB")
+    return dict(zip(predictor.classes, map(float, predictor.predict([image])[0])))
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--only", action="append", default=[], help="a variant, by its name; again for more")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--no-log", action="store_true", help=argparse.SUPPRESS)
@@ -47,7 +81,10 @@ def main() -> None:
         durability = "interval" if arguments.interval else "answer"
         serve(arguments.serve, log=not arguments.no_log, together=not arguments.one_by_one, durability=durability)
         return
-    rows = measure(arguments.seconds)
+    names = [*VARIANTS, AZURE, BARE]
+    if unknown := set(arguments.only) - set(names):
+        parser.error(f"no such variant: {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
+    rows = measure(arguments.seconds, arguments.only or names)
     print(table(rows))
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
@@ -63,9 +100,6 @@ def serve(home: Path, *, log: bool, together: bool, durability: str) -> None:
     import torch
     import uvicorn
 
-    from al_core.learning.checkpoint import WEIGHTS_FILE, save_weights, sha256_of
-    from al_core.learning.networks import build_network, preprocessing_for
-    from al_core.records import ModelManifest, utc_now
     from al_resources.platform import Platform
     from al_resources.settings import load_settings
     from al_resources.settings.sections import ServingSettings
@@ -80,23 +114,7 @@ def serve(home: Path, *, log: bool, together: bool, durability: str) -> None:
     settings = load_settings(home=home)
     serving = settings.serving.model_copy(update={"durability": durability})
     platform = Platform(settings.model_copy(update={"serving": serving}))
-    network = build_network("small_cnn", classes=10, size=32, channels=3)
-    weights = home / WEIGHTS_FILE
-    save_weights(network, weights)
-    manifest = ModelManifest(
-        name=platform.settings.model.name,
-        version=0,
-        architecture="small_cnn",
-        classes=tuple("0123456789"),
-        preprocessing=preprocessing_for("small_cnn", size=32, channels=3),
-        dataset_version="none",
-        training_key="none",
-        code_version="benchmark",
-        labels=0,
-        created_at=utc_now(),
-        weights_sha256=sha256_of(weights),
-    )
-    version = platform.registry.register(weights, manifest).version
+    version = published(platform)
     platform.endpoint.create("blue", version)
     platform.endpoint.set_traffic({"blue": 100})
     collector = Collector.of(platform) if log else None
@@ -111,6 +129,32 @@ def serve(home: Path, *, log: bool, together: bool, durability: str) -> None:
         uvicorn.Server(config_of(service, ServingSettings())).run(sockets=[listener])
 
 
+def published(platform: Platform) -> int:
+    """A small network in the registry, by its version."""
+    from al_core.learning.checkpoint import WEIGHTS_FILE, save_weights, sha256_of
+    from al_core.learning.networks import build_network, preprocessing_for
+    from al_core.records import ModelManifest, utc_now
+
+    home = platform.settings.home
+    home.mkdir(parents=True, exist_ok=True)
+    weights = home / WEIGHTS_FILE
+    save_weights(build_network("small_cnn", classes=10, size=32, channels=3), weights)
+    manifest = ModelManifest(
+        name=platform.settings.model.name,
+        version=0,
+        architecture="small_cnn",
+        classes=tuple("0123456789"),
+        preprocessing=preprocessing_for("small_cnn", size=32, channels=3),
+        dataset_version="none",
+        training_key="none",
+        code_version="benchmark",
+        labels=0,
+        created_at=utc_now(),
+        weights_sha256=sha256_of(weights),
+    )
+    return platform.registry.register(weights, manifest).version
+
+
 @contextmanager
 def service(home: Path, options: list[str]) -> Iterator[int]:
     home.mkdir()
@@ -119,6 +163,49 @@ def service(home: Path, options: list[str]) -> Iterator[int]:
         assert process.stdout is not None
         yield int(process.stdout.readline())
         process.terminate()
+
+
+@contextmanager
+def azure_server(home: Path) -> Iterator[int]:
+    """The same network behind Azure ML's own server, with a script that answers and does nothing else."""
+    from al_resources.azure.workspace import SCORING_SCRIPT, code_snapshot
+    from al_resources.platform import Platform
+    from al_resources.settings import load_settings
+    from emulators.inference_server import inference_server
+
+    platform = Platform(load_settings(home=home))
+    model = platform.registry.fetch(published(platform))
+    code = code_snapshot(home / "container")
+    (code / SCORING_SCRIPT).write_text(SCRIPT)
+    with inference_server(code, model, {}) as address:
+        yield int(address.rpartition(":")[2])
+
+
+@cache
+def bare_model(home: Path) -> Predictor:
+    """The same network, in this process."""
+    import torch
+
+    from al_core.learning.inference import Predictor
+    from al_resources.platform import Platform
+    from al_resources.settings import load_settings
+
+    torch.set_num_threads(1)
+    platform = Platform(load_settings(home=home))
+    return Predictor.load(platform.registry.fetch(published(platform)))
+
+
+def answered_bare(predictor: Predictor, images: list[bytes], seconds: float) -> list[float]:
+    """Seconds that each picture took until its answer, decoded and answered some at a time."""
+    from PIL import Image
+
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    while (begin := time.perf_counter()) < end:
+        some = [images[(len(taken) + number) % len(images)] for number in range(TOGETHER)]
+        predictor.predict([Image.open(BytesIO(image)).convert("RGB") for image in some])
+        taken += [time.perf_counter() - begin] * TOGETHER
+    return taken
 
 
 # ---------------------------------------------------------------- the client
@@ -149,6 +236,9 @@ async def load(port: int, images: list[bytes], connections: int, seconds: float)
     async def client(number: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while (begin := time.perf_counter()) < end:
+            if reader.at_eof():  # a server may close after each answer
+                writer.close()
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
             image = images[(number + len(latencies)) % len(images)]
             head = f"POST /score HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(image)}\r\n\r\n"
             writer.write(head.encode() + image)
@@ -156,6 +246,8 @@ async def load(port: int, images: list[bytes], connections: int, seconds: float)
             assert answer.startswith(b"HTTP/1.1 200"), answer
             length = int(answer.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
             await reader.readexactly(length)
+            if b"connection: close" in answer.lower():
+                await reader.read()
             latencies.append(time.perf_counter() - begin)
         writer.close()
 
@@ -163,24 +255,25 @@ async def load(port: int, images: list[bytes], connections: int, seconds: float)
     return latencies
 
 
-def measure(seconds: float) -> list[dict[str, Any]]:
+def measure(seconds: float, variants: list[str]) -> list[dict[str, Any]]:
     """Medians over the rounds, one row per variant, kind of image and number of connections."""
     rows = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        homes = {variant: Path(folder) / str(number) for number, variant in enumerate(variants)}
         ports = {
-            variant: stack.enter_context(service(Path(folder) / str(number), options))
-            for number, (variant, options) in enumerate(VARIANTS.items())
+            variant: stack.enter_context(azure_server(home) if variant == AZURE else service(home, VARIANTS[variant]))
+            for variant, home in homes.items()
+            if variant != BARE
         }
         for kind in ("32 px", "640 x 480"):
             images = pictures(kind)
             for connections in CONNECTIONS:
-                seen: dict[str, list[tuple[float, float, float]]] = {variant: [] for variant in VARIANTS}
+                seen: dict[str, list[tuple[float, float, float]]] = {variant: [] for variant in variants}
                 for _ in range(ROUNDS):
-                    for variant, port in ports.items():
-                        asyncio.run(load(port, images, connections, 0.3))  # warm
-                        times = asyncio.run(load(port, images, connections, seconds / ROUNDS))
-                        p50, p99 = np.quantile(times, [0.5, 0.99])
-                        seen[variant].append((len(times) / (seconds / ROUNDS), 1000 * p50, 1000 * p99))
+                    for variant in variants:
+                        seen[variant].append(
+                            once(ports.get(variant), homes[variant], images, connections, seconds / ROUNDS)
+                        )
                 for variant, values in seen.items():
                     rate, p50, p99 = (statistics.median(column) for column in zip(*values, strict=True))
                     rows.append(
@@ -196,18 +289,37 @@ def measure(seconds: float) -> list[dict[str, Any]]:
     return rows
 
 
+def once(
+    port: int | None, home: Path, images: list[bytes], connections: int, seconds: float
+) -> tuple[float, float, float]:
+    """Requests a second, median and 99th percentile in ms; of the bare model where there is no port."""
+    for duration in (0.3, seconds):  # the first warms up
+        if port is None:
+            times = answered_bare(bare_model(home), images, duration)
+        else:
+            times = asyncio.run(load(port, images, connections, duration))
+    p50, p99 = np.quantile(times, [0.5, 0.99])
+    return len(times) / seconds, 1000 * p50, 1000 * p99
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as text, each with its ratio to the same load without logging."""
-    bare = {(row["image"], row["connections"]): row for row in rows if row["variant"] == "not logged"}
+    """The rows as text; beside each, how many times the others' requests a second it answers."""
+    rates = {(row["image"], row["connections"], row["variant"]): row["requests_per_second"] for row in rows}
+    others = ("not logged", AZURE, BARE)
     lines = [
-        f"{'image':22} {'connections':>11} {'variant':20} {'requests/s':>10} "
-        f"{'p50 ms':>7} {'p99 ms':>7} {'p50 / bare':>10}"
+        f"{'image':17} {'clients':>7} {'variant':18} {'requests/s':>10} {'p50 ms':>7} {'p99 ms':>8}   of "
+        + ", ".join(others)
     ]
     for row in rows:
-        ratio = row["p50_ms"] / bare[row["image"], row["connections"]]["p50_ms"]
+        ratios = (
+            f"{row['requests_per_second'] / rates[row['image'], row['connections'], other]:.2f}"
+            if (row["image"], row["connections"], other) in rates
+            else "-"
+            for other in others
+        )
         lines.append(
-            f"{row['image']:22} {row['connections']:11} {row['variant']:20} {row['requests_per_second']:10} "
-            f"{row['p50_ms']:7.2f} {row['p99_ms']:7.2f} {ratio:10.2f}"
+            f"{row['image']:17} {row['connections']:7} {row['variant']:18} {row['requests_per_second']:10} "
+            f"{row['p50_ms']:7.2f} {row['p99_ms']:8.2f}   {', '.join(ratios)}"
         )
     return "\n".join(lines)
 

@@ -9,10 +9,12 @@ import difflib
 import hashlib
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 from al_core.class_folders import plain_class
@@ -23,6 +25,8 @@ from al_resources.settings import LabelingSettings
 
 __all__ = ["BrokenExport", "ExportedLabel", "ParsedExport", "Region", "SetAside", "parse_export"]
 
+_CLOCK = re.compile(r"\d+:[0-5]?\d:[0-5]?\d(\.\d+)?")
+_DAY_FIRST = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})(?!\d)")
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC).timestamp()  # a number before it is no time of an answer
 
 
@@ -175,6 +179,8 @@ def known_classes(settings: LabelingSettings) -> tuple[str, ...]:
 
 def _with_class_name(row: Row, settings: LabelingSettings) -> Row:
     """The row with its class as it counts here: normalised, and by its proper name where it is an alias."""
+    if isinstance(row.label, int) and not isinstance(row.label, bool):
+        return _with_class_name(replace(row, label=str(row.label)), settings)  # as the same table says it as CSV
     if not isinstance(row.label, str):
         return row
     aliases = {plain_class(alias): plain_class(name) for alias, name in settings.aliases.items()}
@@ -228,10 +234,8 @@ def _why_no_class(label: Any) -> str | None:
     if isinstance(label, list) and label:
         if all(isinstance(one, str) for one in label):
             return f"{len(label)} labels for one image; a classifier is trained on exactly one"
-        return (
-            "a box or polygon, not a label of the image; this classifier is trained on image labels "
-            "(labeling.boxes = 'largest' takes the largest one's)"
-        )
+        way_out = " (labeling.boxes = 'largest' takes the largest one's)" if _other_annotations(label)[1] else ""
+        return f"a box or polygon, not a label of the image; this classifier is trained on image labels{way_out}"
     if isinstance(label, dict) and label.get("human-annotated") == "no":
         return "answered by a model and by no person (human-annotated: no)"
     if isinstance(label, dict) and "cut" in label:
@@ -264,26 +268,69 @@ def _label(row: Row, match: Match) -> ExportedLabel:
         label=row.label if row.outcome == "label" else None,
         annotator=str(row.annotator) if row.annotator not in (None, "") else None,
         labeled_at=_time(row.labeled_at),
-        confidence=None if row.confidence in (None, "") else float(row.confidence),
-        annotation_seconds=None if row.annotation_seconds in (None, "") else float(row.annotation_seconds),
+        confidence=_number("confidence", row.confidence),
+        annotation_seconds=_number("annotation_seconds", row.annotation_seconds),
         outcome=row.outcome,
         mode=row.mode,
     )
 
 
+def _number(column: str, value: Any) -> float | None:
+    """A number as spreadsheets write it, too: `0,94`, `94 %`, and times `0:00:03`. Raises `ValueError`."""
+    if value in (None, ""):
+        return None
+    text = str(value).strip().replace(",", ".", str(value).count(",") == 1)
+    share = 100 if text.endswith("%") else 1
+    text = text.removesuffix("%").strip()
+    try:
+        if _CLOCK.fullmatch(text):
+            hours, minutes, seconds = text.split(":")
+            return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        number = float(text) / share
+        if math.isinf(number):
+            raise ValueError(value)
+        return None if math.isnan(number) else number
+    except ValueError as error:
+        raise ValueError(
+            f'{column} {value!r}; expected a number. labeling.columns = {{{column} = ""}} leaves the column out'
+        ) from error
+
+
 def _time(value: Any) -> datetime | None:
-    """ISO 8601, UTC where it names no zone; or seconds or milliseconds since 1970. Raises `ValueError`."""
+    """ISO 8601 and what is written like it, UTC where it names no zone; RFC 2822; `5.1.2026 10:59`; or seconds since
+    1970, or thousandths or millionths of them. Raises `ValueError`.
+
+    Of 05/01/2026 nobody knows which is the month: it is no time here.
+    """
     if value in (None, ""):
         return None
     try:
         seconds = float(value)
     except ValueError:
-        told = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        told = _told(str(value).strip())
         return told.astimezone(UTC) if told.tzinfo else told.replace(tzinfo=UTC)
-    seconds = seconds / 1000 if seconds > 1e11 else seconds
+    while 1e11 < seconds < 1e20:
+        seconds /= 1000
     if not seconds >= EARLIEST:
         raise ValueError(f"{value!r} is no time of an answer: expected ISO 8601 or seconds since 1970")
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def _told(text: str) -> datetime:
+    written = re.sub(r"\s?(Z|UTC|GMT)$", "+00:00", text)
+    if re.match(r"\d{4}/\d{1,2}/\d{1,2}\b", written):
+        written = written.replace("/", "-", 2)
+    if match := _DAY_FIRST.match(written):
+        written = f"{match[3]}-{int(match[2]):02}-{int(match[1]):02}{written[match.end() :]}"
+    for read in (datetime.fromisoformat, parsedate_to_datetime):
+        try:
+            return read(written)
+        except ValueError:
+            continue
+    raise ValueError(
+        f"labeled_at {text!r} is no time of an answer: expected ISO 8601 like 2026-01-05T10:59:13Z, or seconds since "
+        '1970. labeling.columns = {labeled_at = ""} leaves the column out'
+    )
 
 
 def _one_answer_each(labels: list[ExportedLabel]) -> tuple[list[ExportedLabel], list[SetAside]]:
@@ -321,7 +368,7 @@ def _remarks(labels: Iterable[ExportedLabel], reading: Reading) -> tuple[str, ..
                 "labeling.aliases makes them one"
             )
     if reading.skipped_files:
-        found.append(f"not read in the zip: {listed(reading.skipped_files)}")
+        found.append(f"not read in it: {listed(reading.skipped_files)}")
     return tuple(found)
 
 

@@ -83,6 +83,8 @@ class ImageNames:
         """Where several images had that file name, the folders in front of it decide."""
         images = {image_id for _, image_id in candidates}
         if len(images) > 1:
+            images = {image_id for own, image_id in candidates if own == path} or images
+        if len(images) > 1:
             shared = {(own, image_id): _shared_end(own, path) for own, image_id in candidates}
             most = max(shared.values())
             images = {image_id for (_, image_id), count in shared.items() if count == most}
@@ -103,19 +105,24 @@ class ImageNames:
         return index
 
 
-_LEVELS = ("name", "letters", "stem")
+_LEVELS = ("exact", "name", "letters", "stem")
 
 
 def _keys(path: str) -> list[tuple[str, str]]:
-    """How a path is looked up, the strictest way first: file name, its letters and digits, these without the ending."""
-    base = PurePosixPath(path).name.casefold()
+    """How a path is looked up, the strictest way first: file name, whatever its case, its letters and digits, these
+    without the ending.
+    """
+    exact = PurePosixPath(path).name
+    base = exact.casefold()
     stem = PurePosixPath(base).stem if "." in base[1:] else base
-    return [("name", base), ("letters", _letters(base)), ("stem", _letters(stem))]
+    return [("exact", exact), ("name", base), ("letters", _letters(base)), ("stem", _letters(stem))]
 
 
 def _letters(text: str) -> str:
-    """Tools replace what is no letter or digit, each in its own way."""
-    return re.sub(r"[\W_]+", "", text) or text
+    """Tools replace what is no letter or digit, each in its own way. That something parted digits is kept: `1_11` is
+    not `11_1`.
+    """
+    return re.sub(r"((?<=\d)[\W_]+(?=\d))|[\W_]+", lambda found: "_" if found[1] else "", text) or text
 
 
 def ids_in(name: str) -> set[str]:

@@ -51,7 +51,9 @@ class LabelingSettings(_Section):
     new_classes: Literal["refuse", "grow"] = Field("refuse", description="what to do with a class that is not listed")
     aliases: dict[str, str] = Field({}, description="other names of classes in exports: {alias = class}")
     columns: dict[str, str] = Field(
-        {}, description="columns of plain tables: image, label, annotator, labeled_at, confidence, annotation_seconds"
+        {},
+        description="columns of plain tables: image, label, annotator, labeled_at, confidence, annotation_seconds; "
+        '"" leaves one out. `label` also names the question of a tool that asked several',
     )
     boxes: Literal["set_aside", "largest"] = Field(
         "set_aside",

@@ -157,28 +157,41 @@ def test_every_command_that_tells_something_tells_it_to_machines() -> None:
     assert without == NO_FACTS | {"query dashboard"}, "the dashboard is a file of JSON"
 
 
+A_ROUND = {
+    "round": 1234,
+    "strategy": "power_least_confidence",
+    "labeled": 100,
+    "selected": 200,
+    "training_labels": 12_345,
+    "model_version": 1234,
+    "accuracy": {"value": 0.1234, "low": 0.1, "high": 0.2},
+    "outcome": "promoted",
+    "paid": {"strategy": 100},
+}
+
+
 def test_figures_are_whole_in_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = next(line for line in rounds_as_shown([A_ROUND], monkeypatch) if "1234" in line)
+    assert len(line.rstrip()) <= 80
+    assert line.split()[2:] == ["100/200", "12345", "v1234", "0.123", "[0.100,", "0.200]", "promoted"]
+
+
+def test_of_many_rounds_the_newest_are_shown_and_what_all_of_them_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = rounds_as_shown([A_ROUND | {"round": number} for number in range(1000)], monkeypatch)
+    assert [int(line.split()[0]) for line in shown if line.rstrip().endswith("promoted")] == [*range(980, 1000)]
+    assert any("980 earlier rounds: al status --json" in line for line in shown)
+    assert any("labels paid: 100000 strategy" in line for line in shown)
+
+
+def rounds_as_shown(rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     from al_cli.console import HarmlessConsole
     from al_cli.status import rounds_table
 
-    row = {
-        "round": 1234,
-        "strategy": "power_least_confidence",
-        "labeled": 100,
-        "selected": 200,
-        "training_labels": 12_345,
-        "model_version": 1234,
-        "accuracy": {"value": 0.1234, "low": 0.1, "high": 0.2},
-        "outcome": "promoted",
-        "paid": {},
-    }
     narrow = HarmlessConsole(width=80, highlight=False, record=True, quiet=False)
     monkeypatch.setattr("al_cli.status.console", narrow)
     with narrow.capture() as shown:
-        narrow.print(rounds_table([row]))
-    line = next(line for line in shown.get().splitlines() if "1234" in line)
-    assert len(line.rstrip()) <= 80
-    assert line.split()[2:] == ["100/200", "12345", "v1234", "0.123", "[0.100,", "0.200]", "promoted"]
+        narrow.print(rounds_table(rows))
+    return shown.get().splitlines()
 
 
 def test_quiet_prints_errors_and_json_only(tmp_path: Path, al: Callable[..., Any]) -> None:

@@ -39,6 +39,17 @@ def test_what_is_alike_lies_close_and_within_the_drawing() -> None:
     assert "principal components, which hold 9" in how
 
 
+def test_the_places_are_those_of_scikit_learns_principal_components() -> None:
+    from sklearn.decomposition import PCA
+
+    rows = two_groups(200, 40)
+    expected = PCA(2, svd_solver="full").fit_transform(rows)
+    places, held = embedding_map._principal_components(rows, 2)
+    for own, theirs in zip(places.T, expected.T, strict=True):  # a direction may point either way
+        assert np.allclose(own, theirs, atol=1e-3) or np.allclose(own, -theirs, atol=1e-3)
+    assert held == pytest.approx(expected.var(0).sum() / rows.var(0).sum(), rel=1e-4)
+
+
 @pytest.mark.parametrize("rows", [np.zeros((3, 4)), np.ones((1, 5)), np.arange(4.0).reshape(4, 1)])
 def test_images_without_any_difference_are_drawn_all_the_same(rows: np.ndarray) -> None:
     places, _ = projected(rows)

@@ -138,7 +138,7 @@ def kill_one(home: Path, dagster: Dagster, killed: Counter[str], chance: random.
     name = min(victims, key=lambda victim: killed[victim])
     if name == "run worker":
         with suppress(DagsterError, httpx.HTTPError, pytest.fail.Exception):
-            wait_for("a run", lambda: active_runs(dagster), timeout=30)
+            wait_for("a run", lambda: ended(dagster) or active_runs(dagster), timeout=30)
             time.sleep(chance.uniform(0, 6))
     if victims[name](home):
         killed[name] += 1
@@ -146,7 +146,7 @@ def kill_one(home: Path, dagster: Dagster, killed: Counter[str], chance: random.
 
 
 def kill_daemon(home: Path) -> list[int]:
-    return kill_processes(home, b"dagster._daemon")
+    return kill_processes(home, b"dagster_daemon")
 
 
 def kill_code_server(home: Path) -> list[int]:
@@ -178,12 +178,21 @@ def instance(home: Path) -> Iterator[Dagster]:
 def answers(dagster: Dagster, patience: float = 30) -> bool:
     """Whether it is up, or is so again in a while."""
     deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not ended(dagster):
         with suppress(httpx.HTTPError, DagsterError, KeyError, TypeError, ValueError):
             if dagster._is_up():
                 return True
         time.sleep(0.5)
     return False
+
+
+def ended(dagster: Dagster) -> bool:
+    """Whether what held its processes together is gone, or is a zombie that nobody has waited for yet."""
+    try:
+        state = Path(f"/proc/{dagster.process_group}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"
 
 
 def at_rest(dagster: Dagster) -> bool:

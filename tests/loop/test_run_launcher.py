@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,16 +18,21 @@ from dagster._cli.job import job_launch_command
 from dagster._core.launcher.base import WorkerStatus
 from running_dagster import wait_for
 
-from al_assets.run_launcher import IMPORTED, WatchfulRunLauncher
+from al_assets.run_launcher import IMPORTED, WATCH, WatchfulRunLauncher
 from al_cli.dagster_process import write_dagster_home
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(sys.platform != "linux", reason="elsewhere runs are not forked")]
 
 JOBS = """
+import multiprocessing
 import sys
 import time
+from pathlib import Path
 
 import dagster as dg
+
+if multiprocessing.parent_process() is not None and Path(__file__).with_name("slowly").exists():
+    time.sleep(600)  # in the run's own process, which loads this anew
 
 
 @dg.op
@@ -68,6 +74,8 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dag
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     with dg.DagsterInstance.get() as instance:
         yield instance
+        for watch in (thread for thread in threading.enumerate() if thread.name.startswith(WATCH)):
+            watch.join(60)
 
 
 def launched(instance: dg.DagsterInstance, job: str) -> str:
@@ -127,3 +135,17 @@ def test_a_run_whose_process_was_killed_is_missed(instance: dg.DagsterInstance) 
     wait_for("its end", lambda: not psutil.pid_exists(pid))
     health = instance.run_launcher.check_run_worker_health(run)
     assert (health.status, health.msg) == (WorkerStatus.FAILED, f"the run's process {pid} is gone")
+    wait_for("its failure", lambda: status(instance, run_id) == dg.DagsterRunStatus.FAILURE, timeout=20)
+
+
+def test_a_run_whose_process_was_killed_before_it_began_has_failed_at_once(instance: dg.DagsterInstance) -> None:
+    (Path(instance.root_directory) / "slowly").touch()
+    run_id = launched(instance, "warm")
+    assert status(instance, run_id) == dg.DagsterRunStatus.STARTING
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    assert isinstance(instance.run_launcher, WatchfulRunLauncher)
+    found = instance.run_launcher._worker(run)
+    assert found is not None
+    os.kill(found[0], signal.SIGKILL)
+    wait_for("its failure", lambda: status(instance, run_id) == dg.DagsterRunStatus.FAILURE, timeout=20)

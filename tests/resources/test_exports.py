@@ -153,7 +153,8 @@ def test_two_annotators_may_disagree() -> None:
         ([{"label": "cat", "topX": 0.1, "topY": 0.1, "bottomX": 0.2, "bottomY": 0.2}], "box or polygon"),
         ("", "no class name"),
         ([], "no class name"),
-        (7, "no class name"),
+        (7, "class '7' is not in labeling.classes"),
+        (True, "no class name"),
         ("cat\ud800", "not in labeling.classes"),
     ],
 )

@@ -6,7 +6,7 @@ in `FORMATS`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from al_resources.labeling.formats import (
@@ -23,9 +23,10 @@ from al_resources.labeling.formats import (
     roboflow,
     tables,
     via,
+    via_3,
     via_csv,
 )
-from al_resources.labeling.formats.archive import members, with_pictures
+from al_resources.labeling.formats.archive import members, unpacked, with_pictures
 from al_resources.labeling.formats.contract import BrokenExport, Format, NotThisFormat, Row, shortened
 from al_resources.labeling.formats.document import Document, Mapping
 from al_resources.labeling.formats.folders import rows_of_class_folders
@@ -37,6 +38,7 @@ FORMATS: tuple[Format, ...] = (
     label_studio,
     fiftyone,
     via,
+    via_3,
     cvat,
     ground_truth,
     labelbox,
@@ -77,6 +79,8 @@ def read_export(
     document = Document(data, name, columns or {})
     if document.kind == "zip":
         return read_files(*members(document), document.columns, "zip", classes)
+    if len(document.sheets) > 1:
+        return read_files({}, [(name, data)], document.columns, "workbook", classes)
     return _read_document(document)
 
 
@@ -99,6 +103,19 @@ def _read_document(document: Document) -> Reading:
     raise BrokenExport(f"{document.described}, in no format that is read here: {why}", tried=tried)
 
 
+def _sheet_by_sheet(documents: list[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+    """The files, each sheet of a workbook by itself."""
+    for name, data in documents:
+        try:
+            sheets = Document(data, name).sheets
+        except BrokenExport:
+            sheets = {}
+        if len(sheets) > 1:
+            yield from ((f"{name}, sheet {sheet!r}", cells) for sheet, cells in sheets.items())
+        else:
+            yield name, data
+
+
 def read_files(
     pictures: dict[str, str],
     documents: list[tuple[str, bytes]],
@@ -106,11 +123,11 @@ def read_files(
     where: str,
     classes: Sequence[str] = (),
 ) -> Reading:
-    """Every file of labels in a zip or folder; where there is none, its folders are the classes.
+    """Every file of labels in a zip, folder or workbook; where there is none, its folders are the classes.
 
     Args:
         pictures: Path -> content id.
-        documents: Path and bytes of what is no picture.
+        documents: Path and bytes of what is no picture; archives among them are opened.
         columns: See `read_export`.
         where: What holds them, for messages.
         classes: See `read_export`.
@@ -119,9 +136,9 @@ def read_files(
         BrokenExport: there are no labels in it.
     """
     readings: list[Reading] = []
-    tried: dict[str, str] = {}
+    pictures, documents, tried = unpacked(pictures, documents)
     broken = False  # a file of labels that cannot be used: then the folders are no second best
-    for name, data in documents:
+    for name, data in _sheet_by_sheet(documents):
         try:
             reading = _read_document(Document(data, name, columns))
         except BrokenExport as error:

@@ -1,22 +1,34 @@
-"""Zip archives, as CVAT, Roboflow and Label Studio hand out their exports: read in memory, nothing is unpacked."""
+"""Archives, zip and tar, as CVAT, Roboflow and Label Studio hand out their exports: read in memory."""
 
 from __future__ import annotations
 
+import contextlib
 import io
+import tarfile
 import zipfile
+import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from al_core.picture_files import is_left_behind
+from al_core.picture_files import FIRST_BYTES, is_left_behind
 from al_resources.labeling.formats.contract import BrokenExport, Row
-from al_resources.labeling.formats.document import Document, images_and_words
+from al_resources.labeling.formats.document import MOST_BYTES as MOST_BYTES_OF_LABELS
+from al_resources.labeling.formats.document import Document, images_and_words, is_tar, lines_of
 
 MOST_FILES = 500_000
 MOST_BYTES = 20_000_000_000  # unpacked, all together
-MOST_BYTES_OF_LABELS = 1_000_000_000  # of one file that is no picture
-NO_LABELS = {".txt", ".md", ".yaml", ".yml", ".names", ".html", ".pdf", ".db", ".ini"}
+NO_LABELS = {".md", ".yaml", ".yml", ".names", ".html", ".pdf", ".db", ".ini"}
+LABELS = {".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".manifest", ".xml", ".xlsx", ".parquet"}
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    size: int
+    read: Callable[[], bytes]
 
 
 def members(archive: Document) -> tuple[dict[str, str], list[tuple[str, bytes]]]:
@@ -28,35 +40,116 @@ def members(archive: Document) -> tuple[dict[str, str], list[tuple[str, bytes]]]
     Raises:
         BrokenExport: it is cut off, damaged, encrypted, or a bomb.
     """
-    from al_core.images import IMAGE_SUFFIXES, content_id
+    from al_core.images import content_id
 
     pictures: dict[str, str] = {}
     documents: list[tuple[str, bytes]] = []
+    what = "tar" if is_tar(archive.data) else "zip"
     try:
-        with zipfile.ZipFile(io.BytesIO(archive.data)) as opened:
-            files = (entry for entry in opened.infolist() if not entry.is_dir())
-            entries = [entry for entry in files if not is_left_behind(entry.filename)]
-            _refuse_bombs(entries)
+        with _opened(archive.data) as opened:
+            entries = [entry for entry in _entries(opened) if not is_left_behind(entry.name)]
+            _refuse_bombs(entries, what)
             for entry in entries:
-                suffix = PurePosixPath(entry.filename).suffix.lower()
-                name = entry.filename.replace("\\", "/")
-                if suffix in IMAGE_SUFFIXES:
-                    pictures[name] = content_id(opened.read(entry))
-                elif may_hold_labels(name, lambda entry=entry: opened.read(entry)):  # type: ignore[misc]
-                    documents.append((name, opened.read(entry)))
-    except zipfile.BadZipFile as error:
-        raise BrokenExport(f"a zip that cannot be read: {error}", incomplete=True) from error
-    except (RuntimeError, NotImplementedError, OSError, EOFError, ValueError) as error:  # encrypted, unknown method
-        raise BrokenExport(f"a zip that cannot be read: {error}") from error
+                data = entry.read()
+                if is_picture(entry.name, data[:FIRST_BYTES]):
+                    pictures[entry.name] = content_id(data)
+                elif may_hold_labels(entry.name, lambda data=data: data):  # type: ignore[misc]
+                    documents.append((entry.name, data))
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+        raise BrokenExport(f"a {what} that cannot be read: {error}", incomplete=True) from error
+    except (RuntimeError, NotImplementedError, OSError, ValueError) as error:  # encrypted, unknown method
+        raise BrokenExport(f"a {what} that cannot be read: {error}") from error
     return pictures, documents
 
 
+def _opened(data: bytes) -> zipfile.ZipFile | tarfile.TarFile:
+    return tarfile.open(fileobj=io.BytesIO(data)) if is_tar(data) else zipfile.ZipFile(io.BytesIO(data))
+
+
+def _entries(opened: zipfile.ZipFile | tarfile.TarFile) -> list[_Entry]:
+    if isinstance(opened, zipfile.ZipFile):
+        return [
+            _Entry(_zip_name(entry), entry.file_size, lambda entry=entry: opened.read(entry))  # type: ignore[misc]
+            for entry in opened.infolist()
+            if not entry.is_dir()
+        ]
+    return [
+        _Entry(entry.name, entry.size, lambda entry=entry: opened.extractfile(entry).read())  # type: ignore[misc, union-attr]
+        for entry in opened.getmembers()
+        if entry.isfile()
+    ]
+
+
+def _zip_name(entry: zipfile.ZipInfo) -> str:
+    """A file's name. Apple's Finder writes UTF-8 without saying so, and zip then means the letters of DOS."""
+    name = entry.filename
+    if not entry.flag_bits & 0x800:
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/")
+
+
+def is_picture(name: str, start: bytes) -> bool:
+    """Whether a file is a picture, by its ending, or by its first bytes where its ending does not speak of labels."""
+    from al_core.images import IMAGE_SUFFIXES, BadImage, image_suffix
+
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix in IMAGE_SUFFIXES or suffix in LABELS:
+        return suffix in IMAGE_SUFFIXES
+    try:
+        image_suffix(start, name=name)
+    except BadImage:
+        return False
+    return True
+
+
 def may_hold_labels(name: str, read: Callable[[], bytes]) -> bool:
-    """Whether a file that is no picture may be one of labels; a text is where each line is an image and a word."""
+    """Whether a file that is no picture may be one of labels; a text is where its first line is one of a table."""
     path = PurePosixPath(name)
     if path.suffix.lower() == ".txt":
-        return images_and_words(read().decode("utf-8", "replace")) is not None
+        return _is_table(read().decode("utf-8", "replace"))
     return path.suffix.lower() not in NO_LABELS and path.name != "MLTable"
+
+
+def _is_table(text: str) -> bool:
+    """Whether a text is a list of images and words, or a table with a column of images and one of labels."""
+    from al_resources.labeling.formats.document import SEPARATORS, names_an_image
+    from al_resources.labeling.formats.tables import IMAGE, LABEL, find_column
+
+    first = next((line for line in lines_of(text.strip("\ufeff")) if line.strip()), "")
+    for separator in SEPARATORS:
+        cells = [cell.strip().strip('"') for cell in first.split(separator)]
+        if len(cells) > 1 and (
+            any(map(names_an_image, cells)) or (find_column(cells, IMAGE, None) and find_column(cells, LABEL, None))
+        ):
+            return True
+    return images_and_words(text) is not None
+
+
+def unpacked(
+    pictures: Mapping[str, str], documents: Sequence[tuple[str, bytes]], depth: int = 3
+) -> tuple[dict[str, str], list[tuple[str, bytes]], dict[str, str]]:
+    """The same with the archives among the documents opened, and in words which of them cannot be.
+
+    An archive's name without its ending is the folder of what is in it: `train.zip` is `train/`.
+    """
+    all_pictures, others, why_not = dict(pictures), [], {}
+    for name, data in documents:
+        if not name.lower().endswith(ARCHIVES):
+            others.append((name, data))
+            continue
+        folder = name[: -max(len(ending) for ending in ARCHIVES if name.lower().endswith(ending))]
+        try:
+            if depth == 0:
+                raise BrokenExport("an archive in an archive in an archive; unpack it")
+            inner_pictures, inner_documents, inner_why_not = unpacked(*members(Document(data, name)), depth - 1)
+        except BrokenExport as error:
+            why_not[name] = error.reason
+        else:
+            all_pictures |= {f"{folder}/{path}": image_id for path, image_id in inner_pictures.items()}
+            others += [(f"{folder}/{path}", inside) for path, inside in inner_documents]
+            why_not |= {f"{folder}/{path}": reason for path, reason in inner_why_not.items()}
+    return all_pictures, others, why_not
 
 
 def with_pictures(rows: Iterable[Row], pictures: Mapping[str, str]) -> list[Row]:
@@ -74,18 +167,16 @@ def with_pictures(rows: Iterable[Row], pictures: Mapping[str, str]) -> list[Row]
     return [replace(row, content=row.content or content_of(row.image)) for row in rows]
 
 
-def _refuse_bombs(entries: list[zipfile.ZipInfo]) -> None:
+def _refuse_bombs(entries: list[_Entry], what: str) -> None:
     from al_core.images import IMAGE_SUFFIXES
 
-    size = sum(entry.file_size for entry in entries)
+    size = sum(entry.size for entry in entries)
     if len(entries) > MOST_FILES or size > MOST_BYTES:
         raise BrokenExport(
-            f"a zip of {len(entries):,} files and {size:,} bytes; at most {MOST_FILES:,} files and {MOST_BYTES:,} "
+            f"a {what} of {len(entries):,} files and {size:,} bytes; at most {MOST_FILES:,} files and {MOST_BYTES:,} "
             "bytes are read: export the labels without the pictures"
         )
     for entry in entries:
-        is_picture = PurePosixPath(entry.filename).suffix.lower() in IMAGE_SUFFIXES
-        if not is_picture and entry.file_size > MOST_BYTES_OF_LABELS:
-            raise BrokenExport(
-                f"{entry.filename} in the zip has {entry.file_size:,} bytes; no file of labels is so large"
-            )
+        no_picture = PurePosixPath(entry.name).suffix.lower() not in (*IMAGE_SUFFIXES, *ARCHIVES)
+        if no_picture and entry.size > MOST_BYTES_OF_LABELS:
+            raise BrokenExport(f"{entry.name} in the {what} has {entry.size:,} bytes; no file of labels is so large")

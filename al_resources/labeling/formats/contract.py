@@ -91,6 +91,37 @@ class Answers:
         return "label" if self.names else "unanswered"
 
 
+# columns, questions and fields that hold the class, by their usual names
+CLASS_NAMES = (
+    "label", "labels", "class", "choice", "choices", "category", "class_name", "label_name", "category_name",
+    "annotation", "answer", "tag", "target", "ground_truth",
+)  # fmt: skip
+
+
+def the_question(asked: Iterable[str], wanted: str | None, what: str) -> str | None:
+    """Of the questions that a file answers of its images, the one whose answer is the class; None where none is.
+
+    Args:
+        asked: The names of those that anything was answered to.
+        wanted: What `labeling.columns` calls the label's.
+        what: What the tool calls such questions, for the message.
+
+    Raises:
+        BrokenExport: there are several, and neither the settings nor a usual name say which one it is.
+    """
+    names = list(dict.fromkeys(asked))
+    if wanted in names:
+        return wanted
+    usual = [name for name in names if name.strip().lower() in CLASS_NAMES]
+    likely = usual if len(usual) == 1 else names
+    if len(likely) > 1:
+        raise BrokenExport(
+            f"{what} {listed(sorted(names))} are answered; which one is the class? "
+            'labeling.columns = {label = "..."} names it'
+        )
+    return likely[0] if likely else None
+
+
 def shortened(text: str, most: int) -> str:
     """Text of at most `most` characters, its end cut off visibly."""
     return text if len(text) <= most else f"{text[: most - 4].rstrip()} ..."

@@ -26,10 +26,11 @@ def rows(document: Document) -> Iterator[Row]:
 
 
 def _row(item: Mapping[str, Any], names: list[str]) -> Row:
+    said = [one for one in item.get("annotations", []) if one.get("label_id") is not None]  # captions have none
     media = item.get("image") or item.get("media") or {}
-    shapes = [_shape(one, names) for one in item.get("annotations", []) if one.get("type") != "label"]
-    tags = [one for one in item.get("annotations", []) if one.get("type") == "label"]
-    answers = Answers([names[one["label_id"]] for one in tags] or [shape for shape in shapes if shape])
+    shapes = [_shape(one, names) for one in said if one.get("type") != "label"]
+    tags = [one for one in said if one.get("type") == "label"]
+    answers = Answers([_name(one, names) for one in tags] or shapes)
     label = answers.label if tags else answers.names
     attributes = tags[0].get("attributes", {}) if len(tags) == 1 else {}
     return Row(
@@ -42,7 +43,12 @@ def _row(item: Mapping[str, Any], names: list[str]) -> Row:
 
 
 def _shape(annotation: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
-    label = names[annotation["label_id"]] if annotation.get("label_id") is not None else None
+    label = _name(annotation, names)
     if annotation.get("type") == "bbox":
         return {"label": label, "bbox": annotation["bbox"]}
-    return {"label": label, "polygon": [annotation.get("points", [])]}
+    return {"label": label, "polygon": [annotation["points"]] if annotation.get("type") == "polygon" else []}
+
+
+def _name(annotation: Mapping[str, Any], names: list[str]) -> Any:
+    number = annotation["label_id"]
+    return names[number] if 0 <= number < len(names) else {"unknown label_id": number}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import io
 import json
 import math
 import re
+import tarfile
 import warnings
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -30,8 +33,20 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_SEPARATORS = (",", "\t", ";", "|")
+SEPARATORS = (",", "\t", ";", "|")
+MOST_BYTES = 1_000_000_000  # of one file of labels, unpacked
+_OTHER_FILES = {  # what people put there by mistake, by its first bytes
+    b"\xd0\xcf\x11\xe0": "a workbook of an old Excel (.xls); save it as .xlsx or CSV",
+    b"7z\xbc\xaf": "a 7-Zip archive; pack it as a zip",
+    b"Rar!": "a RAR archive; pack it as a zip",
+    b"%PDF": "a PDF; expected an export of a labeling tool, or a table",
+    b"SQLite": "a database; expected an export of a labeling tool, or a table",
+    b"\x28\xb5\x2f\xfd": "compressed by Zstandard; expected it unpacked, or in a zip",
+    b"BZh": "compressed by bzip2; expected it unpacked, or in a zip",
+    b"\xfd7zXZ": "compressed by xz; expected it unpacked, or in a zip",
+}
 _IMAGE_AND_WORD = re.compile(r"(\S.*?)[ \t]+(\S+)\s*")
+FIRST_BYTES = 4_096
 LINE_ENDINGS = (".jsonl", ".ndjson", ".manifest")
 
 
@@ -43,16 +58,25 @@ class Document:
     name: str
     columns: Mapping = field(default_factory=dict)  # the person's own names for columns of plain tables
 
+    def __post_init__(self) -> None:
+        """Unpack what gzip packed. Raises `BrokenExport`."""
+        if self.data.startswith(b"\x1f\x8b") and not is_tar(self.data):
+            self.data = _gunzipped(self.data)
+
     @cached_property
     def kind(self) -> Kind:
         """What the content is. Raises `BrokenExport` for what is empty, no text, or JSON with an error in it."""
         if not self.data.strip():
             raise BrokenExport("the file is empty (0 bytes)", incomplete=True)
+        if is_tar(self.data):
+            return "zip"
         if self.data.startswith(b"PK\x03\x04"):
             return "table" if self._is_workbook() else "zip"
         if self.data.startswith(b"PAR1"):
             return "table"
         start = self.text.lstrip()[:1]
+        if self.text.lstrip()[:14].lower().startswith(("<!doctype html", "<html")):
+            raise BrokenExport("a web page and no export: did the address want somebody to log in first?")
         if start == "<":
             return "xml"
         if start in ("{", "["):
@@ -77,12 +101,8 @@ class Document:
         for mark, encoding in _MARKS:
             if self.data.startswith(mark):
                 return self._decoded(encoding)
-        # without a mark: every other byte of UTF-16 text in a European language is zero
-        if self.data[1:2] == b"\0" and self.data[:1] != b"\0":
-            return self._decoded("utf-32-le" if self.data[1:4] == b"\0\0\0" else "utf-16-le")
-        if self.data[:1] == b"\0":
-            return self._decoded("utf-32-be" if self.data[:3] == b"\0\0\0" else "utf-16-be")
-        return self._decoded("utf-8")
+        self._refuse_other_files()
+        return self._decoded(_unmarked_encoding(self.data[:FIRST_BYTES]))
 
     @cached_property
     def content(self) -> Any:
@@ -92,8 +112,8 @@ class Document:
         except RecursionError as error:
             raise BrokenExport("not valid JSON that can be read: nested too deeply") from error
         except ValueError as error:
-            lines = [(number, line) for number, line in enumerate(self.text.splitlines(), 1) if line.strip()]
-            if self.name.endswith(LINE_ENDINGS) or _is_json(lines[0][1]) or (len(lines) > 1 and _is_json(lines[-1][1])):
+            lines = [(number, line) for number, line in enumerate(lines_of(self.text), 1) if line.strip()]
+            if self.name.endswith(LINE_ENDINGS) or any(_is_line(line) for _, line in (lines[0], *lines[1:][-1:])):
                 return _Lines(_line(number, line, last=number == lines[-1][0]) for number, line in lines)
             raise BrokenExport(f"not valid JSON: {error}", incomplete=True) from error
 
@@ -128,17 +148,35 @@ class Document:
             raise BrokenExport(f"not valid XML: {error}", incomplete=True) from error
 
     @cached_property
+    def sheets(self) -> dict[str, bytes]:
+        """The sheets of a workbook that hold something, as CSV; of any other file none. Raises `BrokenExport`."""
+        import pandas as pd
+
+        if not self.data.startswith(b"PK") or self.kind != "table":
+            return {}
+        try:
+            read = pd.read_excel(io.BytesIO(self.data), sheet_name=None, header=None, dtype=str, keep_default_na=False)
+        except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+            raise BrokenExport(f"a workbook that cannot be read: {error}", incomplete=True) from error
+        except ImportError as error:
+            raise BrokenExport(f"a workbook needs one more package: {error}; or save it as CSV") from error
+        found = {}
+        for name, frame in read.items():
+            cells = frame.map(_text)
+            cells = cells.loc[(cells != "").any(axis=1), (cells != "").any(axis=0)]  # a table may stand further down
+            if not cells.empty:
+                found[str(name)] = cells.to_csv(index=False, header=False).encode()
+        return found
+
+    @cached_property
     def table(self) -> pd.DataFrame:
         """The rows of CSV, TSV, Excel or Parquet, every cell as text, an empty one as "". Raises `BrokenExport`."""
         import pandas as pd
 
+        if self.data.startswith(b"PK"):
+            return Document(next(iter(self.sheets.values()), b""), self.name, self.columns).table
         try:
-            if self.data.startswith(b"PAR1"):
-                frame = pd.read_parquet(io.BytesIO(self.data))
-            elif self.data.startswith(b"PK"):
-                frame = pd.read_excel(io.BytesIO(self.data), dtype=str, keep_default_na=False)
-            else:
-                frame = self._separated()
+            frame = self._parquet() if self.data.startswith(b"PAR1") else self._separated()
         except (ValueError, OSError, pd.errors.ParserError, KeyError, zipfile.BadZipFile) as error:
             raise BrokenExport(f"a table that cannot be read: {error}", incomplete=True) from error
         except ImportError as error:
@@ -146,15 +184,32 @@ class Document:
         frame.columns = [str(column).strip() for column in frame.columns]
         return frame.map(_text)
 
+    def _parquet(self) -> pd.DataFrame:
+        """By Arrow and not by pandas, for which a number beside an empty cell is another one: 1 becomes 1.0."""
+        import pandas as pd
+        from pyarrow import parquet
+
+        table = parquet.read_table(io.BytesIO(self.data))
+        names = _class_names(table.schema.metadata or {})
+        cells = {
+            column: [names[column][value] if column in names and value is not None else value for value in values]
+            for column, values in table.to_pydict().items()
+        }
+        # pandas writes numbers beside an empty cell as fractions
+        whole = {name for name, values in cells.items() if all(_is_whole(value) for value in values)}
+        for name in whole:
+            cells[name] = [None if value is None or math.isnan(value) else int(value) for value in cells[name]]
+        return pd.DataFrame(cells, dtype=object)
+
     def _separated(self) -> pd.DataFrame:
         import pandas as pd
 
         text = self._without_remarks(self.text.strip("\ufeff"))
-        header = next((line for line in text.splitlines() if line.strip()), "")
+        header = next((line for line in lines_of(text) if line.strip()), "")
         if (listed_images := images_and_words(text)) is not None:
             return pd.DataFrame(listed_images, columns=["0", "1"])
-        separator = max(_SEPARATORS, key=header.count)
-        bare = not any(header.count(one) for one in _SEPARATORS)
+        separator = max(SEPARATORS, key=header.count)
+        bare = not any(header.count(one) for one in SEPARATORS)
         self._refuse_half_a_line(text, header, separator)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", pd.errors.ParserWarning)
@@ -176,7 +231,7 @@ class Document:
         """Without the line with which Excel is told the separator, and without comments in front of the header."""
         while text.startswith("#") or re.match(r"(?i)sep=.\r?\n", text):
             first, _, rest = text.partition("\n")
-            if first.startswith("#") and any(map(first.count, _SEPARATORS)):
+            if first.startswith("#") and any(map(first.count, SEPARATORS)):
                 break  # a header that begins with a #, like VIA's
             text = rest
         return text
@@ -187,7 +242,7 @@ class Document:
         return not self.data.startswith((b"PAR1", b"PK")) and not self.text.endswith(("\n", "\r"))
 
     def _refuse_half_a_line(self, text: str, header: str, separator: str) -> None:
-        last = text.splitlines()[-1]
+        last = lines_of(text.rstrip("\r\n"))[-1]
         columns, found = (len(next(csv.reader([line], delimiter=separator), [])) for line in (header, last))
         if self.may_be_cut and found < columns:
             raise BrokenExport(f"the last line has {found} of {columns} columns: the file is cut off", incomplete=True)
@@ -198,6 +253,19 @@ class Document:
                 return "xl/workbook.xml" in archive.namelist()
         except zipfile.BadZipFile as error:
             raise BrokenExport(f"a zip that cannot be read: {error}", incomplete=True) from error
+
+    def _refuse_other_files(self) -> None:
+        from al_core.images import BadImage, image_suffix
+
+        for start, what in _OTHER_FILES.items():
+            if self.data.startswith(start):
+                raise BrokenExport(what)
+        try:
+            suffix = image_suffix(self.data[:FIRST_BYTES])
+        except BadImage:
+            return
+        if not self.data.isascii():  # text may begin with BM
+            raise BrokenExport(f"a picture ({suffix}) and no export; pictures come in with `al ingest`")
 
     def _decoded(self, encoding: str) -> str:
         try:
@@ -215,8 +283,9 @@ class _Lines(list[Any]):
 
 
 def _line(number: int, line: str, *, last: bool) -> Any:
+    line = line.strip("\ufeff")  # files that were put one behind the other bring their marks along
     try:
-        return json.loads(line.strip("\ufeff"))  # files that were put one behind the other bring their marks along
+        return json.loads(line.rstrip().removesuffix(","))  # lines cut out of an array keep its commas
     except RecursionError as error:
         raise BrokenExport(f"line {number} is nested too deeply") from error
     except ValueError as error:
@@ -230,6 +299,67 @@ def _is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _is_line(text: str) -> bool:
+    """Whether it is one of JSON lines, and not the last line of an indented document."""
+    text = text.rstrip().removesuffix(",")
+    return _is_json(text) and text.lstrip()[:1] in ("{", "[")
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines, by line breaks alone: JSON and quoted cells may hold what Unicode counts as the end of a line, too."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def is_tar(data: bytes) -> bool:
+    """Whether it is a tar, packed or not."""
+    if not (data.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")) or data[257:262] == b"ustar"):
+        return False
+    try:
+        return tarfile.is_tarfile(io.BytesIO(data))
+    except (EOFError, zlib.error):  # packed, and cut off or damaged: whatever it was
+        return False
+
+
+def _gunzipped(data: bytes) -> bytes:
+    try:
+        with gzip.open(io.BytesIO(data)) as packed:
+            unpacked = packed.read(MOST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise BrokenExport(f"a gzip file that cannot be read: {error}", incomplete=True) from error
+    if len(unpacked) > MOST_BYTES:
+        raise BrokenExport(f"a gzip file of more than {MOST_BYTES:,} bytes; no file of labels is so large")
+    return unpacked
+
+
+def _unmarked_encoding(start: bytes) -> str:
+    """The UTF of text without a mark: file names and separators are ASCII, so their other bytes are zero."""
+    zeros = [start[place::4].count(0) for place in range(4)]
+    if sum(zeros) < len(start) / 10:
+        return "utf-8"
+    quarter = len(start) // 4
+    if min(zeros[2:]) >= quarter:
+        return "utf-32-le"
+    if min(zeros[:2]) >= quarter:
+        return "utf-32-be"
+    return "utf-16-le" if zeros[1] + zeros[3] > zeros[0] + zeros[2] else "utf-16-be"
+
+
+def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
+    """Column -> names, where a data set of Hugging Face counts its classes and says in the schema how they are called.
+
+    Source: Hugging Face's documentation (datasets: ClassLabel, features in Parquet's metadata).
+    """
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        return {
+            column: [str(name) for name in feature["names"]]
+            for column, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _refuse_more_cells(text: str, separator: str, columns: int) -> None:
@@ -256,7 +386,7 @@ def names_an_image(cell: str) -> bool:
 def images_and_words(text: str) -> list[tuple[str, str]] | None:
     """The lines of a list like ImageNet's, `folder/my cat.jpg 0`: an image and a word each; None for any other text."""
     found = []
-    for line in text.splitlines():
+    for line in lines_of(text):
         if line.strip():
             match = _IMAGE_AND_WORD.fullmatch(line)
             if match is None or not names_an_image(match[1]):
@@ -265,7 +395,19 @@ def images_and_words(text: str) -> list[tuple[str, str]] | None:
     return found or None
 
 
+def _is_whole(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and (math.isnan(value) or value.is_integer()))
+
+
 def _text(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if isinstance(value, dict) and {"bytes", "path"} & value.keys():  # a picture in a data set of Hugging Face
+        return str(value.get("path") or _content_id(value.get("bytes") or b""))
     return value.isoformat() if hasattr(value, "isoformat") else str(value).strip()
+
+
+def _content_id(data: bytes) -> str:
+    from al_core.images import content_id
+
+    return content_id(data)

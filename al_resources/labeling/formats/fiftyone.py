@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from al_resources.labeling.formats.contract import Answers, BrokenExport, Kind, NotThisFormat, Row, listed
+from al_resources.labeling.formats.contract import Answers, BrokenExport, Kind, NotThisFormat, Row, listed, the_question
 from al_resources.labeling.formats.document import Document
 
 NAME = "FiftyOne"
 KINDS: tuple[Kind, ...] = ("json",)
+_LISTS = {"Classifications": "classifications", "Detections": "detections", "Polylines": "polylines"}
+_LABELS = ("Classification", "Detection", "Polyline")
 
 
 def rows(document: Document) -> Iterator[Row]:
@@ -23,7 +25,7 @@ def rows(document: Document) -> Iterator[Row]:
             yield _row(image, label, content["classes"])
     elif isinstance(content, dict) and isinstance(content.get("samples"), list):
         for sample in content["samples"]:
-            yield _row_of_sample(sample)
+            yield _row_of_sample(sample, document.columns.get("label"))
     else:
         raise NotThisFormat("classes and labels, or samples")
 
@@ -39,20 +41,31 @@ def _row(image: str, value: Any, classes: Any) -> Row:
     return Row(image, answers.label, {image: value}, confidence=told.get("confidence"), outcome=answers.outcome)
 
 
-def _row_of_sample(sample: Any) -> Row:
+def _row_of_sample(sample: Any, wanted: str | None) -> Row:
     if not isinstance(sample, Mapping) or not isinstance(sample.get("filepath"), str):
         raise BrokenExport("FiftyOne: a sample without filepath")
-    fields = {name: value for name, value in sample.items() if _is_classification(value)}
-    if "ground_truth" in fields:
-        fields = {"ground_truth": fields["ground_truth"]}
-    if len(fields) > 1:
-        raise BrokenExport(f"FiftyOne: classifications in {listed(fields)}; export the one that people answered")
-    told: Mapping[str, Any] = next(iter(fields.values()), {})
-    answers = Answers([told["label"]] if told.get("label") else [])
+    fields = {name: value for name, value in sample.items() if _labels(value)}
+    told = _labels(fields.get(the_question(fields, wanted, "FiftyOne's fields") or ""))
+    drawn = [one for one in told if one.get("_cls") != "Classification"]
+    names = [one["label"] for one in told if one.get("_cls") == "Classification"]
+    answers = Answers([_shape(one) for one in drawn] or names)
     return Row(
-        sample["filepath"], answers.label, dict(sample), confidence=told.get("confidence"), outcome=answers.outcome
+        sample["filepath"],
+        answers.names if drawn else answers.label,
+        dict(sample),
+        confidence=told[0].get("confidence") if len(told) == 1 else None,
+        outcome=answers.outcome,
     )
 
 
-def _is_classification(value: Any) -> bool:
-    return isinstance(value, Mapping) and value.get("_cls") == "Classification"
+def _labels(value: Any) -> list[Mapping[str, Any]]:
+    """What a field says of the image: a classification, several, or what is drawn in it."""
+    if not isinstance(value, Mapping):
+        return []
+    within = value.get(_LISTS.get(str(value.get("_cls")), ""))
+    found = within if isinstance(within, list) else [value]
+    return [one for one in found if isinstance(one, Mapping) and one.get("_cls") in _LABELS and one.get("label")]
+
+
+def _shape(label: Mapping[str, Any]) -> dict[str, Any]:
+    return {"label": label["label"], **({"bbox": label["bounding_box"]} if label.get("bounding_box") else {})}

@@ -28,13 +28,13 @@ def rows(document: Document) -> Iterator[Row]:
 
 def _row(row: Mapping[str, Any]) -> Row:
     image = str(row.get("source-ref") or row.get("source"))
-    told = [value for key, value in row.items() if key.endswith(METADATA) and isinstance(value, Mapping)]
-    told = [one for one in told if "class-name" in one or "class-map" in one]
+    found = [value for key, value in row.items() if key.endswith(METADATA) and isinstance(value, Mapping)]
+    told = [one for one in found if ("class-name" in one or "class-map" in one) and not _is_drawn(one)]
     if not told:
-        return Row(image, None, row, outcome="unanswered")
+        drawn = [{"label": name} for one in found if _is_drawn(one) for name in _classes_of(one)]
+        return Row(image, drawn or None, row, outcome="label" if drawn else "unanswered")
     newest = max(told, key=lambda one: str(one.get("creation-date", "")))  # chained jobs: the last one's word
-    names = [newest["class-name"]] if "class-name" in newest else list(newest["class-map"].values())
-    answers = Answers(names)
+    answers = Answers(_classes_of(newest))
     if str(newest.get("human-annotated", "yes")).lower() != "yes":
         return Row(image, {"human-annotated": "no", "label": answers.label}, row)
     return Row(
@@ -45,3 +45,16 @@ def _row(row: Mapping[str, Any]) -> Row:
         confidence=newest.get("confidence") or None,
         outcome=answers.outcome,
     )
+
+
+def _is_drawn(metadata: Mapping[str, Any]) -> bool:
+    """Whether the job asked for boxes or areas: their class map names what is in the picture, and not the picture."""
+    kind = str(metadata.get("type", ""))
+    return "detection" in kind or "segmentation" in kind or isinstance(metadata.get("objects"), list)
+
+
+def _classes_of(metadata: Mapping[str, Any]) -> list[Any]:
+    if "class-name" in metadata:
+        return [metadata["class-name"]]
+    colours = metadata.get("internal-color-map", {})
+    return [*metadata.get("class-map", {}).values(), *(one.get("class-name") for one in colours.values())]

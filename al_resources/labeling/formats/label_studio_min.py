@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from al_resources.labeling.formats.contract import Answers, Kind, NotThisFormat, Row
+from al_resources.labeling.formats.contract import Answers, Kind, NotThisFormat, Row, the_question
 from al_resources.labeling.formats.document import Document
 from al_resources.labeling.formats.label_studio import image_of, is_address
 
@@ -27,12 +27,15 @@ def rows(document: Document) -> Iterator[Row]:
         found = document.records()
     if not found or not all(row.keys() >= MARKS for row in found):
         raise NotThisFormat(f"{' and '.join(sorted(MARKS))} in every row")
-    answer_columns = _answer_columns(found)
+    asked = _asked(found)
+    filled = [column for column in asked if any(_choices(row.get(column)) for row in found)]
+    question = the_question(filled, document.columns.get("label"), "Label Studio's controls")
     for row in found:
-        answers = Answers([name for column in answer_columns for name in _choices(row.get(column))])
+        answers = Answers(_choices(row.get(question)) if question else [])
+        is_drawn = any(isinstance(name, Mapping) for name in answers.names)
         yield Row(
-            image=image_of({key: value for key, value in row.items() if key not in OWN and key not in answer_columns}),
-            label=answers.label,
+            image=image_of({key: value for key, value in row.items() if key not in OWN and key not in asked}),
+            label=[{"label": None, **name} for name in answers.names] if is_drawn else answers.label,
             source=row,
             annotator=row["annotator"] or None,
             labeled_at=row.get("updated_at") or row.get("created_at") or None,
@@ -41,13 +44,19 @@ def rows(document: Document) -> Iterator[Row]:
         )
 
 
-def _answer_columns(found: list[dict[str, Any]]) -> list[str]:
-    """The controls of the project: `choice`, or else the first column that is neither the tool's nor the image's."""
-    columns = list(dict.fromkeys(key for row in found for key in row if key not in OWN))
-    named = [column for column in columns if column.lower() in ("choice", "choices", "label", "class", "category")]
-    addresses = {column: sum(is_address(row.get(column)) for row in found) for column in columns}
-    image = "image" if "image" in columns else max(columns, key=lambda column: addresses[column], default=None)
-    return named or [column for column in columns if column != image][:1]
+def _asked(found: list[dict[str, Any]]) -> list[str]:
+    """The controls of the project: what is neither the tool's nor the image's, as far as the order can be relied on
+    what stands behind the task's own data and number.
+    """
+    columns = list(dict.fromkeys(key for row in found for key in row))
+    others = [column for column in columns if column not in OWN]
+    addresses = {column: sum(is_address(row.get(column)) for row in found) for column in others}
+    image = "image" if "image" in others else max(others, key=lambda column: addresses[column], default=None)
+    asked = [column for column in others if column != image]
+    if "id" not in columns:
+        return asked
+    start, end = columns.index("id"), min(columns.index(mark) for mark in MARKS)
+    return [column for column in asked if start < columns.index(column) < end] or asked
 
 
 def _choices(value: Any) -> list[Any]:

@@ -32,8 +32,9 @@ def _row(row: Mapping[str, Any]) -> Row:
     image, content = str(row["image"]), None
     if image.startswith("data:"):
         image, content = str(name or f"task {row.get('_task_hash')}"), _content(image)
-    answers = Answers(_names(row))
-    label: Any = answers.label
+    drawn = [{"label": one.get("label")} for one in row.get("spans") or () if isinstance(one, Mapping)]
+    answers = Answers(_names(row) or drawn)
+    label: Any = answers.names if answers.names == drawn else answers.label
     if row["answer"] == "reject":
         label = {"rejected": answers.label}  # it is not that class, which does not say what it is
     return Row(

@@ -5,10 +5,11 @@ Which column is which follows from its name, or from `labeling.columns`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from al_resources.labeling.formats.contract import Kind, NotThisFormat, Row, listed
+from al_resources.labeling.formats.contract import CLASS_NAMES, Kind, NotThisFormat, Row, listed
 from al_resources.labeling.formats.document import Document, names_an_image
 
 NAME = "table of images and labels"
@@ -17,13 +18,11 @@ IMAGE = (
     "image", "image_url", "image_id", "image_path", "image_name", "file_name", "filename", "file", "filepath", "path",
     "img", "picture", "photo", "url", "uri", "key", "name", "id",
 )  # fmt: skip
-LABEL = (
-    "label", "labels", "class", "choice", "category", "class_name", "label_name", "category_name", "annotation",
-    "answer", "tag", "target", "ground_truth",
-)  # fmt: skip
+LABEL = CLASS_NAMES
 ANNOTATOR = ("annotator", "labeled_by", "user", "worker", "worker_id", "email", "created_by")
 LABELED_AT = ("labeled_at", "updated_at", "created_at", "timestamp", "date", "time")
 CONFIDENCE = ("confidence", "label_confidence", "score", "probability")
+CONTENT_ID = re.compile(r"[0-9a-f]{32}")
 SECONDS = ("annotation_seconds", "lead_time", "seconds", "duration")
 
 
@@ -38,7 +37,7 @@ def rows(document: Document) -> Iterator[Row]:
     if len(columns) > 1 and columns == [str(place) for place in range(len(columns))]:  # a table without a header
         image, label = _by_place(found[0])
     else:
-        image, label = _columns(columns, document.columns)
+        image, label = _columns(found, columns, document.columns)
     beside = {
         field: find_column([one for one in columns if one not in (image, label)], names, document.columns.get(field))
         for field, names in (
@@ -70,9 +69,15 @@ def _whole(found: list[dict[str, Any]], columns: list[str], label: str, *, cut: 
         yield row | {label: {"cut": row[label]}} if half else row
 
 
-def _columns(columns: list[str], wanted: dict[str, str]) -> tuple[str, str]:
-    image = find_column(columns, IMAGE, wanted.get("image"))
-    label = find_column([column for column in columns if column != image], LABEL, wanted.get("label"))
+def _columns(found: list[dict[str, Any]], columns: list[str], wanted: dict[str, str]) -> tuple[str, str]:
+    images = find_columns(columns, IMAGE, wanted.get("image"))
+    # a number of the row beside the file's name is no image
+    image = next((one for one in images if any(_may_be_image(row.get(one)) for row in found)), next(iter(images), None))
+    labels = find_columns([column for column in columns if column != image], LABEL, wanted.get("label"))
+    # a number of the class beside its name is no class
+    label = next(
+        (one for one in labels if not all(_is_number(row.get(one)) for row in found)), next(iter(labels), None)
+    )
     if image is None or label is None:
         missing = "an image" if image is None else "a label"
         raise NotThisFormat(
@@ -82,10 +87,25 @@ def _columns(columns: list[str], wanted: dict[str, str]) -> tuple[str, str]:
     return image, label
 
 
-def find_column(columns: Iterable[str], names: Iterable[str], wanted: str | None) -> str | None:
-    """The column that the settings name, or the first of the usual names, whatever its case and separators."""
+def _may_be_image(cell: Any) -> bool:
+    return isinstance(cell, str) and (names_an_image(cell) or bool(CONTENT_ID.search(cell.lower())))
+
+
+def _is_number(cell: Any) -> bool:
+    return isinstance(cell, int | float) or (isinstance(cell, str) and cell.strip().removesuffix(".0").isdecimal())
+
+
+def find_columns(columns: Iterable[str], names: Iterable[str], wanted: str | None) -> list[str]:
+    """The column that the settings name, or all with one of the usual names, whatever their case and separators, in
+    the order of these names.
+    """
     there = list(columns)
     if wanted is not None:
-        return wanted if wanted in there else None
+        return [wanted] if wanted in there else []
     plain = {str(column).strip().lower().replace(" ", "_").replace("-", "_"): column for column in reversed(there)}
-    return next((plain[name] for name in names if name in plain), None)
+    return [plain[name] for name in names if name in plain]
+
+
+def find_column(columns: Iterable[str], names: Iterable[str], wanted: str | None) -> str | None:
+    """The first of them."""
+    return next(iter(find_columns(columns, names, wanted)), None)

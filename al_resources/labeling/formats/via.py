@@ -5,11 +5,10 @@ Source: VIA 2's documentation (robots.ox.ac.uk/~vgg/software/via).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from al_resources.labeling.formats.contract import Answers, BrokenExport, Kind, NotThisFormat, Row, listed
+from al_resources.labeling.formats.contract import Answers, Kind, NotThisFormat, Row, the_question
 from al_resources.labeling.formats.document import Document
 
 NAME = "VGG VIA JSON"
@@ -26,7 +25,8 @@ def rows(document: Document) -> Iterator[Row]:
     attribute = class_attribute((one["file_attributes"] for one in files.values()), document.columns.get("label"))
     for one in files.values():
         answers = answers_of(one["file_attributes"].get(attribute) if attribute else None)
-        yield Row(one["filename"], answers.label, one, outcome=answers.outcome)
+        shapes = [] if answers.names else [_shape(region) for region in one.get("regions") or ()]
+        yield Row(one["filename"], shapes or answers.label, one, outcome="label" if shapes else answers.outcome)
 
 
 def _is_file(one: Any) -> bool:
@@ -34,21 +34,17 @@ def _is_file(one: Any) -> bool:
 
 
 def class_attribute(attributes: Iterable[Mapping[str, Any]], wanted: str | None) -> str | None:
-    """The file attribute that holds the class; None where nothing is filled in.
+    """The file attribute that holds the class; None where nothing is filled in. Raises `BrokenExport`."""
+    filled = {name for one in attributes for name, value in one.items() if value not in ("", None, {})}
+    return the_question(sorted(filled - set(NO_CLASSES) | filled & {wanted}), wanted, "VIA's file attributes")
 
-    Raises:
-        BrokenExport: there are several, and the settings do not say which one it is.
-    """
-    filled = Counter(name for one in attributes for name, value in one.items() if value not in ("", None, {}))
-    if wanted in filled:
-        return wanted
-    names = [name for name in filled if name not in NO_CLASSES]
-    if len(names) > 1:
-        raise BrokenExport(
-            f"VIA's files have the attributes {listed(sorted(names))}; which one is the class? "
-            'labeling.columns = {label = "..."} names it'
-        )
-    return names[0] if names else None
+
+def _shape(region: Mapping[str, Any]) -> dict[str, Any]:
+    """A box or another region, called by the first of its attributes that is filled in."""
+    named = [value for value in region.get("region_attributes", {}).values() if isinstance(value, str) and value]
+    drawn = region.get("shape_attributes", {})
+    box = [drawn.get(side) for side in ("x", "y", "width", "height")]
+    return {"label": named[0] if named else None, **({} if None in box else {"bbox": box})}
 
 
 def answers_of(value: Any) -> Answers:
