@@ -24,7 +24,10 @@ PREDICTIONS: dict[str, tuple[str, str]] = {
     "margin": ("float", "largest minus second largest probability: small where two classes compete"),
     "entropy": ("float", "of the probabilities, in nats: large where many classes compete"),
     "probs": ("list of float", "of all classes, in the model's order"),
-    "embedding": ("list of float", "what the encoder made of the picture; null unless serving.log_embeddings"),
+    "embedding": (
+        "list of float",
+        "what the encoder made of the picture; null: none was kept, or `embeddings` has it",
+    ),
     "source": ("string", "online, batch, simulation, or rescore: a newer model's answer that a batch was chosen on"),
     "latency_ms": ("float", "time the answer took; null in batch"),
     "logged_at": ("timestamp", "when it was answered, UTC"),

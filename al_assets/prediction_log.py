@@ -68,7 +68,7 @@ def prediction_log(
     handed_over = deliver(platform)
     if handed_over.segments:
         context.log.info(f"segments that scoring services left in the blob store: {handed_over}")
-    merged = {"predictions": platform.predictions.compact(), "embeddings": platform.embeddings.compact()}
+    merged = {"predictions": platform.predictions.compact(), "embeddings": _compacted(platform)}
     context.log.info(f"compaction: {merged}")
     with one_look():  # from here on it only reads
         watermark = platform.predictions.watermark()
@@ -115,6 +115,13 @@ def _of_the_serving_version(platform: Platform, version: int) -> dict[str, Any]:
         "predictions of the serving version": platform.predictions.watermark(name, version).rows,
         **views.log_summary(platform, version),
     }
+
+
+def _compacted(platform: Platform) -> dict[str, int]:
+    """The table of embeddings tidied up, and what the serving version's rows of the log refer to kept."""
+    version = platform.endpoint.state().serving_version
+    encoder = None if version is None else platform.encoder_of(platform.settings.model.name, version)
+    return platform.embeddings.compact(keep=[] if encoder is None else [encoder])
 
 
 def _moment(at: "datetime | None") -> str:

@@ -43,7 +43,7 @@ PRETRAINED = """\
 architecture = {architecture}
 weights = {weights}{why}
 frozen = true               # only the head is learned: in seconds, from few labels"""
-EMBEDDINGS = "log_embeddings = true       # selection and training read them from the log"
+EMBEDDINGS = "log_embeddings = true       # what the service made of an image is not made again"
 
 
 @dataclass(frozen=True)

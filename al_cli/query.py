@@ -231,8 +231,9 @@ def dashboard() -> None:
 def failures(send_again: bool, as_json: bool) -> None:
     """Queued rows that Data Explorer could not take."""
     from al_resources.prediction_store.kusto import KustoPredictionStore
+    from al_resources.prediction_store.referring import engine_of
 
-    store = open_platform().predictions
+    store = engine_of(open_platform().predictions)
     found = store.failures()
     sent = 0
     if send_again and found and isinstance(store, KustoPredictionStore):

@@ -71,13 +71,15 @@ def select(
 def listened_to(platform: Platform) -> list[Query]:
     """What is asked of Data Explorer from now on."""
     from al_resources.prediction_store.kusto import KustoPredictionStore
+    from al_resources.prediction_store.referring import engine_of
 
-    if not isinstance(platform.predictions, KustoPredictionStore):
+    store = engine_of(platform.predictions)
+    if not isinstance(store, KustoPredictionStore):
         raise click.UsageError(
             "--show-kql: the log of this profile lies in Delta, no KQL is asked; see profile = azure"
         )
     asked: list[Query] = []
-    platform.predictions.database.listener = asked.append
+    store.database.listener = asked.append
     return asked
 
 

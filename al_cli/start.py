@@ -89,7 +89,7 @@ def _prepared(
     weights: Path | None = None,
 ) -> Platform:
     """The project with its pictures, its first batch staged, and what the folders say of it delivered."""
-    from al_cli.ingest import ingest_files
+    from al_cli.ingest import ingest_files, tell_what_is_not_in
     from al_core.picture_files import find_pictures
     from al_resources.platform import Platform
 
@@ -105,6 +105,7 @@ def _prepared(
         f"{escape(_shown(settings.labeling.classes)) or 'whatever people answer'}; the project is in {home}",
         soft_wrap=True,
     )
+    tell_what_is_not_in(facts)
     planned = _read_labels(platform, folder) if plan.labeled else None
     if planned is None or planned.facts["sample"] != "all":  # where all is labeled, nobody is asked
         _stage_first_batch(platform)  # drawn before a label is delivered: what it brings is a random sample

@@ -15,7 +15,7 @@ def strategies(as_json: bool) -> None:
     """List the query strategies: what each needs, what it costs, where it comes from.
 
     Choose one with selection.strategy in al.toml, or in the launchpad of the `selection` job. `embedding` needs
-    serving.log_embeddings = true.
+    serving.log_embeddings = true, or a frozen encoder (training.frozen).
     """
     from al_core.strategies.registry import STRATEGIES, setting_names
 

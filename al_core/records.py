@@ -34,7 +34,8 @@ PREDICTIONS = pa.schema(
         ("margin", pa.float32()),  # largest minus second largest probability
         ("entropy", pa.float32()),  # in nats
         ("probs", pa.list_(pa.float32())),  # in the order of the model's classes
-        ("embedding", pa.list_(pa.float32())),  # of half precision; null unless the service logs embeddings
+        # of half precision; null: none was made, or EMBEDDINGS has it under the encoder that the model's manifest names
+        ("embedding", pa.list_(pa.float32())),
         ("source", pa.string()),  # online | batch | simulation | rescore: for a selection, no traffic
         ("latency_ms", pa.float32()),  # time the answer took; null in batch
         ("logged_at", UTC_MICROSECONDS),
@@ -265,8 +266,8 @@ def prediction_table(
             "confidence": pa.array(scores.confidence.astype(np.float32)),
             "margin": pa.array(scores.margin.astype(np.float32)),
             "entropy": pa.array(scores.entropy.astype(np.float32)),
-            "probs": _lists(probs),
-            "embedding": no_embeddings if embeddings is None else _lists(half_precision(embeddings)),
+            "probs": lists_of(probs),
+            "embedding": no_embeddings if embeddings is None else lists_of(half_precision(embeddings)),
             "source": pa.array([source] * count, pa.string()),
             "latency_ms": pa.array(latency_ms if latency_ms is not None else [None] * count, pa.float32()),
             "logged_at": stamp,
@@ -286,7 +287,7 @@ def embedding_table(
             "image_id": pa.array(image_ids, pa.string()),
             "image_key": pa.array(image_keys(image_ids)),
             "image_hash": pa.array([None] * count if image_hashes is None else image_hashes, pa.string()),
-            "embedding": _lists(half_precision(embeddings)),
+            "embedding": lists_of(half_precision(embeddings)),
             "embedded_at": pa.array([utc_now()] * count, UTC_MICROSECONDS),
         },
         schema=EMBEDDINGS,
@@ -320,7 +321,7 @@ def half_precision(values: np.ndarray) -> np.ndarray:
     return np.where(np.isinf(values), values, np.clip(values, -limit, limit)).astype(np.float16).astype(np.float32)
 
 
-def _lists(matrix: np.ndarray) -> pa.Array:
+def lists_of(matrix: np.ndarray) -> pa.Array:
     """A (N, k) matrix as an Arrow list<float32> column without a Python object per value."""
     matrix = np.ascontiguousarray(matrix, np.float32)
     offsets = np.arange(0, matrix.size + 1, matrix.shape[1], dtype=np.int32) if len(matrix) else np.zeros(1, np.int32)
@@ -418,6 +419,8 @@ class ModelManifest(_Frozen):
     weights_sha256: str
     content_sha256: str | None = None  # of all that this manifest says, class order included; None in older ones
     encoder: EncoderRecord | None = None  # None in manifests of versions that did not say
+    # of a frozen encoder, by which EMBEDDINGS has what it made; None: trained whole, or published by older code
+    encoder_hash: str | None = None
 
 
 class DatasetManifest(_Frozen):

@@ -462,7 +462,7 @@ def _pool_table(
         raise InvalidInput(
             f"strategy {strategy.name} needs {' and '.join(columns)}, which none of the eligible images has "
             f"logged ({len(candidates.unusable)} looked at); switch serving.log_embeddings on and score them "
-            "again, or choose another strategy"
+            "again, type `al embed` where the encoder is frozen, or choose another strategy"
         )
     by_id = pc.sort_indices(table.column("image_id"))
     arrays = {name: _matrix(table, name)[by_id.to_numpy()] for name in columns}  # ten times as fast as Arrow's take

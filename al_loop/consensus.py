@@ -39,19 +39,21 @@ def counting_labels(platform: Platform) -> pl.DataFrame:
 
 
 def logged_embeddings(platform: Platform, image_ids: list[str]) -> dict[str, np.ndarray]:
-    """Image id -> its newest logged embedding by the model version that has seen most of these images.
+    """Image id -> its newest embedding by the frozen encoder, or the version, that has seen most of these images.
 
-    Only embeddings of one model can be compared.
+    Only embeddings of one encoder can be compared.
     """
     if not image_ids:
         return {}
-    columns = ["image_id", "model_version", "embedding", "logged_at"]
-    rows = platform.predictions.rows_of(image_ids, columns).select(columns[:3])
-    found: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+    columns = ["image_id", "model_name", "model_version", "embedding"]
+    rows = platform.predictions.rows_of(image_ids, columns)
+    found: dict[tuple[int, str, int], dict[str, np.ndarray]] = {}  # by version, encoder and width
     for row in rows.to_pylist():
         if row["embedding"] is not None:
             vector = np.asarray(row["embedding"], np.float32)
-            found.setdefault((row["model_version"], len(vector)), {}).setdefault(row["image_id"], vector)
+            encoder = platform.encoder_of(row["model_name"], row["model_version"])
+            made_by = (row["model_version"], "") if encoder is None else (0, encoder)
+            found.setdefault((*made_by, len(vector)), {}).setdefault(row["image_id"], vector)
     if not found:
         return {}
     sizes = Counter({model: len(seen) for model, seen in found.items()})

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 CHUNK = 256  # images read, embedded and kept together: what bounds the memory, and what a kill may cost
 PAGE = 4_096  # images of the store asked about at once
 READERS = 4
+NAMED = 5  # images whose embedding got lost
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def embed_store(
     total = platform.images.count()
     known, embedded, refused = 0, 0, dict[str, str]()
     for page, missing in _without_embedding(platform, embedder.encoder_hash, platform.images.items()):
-        known += page - len(missing)
+        known += len(page) - len(missing)
         left = len(missing) if limit is None else min(limit - embedded, len(missing))
         for chunk in _chunks_of(platform, embedder, missing[:left]):
             embedded += len(chunk.image_ids)
@@ -120,24 +121,42 @@ def fill(platform: Platform, *, log: Callable[[str], None]) -> int:
 
     At most `selection.pool_scoring_limit` a run, the next one goes on. What the log holds is taken from there. Where
     training changes the encoder with every version, only what is asked for is embedded, and nothing is done here.
+    Asked about are the images that came in since the last run, see `EmbeddedBefore`.
     """
     limit = platform.settings.selection.pool_scoring_limit
     version = platform.endpoint.state().serving_version
-    if not platform.settings.training.frozen or version is None or not limit:
+    if version is None or not limit:
         return 0
+    if not platform.settings.training.frozen and platform.encoder_of(platform.settings.model.name, version) is None:
+        return 0
+    from al_loop.embedded_before import EmbeddedBefore
     from al_loop.scoring import rejected
 
     embedder, unreadable = embedder_of(platform), set(rejected(platform))
+    before = EmbeddedBefore(platform.blobs, platform.embeddings, embedder.encoder_hash)
+    new = (item for item in before.new_among(platform.images.items()) if item[0] not in unreadable)
     filled = 0
-    for _, missing in _without_embedding(platform, embedder.encoder_hash, platform.images.items()):
-        wanted = [item for item in missing if item[0] not in unreadable][: limit - filled]
-        logged = _from_log(platform, embedder, version, [image_id for image_id, _ in wanted])
-        rest = [item for item in wanted if item[0] not in logged]
+    for page, missing in _without_embedding(platform, embedder.encoder_hash, new):
+        lacking = {image_id for image_id, _ in missing}
+        before.add([image_id for image_id, _ in page if image_id not in lacking])
+        before.missing(sorted(lacking))
+        wanted = missing[: limit - filled]
+        done = _from_log(platform, embedder, version, [image_id for image_id, _ in wanted])
+        rest = [item for item in wanted if item[0] not in done]
         if rest:
             log(f"{len(rest):,} images of the store have no embedding of {embedder.architecture} yet: embedding them")
-        filled += len(logged) + sum(len(chunk.image_ids) for chunk in _chunks_of(platform, embedder, rest))
+        for chunk in _chunks_of(platform, embedder, rest):
+            done |= set(chunk.image_ids)
+        before.add(sorted(done))
+        filled += len(done)
         if filled >= limit:
             break
+    if before.lost:
+        log(
+            f"the table of embeddings has lost what {embedder.architecture} made of {len(before.lost):,} images "
+            f"({', '.join(before.lost[:NAMED])}{', ...' if len(before.lost) > NAMED else ''}): they are embedded again"
+        )
+    before.write_down()
     return filled
 
 
@@ -197,12 +216,12 @@ def _keep(platform: Platform, embedder: Embedder, images: Sequence[_Decoded]) ->
 
 def _without_embedding(
     platform: Platform, encoder: str, items: Iterable[tuple[str, str]]
-) -> Iterator[tuple[int, list[tuple[str, str]]]]:
-    """Page by page how many images it has, and (image id, uri) of those that this encoder has not seen."""
+) -> Iterator[tuple[list[tuple[str, str]], list[tuple[str, str]]]]:
+    """Page by page the (image id, uri) of all, and of those that this encoder has not seen."""
     items = iter(items)
     while page := list(islice(items, PAGE)):
         there = platform.embeddings.known(encoder, [image_id for image_id, _ in page])
-        yield len(page), [item for item, is_there in zip(page, there, strict=True) if not is_there]
+        yield page, [item for item, is_there in zip(page, there, strict=True) if not is_there]
 
 
 def _chunks_of(platform: Platform, embedder: Embedder, items: Sequence[tuple[str, str]]) -> Iterator[EmbeddedChunk]:

@@ -69,6 +69,7 @@ def _put_on_record(platform: Platform, image_id: str) -> None:
 
 
 def _erase(platform: Platform, image_id: str) -> dict[str, int]:
+    from al_loop.embedded_before import FOLDER
     from al_loop.embedding_map import MAP
     from al_loop.monitoring import forget_image
     from al_loop.strategy_inputs import cache_folder
@@ -90,5 +91,7 @@ def _erase(platform: Platform, image_id: str) -> dict[str, int]:
         done[name.replace("_", " ")] = platform.ledgers.erase(name, ids)
     done["predictions"] = platform.predictions.erase(ids)
     done["embeddings"] = platform.embeddings.erase(ids)
+    for noted in [blob.path for blob in blobs.list(FOLDER)]:  # found out anew by the next prediction_log
+        blobs.delete(noted)
     done["places in monitoring"] = forget_image(platform, image_id)
     return done

@@ -86,7 +86,9 @@ def ask(store: PredictionStore, question: Question, window: Window) -> pl.DataFr
     """
     from al_resources.prediction_store.delta import DeltaPredictionStore
     from al_resources.prediction_store.kusto import KustoPredictionStore
+    from al_resources.prediction_store.referring import engine_of
 
+    store = engine_of(store)
     if isinstance(store, KustoPredictionStore):
         return store.database.query(kql(question, window))
     if not isinstance(store, DeltaPredictionStore):

@@ -160,6 +160,8 @@ def _scored_by_embedding(
     seen = [image_id for image_id, known in zip(uris, found.known, strict=True) if known]
     # what nobody looked at has no hash to tell its near-duplicates by: its picture has to be read
     hashed = [row for row, image_hash in enumerate(found.image_hashes) if image_hash is not None]
+    # older code named no encoder in the manifest: rows of such a version hold their own embeddings
+    repeats = platform.settings.serving.log_embeddings and predictor.manifest.encoder_hash is None
     for start in range(0, len(hashed), PAGE):
         rows = hashed[start : start + PAGE]
         ids, embeddings = [seen[row] for row in rows], found.embeddings[rows]
@@ -172,7 +174,7 @@ def _scored_by_embedding(
             classes=predictor.classes,
             probs=predictor.classify(embeddings),
             source="batch",
-            embeddings=embeddings if platform.settings.serving.log_embeddings else None,
+            embeddings=embeddings if repeats else None,
         )
         named = pa.array([prediction_id(key, predictor.manifest, image_id) for image_id in ids], pa.string())
         platform.predictions.append(predictions.set_column(0, PREDICTIONS.field("prediction_id"), named))

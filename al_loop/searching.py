@@ -1,6 +1,6 @@
 """Searching: images without a label that resemble given ones, the labels of a class, or a text; and asking for them.
 
-What is compared are the embeddings of the model that serves, as the log holds them: nothing is scored for a search.
+What is compared are the embeddings of the model that serves, as log and table hold them: nothing is scored for it.
 Reserved images are never found: what a person picks is no sample to judge by.
 """
 
@@ -79,9 +79,16 @@ def find(platform: Platform, query: Query, limit: int) -> Found:
         best = together.sort("score", "image_id", descending=[True, False]).head(limit)
     if left_out and not looked_at:
         raise GiveUp(
-            f"the log of v{version} holds no embeddings; switch serving.log_embeddings on and score the images again"
+            f"no image that v{version} scored has an embedding; {how_to_embed(predictor.manifest.encoder_hash)}"
         )
     return Found(best, looked_at, left_out, version)
+
+
+def how_to_embed(encoder: str | None) -> str:
+    """What brings the embeddings that are missing, of a frozen encoder or of a version that was trained whole."""
+    if encoder is not None:
+        return "`al embed` makes those of the store"
+    return "switch serving.log_embeddings on and score the images again"
 
 
 def stage(platform: Platform, found: Found, count: int) -> int:

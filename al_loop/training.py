@@ -183,5 +183,8 @@ def _judge_and_publish(
         verdict = judge_pair(platform, pairing, dataset, champion=champion, costs=costs)
     log(verdict.reason)
     measured = {"latency_ms": costs.latency_ms, "size_mb": costs.size_mb}
-    judged = manifest.model_copy(update={"metrics": evaluation.metrics(), "gate": verdict, **measured})
+    encoder = predictor.encoder_hash if platform.settings.training.frozen else None
+    judged = manifest.model_copy(
+        update={"metrics": evaluation.metrics(), "gate": verdict, "encoder_hash": encoder, **measured}
+    )
     return platform.registry.register(weights, judged, files)

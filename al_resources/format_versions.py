@@ -36,7 +36,9 @@ class FormatVersion(NamedTuple):
 
 
 BEFORE_NUMBERS = FormatVersion(1, 0)
-CURRENT = FormatVersion(1, 2)  # 1.2: the table of embeddings, which a home goes on without
+# 1.2: the table of embeddings, which a home goes on without; 1.3: predictions of a frozen encoder refer to it: older
+# code takes such a row for one without an embedding
+CURRENT = FormatVersion(1, 3)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, TypedDict, cast
 
+from al_core.errors import NotThere
+from al_resources.model_registry import TamperedModel
 from al_resources.profiles import profile_of
 from al_resources.settings import Settings, load_settings
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from al_resources.labeling.inbox import Inbox
     from al_resources.ledgers import Ledgers
     from al_resources.model_registry import ModelRegistry
+    from al_resources.model_registry.directory import DirectoryModelRegistry
     from al_resources.prediction_store import PredictionStore
 
 
@@ -56,6 +59,7 @@ class Platform:
         self.profile = profile_of(self.settings)
         self.profile.check(self.settings)
         self._parts = parts
+        self._encoders: dict[tuple[str, int], str | None] = {}
 
     def with_parts(self, **parts: Unpack[Parts]) -> Platform:
         """The same settings with other parts; those that were handed over before stay."""
@@ -87,13 +91,36 @@ class Platform:
 
     @cached_property
     def predictions(self) -> PredictionStore:
-        """The prediction log."""
-        return self._parts["predictions"] if "predictions" in self._parts else self.profile.predictions(self)
+        """The prediction log, whose rows refer to `embeddings` where an encoder is frozen."""
+        from al_resources.prediction_store.referring import ReferringPredictionStore
+
+        log = self._parts["predictions"] if "predictions" in self._parts else self.profile.predictions(self)
+        return ReferringPredictionStore(log, lambda: self.embeddings, self.encoder_of)
 
     @cached_property
     def embeddings(self) -> EmbeddingStore:
         """What encoders made of images."""
         return self._parts["embeddings"] if "embeddings" in self._parts else self.profile.embeddings(self)
+
+    def encoder_of(self, model_name: str, version: int) -> str | None:
+        """The content hash of a version's frozen encoder, as its manifest names it.
+
+        None: it was trained whole, it was published by code that named none, or nothing is known of it here.
+        """
+        key = (model_name, version)
+        if model_name == self.settings.model.name and key not in self._encoders:
+            try:
+                self._encoders[key] = self._manifests.manifest(version).encoder_hash
+            except (NotThere, TamperedModel):
+                return None
+        return self._encoders.get(key)
+
+    @cached_property
+    def _manifests(self) -> DirectoryModelRegistry:
+        """What is published, read where every profile keeps it: a scoring container has no workspace to ask."""
+        from al_resources.model_registry.directory import DirectoryModelRegistry
+
+        return DirectoryModelRegistry(self.blobs, self.settings.model.name, self.settings.home / "cache" / "models")
 
     @cached_property
     def datasets(self) -> DatasetStore:

@@ -13,9 +13,11 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from al_core.learning.embedding import Embedder
@@ -23,9 +25,16 @@ from al_core.learning.networks import build_network, preprocessing_for
 from al_core.learning.preprocessing import normalise
 from al_core.learning.settings import TrainingSettings
 from al_core.learning.softmax_regression import MOST_UNLABELED, TAUGHT_UP_TO, fit_linear_head
+from al_core.records import prediction_table
 from al_core.strategies.auto import Auto
 from al_core.strategies.base import Pool
+from al_loop.embedded_before import EmbeddedBefore
+from al_resources.blobs.local import FsspecBlobStore
 from al_resources.embedding_store.delta import DeltaEmbeddingStore
+from al_resources.ledgers.delta import DeltaLedgers
+from al_resources.prediction_store import PredictionStore
+from al_resources.prediction_store.delta import DeltaPredictionStore
+from al_resources.prediction_store.referring import ReferringPredictionStore
 
 PICTURES = 64
 CLASSES = 10
@@ -48,6 +57,13 @@ def main() -> None:
     features = clustered(options.pool, options.width)
     found["table"] = table(features)
     print(", ".join(f"{name} {seconds:.2f} s" for name, seconds in found["table"].items()))
+    found["log"] = log_of(features)
+    for what, seconds in found["log"].items():
+        print(
+            f"{what}: {seconds['own']:.2f} s with its own embeddings, {seconds['refers']:.2f} s referring to the table"
+        )
+    found["new"] = what_is_new(features)
+    print(", ".join(f"{name} {seconds:.3f} s" for name, seconds in found["new"].items()))
     found["rounds"] = {str(labels): round_of(features, labels) for labels in ROUNDS if labels < options.pool}
     for labels, parts in found["rounds"].items():
         listed = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in parts.items())
@@ -77,7 +93,7 @@ def embedding(architecture: str, size: int) -> dict[str, float]:
 
 def table(features: np.ndarray) -> dict[str, float]:
     """Filling the table of embeddings in chunks, reading all of it, and asking what is known."""
-    ids = [f"{number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % (1 << 128):032x}" for number in range(len(features))]
+    ids = names_of(len(features))
     with tempfile.TemporaryDirectory() as folder:
         store = DeltaEmbeddingStore(Path(folder) / "embeddings")
         starts = range(0, len(ids), 256)
@@ -87,6 +103,82 @@ def table(features: np.ndarray) -> dict[str, float]:
         filled = time.process_time() - began
         times = best_of({"known": lambda: store.known("encoder", ids), "read": lambda: store.read("encoder", ids)}, 3)
     return {f"keep {len(ids):,} by 256": filled, **times}
+
+
+def log_of(features: np.ndarray) -> dict[str, dict[str, float]]:
+    """A log of all images with its own embeddings, and one that refers to a table: written twice as two versions do,
+    compacted, read by selection, and read as a whole."""
+    from al_core.strategies.base import Order
+
+    ids = names_of(len(features))
+    half, columns = len(ids) // 2, ["image_id", "probs", "embedding"]
+    with tempfile.TemporaryDirectory() as folder:
+        ledgers, table = DeltaLedgers(Path(folder) / "ledgers"), DeltaEmbeddingStore(Path(folder) / "embeddings")
+        own = DeltaPredictionStore(Path(folder) / "own", ledgers)
+        log = DeltaPredictionStore(Path(folder) / "refers", ledgers)
+        stores = {"own": own, "refers": ReferringPredictionStore(log, lambda: table, lambda name, version: "encoder")}
+        found: dict[str, dict[str, float]] = {}
+
+        def times(what: str, work: Callable[[PredictionStore], object], repeats: int = 3) -> None:
+            works = {name: partial(work, store) for name, store in stores.items()}
+            found[what] = best_of(works, repeats)
+
+        def append(version: int, store: PredictionStore) -> None:
+            for start in range(0, len(ids), 500):
+                store.append(answers(ids[start : start + 500], features[start : start + 500], version))
+
+        times("rows of a first version, by 500", partial(append, 1), 1)
+        times("rows of a second version, by 500", partial(append, 2), 1)
+        for store in (own, log, table):
+            store.compact()
+        for order in (Order("margin"), Order("random", seed=1)):
+            asked = partial(lambda order, store: store.eligible("digits", 2, order, half, columns), order)
+            times(f"{half:,} of {len(ids):,} by {order.column}", asked)
+        times("all of a version", lambda store: sum(part.num_rows for part in store.scan(columns, model_version=2)))
+        sizes = {"own": megabytes(own.path), "refers": megabytes(log.path) + megabytes(table.path)}
+        print(f"two versions: {sizes['own']:.0f} MB with its own embeddings, {sizes['refers']:.0f} MB referring")
+    return found
+
+
+def answers(ids: list[str], features: np.ndarray, version: int) -> pa.Table:
+    """Rows of the log, of ten classes."""
+    probs = np.random.default_rng(len(ids)).dirichlet(np.ones(CLASSES), len(ids)).astype(np.float32)
+    return prediction_table(
+        image_ids=ids, image_uris=[f"images/{one}.png" for one in ids], image_hashes=ids, model_name="digits",
+        model_version=version, classes=[str(number) for number in range(CLASSES)], probs=probs, source="batch",
+        embeddings=features,
+    )  # fmt: skip
+
+
+def what_is_new(features: np.ndarray) -> dict[str, float]:
+    """Finding the images of the store that lack an embedding: all are asked about, or those since the last look."""
+    ids = names_of(len(features))
+    items = [(one, "") for one in sorted(ids)]
+    with tempfile.TemporaryDirectory() as folder:
+        store, blobs = DeltaEmbeddingStore(Path(folder) / "embeddings"), FsspecBlobStore(Path(folder) / "blobs")
+        for start in range(0, len(ids), 4_096):
+            store.add("encoder", ids[start : start + 4_096], features[start : start + 4_096])
+
+        def look() -> None:
+            before = EmbeddedBefore(blobs, store, "encoder")
+            asked = [image_id for image_id, _ in before.new_among(items)]
+            for start in range(0, len(asked), 4_096):
+                page = asked[start : start + 4_096]
+                before.add([one for one, there in zip(page, store.known("encoder", page), strict=True) if there])
+            before.write_down()
+
+        first = best_of({"which lack one, asked about all": look}, 1)
+        return first | best_of({"asked about what is new": look}, 3)
+
+
+def megabytes(folder: Path) -> float:
+    """Of all files below."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+
+
+def names_of(count: int) -> list[str]:
+    """Image ids, spread as content hashes are."""
+    return [f"{number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % (1 << 128):032x}" for number in range(count)]
 
 
 def round_of(features: np.ndarray, labels: int) -> dict[str, float]:

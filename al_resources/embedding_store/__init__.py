@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from al_core.errors import InvalidInput
 from al_core.learning.known_embeddings import Embedded, KnownEmbeddings
+from al_core.records import embedding_table
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What an encoder has in the table; an image that two processes added at the same moment has two rows."""
+
+    rows: int
+    newest: datetime | None  # when the last of them was added
 
 
 class EmbeddingStore(KnownEmbeddings, Protocol):
@@ -18,8 +30,21 @@ class EmbeddingStore(KnownEmbeddings, Protocol):
     def known(self, encoder: str, image_ids: Sequence[str]) -> np.ndarray:
         """Which of these images have an embedding of this encoder, (N,) bool; reads no embedding."""
 
+    def stream(self, encoder: str, image_ids: Collection[str]) -> Iterator[tuple[pl.Series, np.ndarray]]:
+        """What this encoder made of these images, in no order and in parts of bounded size.
+
+        Of each part the ids (K,) and the embeddings (K, d), float32. An image that was added by two processes at the
+        same moment may come twice.
+        """
+
     def counts(self) -> dict[str, int]:
         """How many embeddings there are, by encoder."""
+
+    def extent(self, encoder: str, until: datetime | None = None) -> Extent:
+        """How many rows an encoder has, of those that were added until a moment (None: of all), from narrow columns.
+
+        Adding changes no count up to a moment that is past; whatever is lost does.
+        """
 
     def rows_of(self, image_ids: Collection[str]) -> int:
         """How many rows there are of some images, of whatever encoder."""
@@ -27,8 +52,8 @@ class EmbeddingStore(KnownEmbeddings, Protocol):
     def erase(self, image_ids: Collection[str]) -> int:
         """Erase what every encoder made of some images, for `al forget` alone; how many rows there were."""
 
-    def compact(self) -> dict[str, int]:
-        """Tidy up; says what it did. Readers and writers go on undisturbed."""
+    def compact(self, keep: Collection[str] = ()) -> dict[str, int]:
+        """Tidy up; says what it did. Readers and writers go on undisturbed, and no encoder of `keep` is forgotten."""
 
 
 def check_embeddings(image_ids: Sequence[str], embeddings: np.ndarray) -> None:
@@ -41,6 +66,25 @@ def check_embeddings(image_ids: Sequence[str], embeddings: np.ndarray) -> None:
     if not finite.all():
         first = image_ids[int(np.argmin(finite))]
         raise InvalidInput(f"the embedding of image {first} is not finite; the weights of its encoder are broken")
+
+
+def first_unknown(image_ids: Sequence[str], known: np.ndarray) -> np.ndarray:
+    """The positions of images that are not among the `known`, (N,) bool, each image once."""
+    first = np.zeros(len(image_ids), bool)
+    first[np.unique(np.array(image_ids, str), return_index=True)[1]] = True
+    return np.flatnonzero(first & ~known)
+
+
+def rows_at(
+    places: np.ndarray,
+    encoder: str,
+    image_ids: Sequence[str],
+    embeddings: np.ndarray,
+    image_hashes: Sequence[str | None] | None,
+) -> pa.Table:
+    """Rows of `EMBEDDINGS` for some of the images."""
+    hashes = None if image_hashes is None else [image_hashes[place] for place in places]
+    return embedding_table(encoder, [image_ids[place] for place in places], embeddings[places], hashes)
 
 
 def in_order(image_ids: Sequence[str], found: pl.DataFrame, embeddings: np.ndarray) -> Embedded:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from al_core.learning.known_embeddings import Embedded
-from al_core.records import EMBEDDINGS, embedding_table
+from al_core.records import EMBEDDINGS
 from al_resources.delta_tables import (
     commit,
     erase_images,
@@ -23,9 +24,9 @@ from al_resources.delta_tables import (
     scan,
     vacuum,
 )
-from al_resources.embedding_store import check_embeddings, in_order, nothing_known
+from al_resources.embedding_store import Extent, check_embeddings, first_unknown, in_order, nothing_known, rows_at
 from al_resources.forgotten import check_ids
-from al_resources.half_precision import packed
+from al_resources.half_precision import packed, unpacked
 from al_resources.prediction_store.rows import id_bits
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 ENCODERS = 8  # kept, those that were added to last: where training changes the encoder, each version has its own
 ROW_GROUP = 4_096  # rows: of 1 280 values ten megabytes, the least that is decoded around one that is wanted
 LOOK_EVERY = 64  # appends after which it is looked at whether small files have to be merged
+STREAMED = 16_384  # rows: of 1 280 values 80 megabytes
 SMALL_BYTES = 32 << 20
 SMALL_FILES = 8  # in a partition with fewer they are left alone
 SORT_BYTES = 1 << 30  # memory that sorting a partition may take, beyond that on disk
@@ -65,13 +67,11 @@ class DeltaEmbeddingStore:
             TimeoutError: other writers were faster for minutes; nothing was written.
         """
         check_embeddings(image_ids, embeddings)
-        rows = embedding_table(encoder, image_ids, embeddings, image_hashes)
-        first = np.zeros(len(rows), bool)
-        first[np.unique(np.array(image_ids, str), return_index=True)[1]] = True
-        new = rows.filter(pa.array(first & ~self.known(encoder, image_ids)))
+        new = first_unknown(image_ids, self.known(encoder, image_ids))
         if not len(new):
             return 0
-        ordered = new.sort_by("image_key")
+        rows = rows_at(new, encoder, image_ids, embeddings, image_hashes)
+        ordered = rows.sort_by("image_key")
         physical = ordered.set_column(_EMBEDDING, "embedding", packed(ordered["embedding"]))
         version = commit(self.path, lambda: self._append(physical))
         if version % LOOK_EVERY == 0:
@@ -86,8 +86,7 @@ class DeltaEmbeddingStore:
         found = rows.select("image_id", "image_hash", "embedding").collect().unique("image_id", keep="any")
         if found.is_empty():
             return nothing_known(len(image_ids))
-        values = np.frombuffer(b"".join(found["embedding"]), "<f2").reshape(found.height, -1)
-        return in_order(image_ids, found, values.astype(np.float32))
+        return in_order(image_ids, found, _matrix(found["embedding"]))
 
     def known(self, encoder: str, image_ids: Sequence[str]) -> np.ndarray:
         """Which of these images have an embedding of this encoder: narrow columns only."""
@@ -97,6 +96,16 @@ class DeltaEmbeddingStore:
         there = rows.select("image_id").collect()["image_id"]
         return pl.Series(list(image_ids), dtype=pl.String).is_in(there.implode()).to_numpy()
 
+    def stream(self, encoder: str, image_ids: Collection[str]) -> Iterator[tuple[pl.Series, np.ndarray]]:
+        """What this encoder made of these images: one pass over its partition, `STREAMED` rows at a time."""
+        rows = self._rows(encoder, image_ids)
+        if rows is None:
+            return
+        parts = rows.select("image_id", "embedding").collect_batches(chunk_size=STREAMED, maintain_order=False)
+        for part in parts:
+            if part.height:
+                yield part["image_id"], _matrix(part["embedding"])
+
     def counts(self) -> dict[str, int]:
         """How many embeddings there are, by encoder."""
         table = open_table(self.path)
@@ -104,6 +113,16 @@ class DeltaEmbeddingStore:
             return {}
         ids = pl.col("image_id").n_unique().alias("images")
         return dict(scan(table, _PHYSICAL).group_by("encoder").agg(ids).collect(engine="streaming").iter_rows())
+
+    def extent(self, encoder: str, until: datetime | None = None) -> Extent:
+        """How many rows an encoder has, of those that were added until a moment: one column of numbers."""
+        table = open_table(self.path)
+        if table is None:
+            return Extent(0, None)
+        at = pl.col("embedded_at")
+        rows = scan(table, _PHYSICAL).filter(pl.col("encoder") == encoder)
+        rows = rows if until is None else rows.filter(at <= until)
+        return Extent(*rows.select(pl.len(), at.max()).collect(engine="streaming").row(0))
 
     def rows_of(self, image_ids: Collection[str]) -> int:
         """How many rows there are of some images, of whatever encoder."""
@@ -117,8 +136,8 @@ class DeltaEmbeddingStore:
         check_ids(image_ids)
         return erase_images(self.path, image_ids, _writer_properties())
 
-    def compact(self) -> dict[str, int]:
-        """Forget encoders nobody added to for long, sort the small files of the others by image, clear up."""
+    def compact(self, keep: Collection[str] = ()) -> dict[str, int]:
+        """Forget encoders nobody added to for long and nobody keeps, sort the small files of the others, clear up."""
         done = {"encoders_forgotten": 0, "encoders_sorted": 0, "files_deleted": 0}
         if open_table(self.path) is None:
             return done
@@ -127,6 +146,8 @@ class DeltaEmbeddingStore:
             if not our_turn or table is None:
                 return done
             for encoder in self._superseded(table):
+                if encoder in keep:
+                    continue
                 commit(self.path, lambda name=encoder: self._drop(name))  # type: ignore[misc]
                 done["encoders_forgotten"] += 1
             table.update_incremental()
@@ -144,7 +165,7 @@ class DeltaEmbeddingStore:
             return {**done, "files_deleted": vacuum(self.path, table)}
 
     # ------------------------------------------------------------------ parts
-    def _rows(self, encoder: str, image_ids: Sequence[str]) -> pl.LazyFrame | None:
+    def _rows(self, encoder: str, image_ids: Collection[str]) -> pl.LazyFrame | None:
         """The rows of these images; None where there cannot be any."""
         table = open_table(self.path)
         if table is None or not len(image_ids):
@@ -194,7 +215,13 @@ def embedding_files(path: Path) -> tuple[Path, pa.Schema]:
     return path, _PHYSICAL
 
 
-def _of_images(rows: pl.LazyFrame, image_ids: Sequence[str]) -> pl.LazyFrame:
+def _matrix(packed_rows: pl.Series) -> np.ndarray:
+    """(K, d) float32 of K values of half precision as they lie in files."""
+    lists = unpacked(pa.chunked_array([packed_rows.to_arrow()]))
+    return lists.flatten().to_numpy(zero_copy_only=False).reshape(len(packed_rows), -1)
+
+
+def _of_images(rows: pl.LazyFrame, image_ids: Collection[str]) -> pl.LazyFrame:
     """Found by their keys, which are numbers, and told apart by their ids."""
     ids = pl.Series("image_id", list(image_ids), pl.String)
     keys = id_bits(ids, slice_from=0)

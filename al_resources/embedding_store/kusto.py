@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TypeVar
+from datetime import datetime
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from al_core.learning.known_embeddings import Embedded
-from al_core.records import EMBEDDINGS, embedding_table
+from al_core.records import EMBEDDINGS
 from al_resources.azure.data_explorer import KustoDatabase, Query
-from al_resources.embedding_store import check_embeddings, in_order, nothing_known
+from al_resources.embedding_store import Extent, check_embeddings, first_unknown, in_order, nothing_known, rows_at
 
 TABLE = "embeddings"
 PAGE = 2_000  # embeddings per answer: an answer is cut at 64 MB
@@ -47,13 +48,11 @@ class KustoEmbeddingStore:
             KustoError: the service refused the rows, or was busy or out of reach for a minute.
         """
         check_embeddings(image_ids, embeddings)
-        rows = embedding_table(encoder, image_ids, embeddings, image_hashes)
-        first = np.zeros(len(rows), bool)
-        first[np.unique(np.array(image_ids, str), return_index=True)[1]] = True
-        new = rows.filter(pa.array(first & ~self.known(encoder, image_ids)))
+        new = first_unknown(image_ids, self.known(encoder, image_ids))
         if not len(new):
             return 0
-        return self._if_there(lambda: self._send(new), 0)
+        rows = rows_at(new, encoder, image_ids, embeddings, image_hashes)
+        return self._if_there(lambda: self._send(rows), 0)
 
     def _send(self, rows: pa.Table) -> int:
         self._database.ingest(TABLE, rows, "streaming")  # who asks next is to find them
@@ -65,8 +64,14 @@ class KustoEmbeddingStore:
         found = pl.concat(pages) if pages else pl.DataFrame()
         if found.is_empty():
             return nothing_known(len(image_ids))
-        values = found["embedding"].explode().to_numpy().reshape(found.height, -1)
-        return in_order(image_ids, found, values.astype(np.float32, copy=False))
+        return in_order(image_ids, found, _matrix(found["embedding"]))
+
+    def stream(self, encoder: str, image_ids: Collection[str]) -> Iterator[tuple[pl.Series, np.ndarray]]:
+        """What this encoder made of these images, page by page."""
+        for page in _paged(sorted(image_ids), PAGE):  # as they lie in the extents
+            found = self._asked(read_query(encoder, page))
+            if found.height:
+                yield found["image_id"], _matrix(found["embedding"])
 
     def known(self, encoder: str, image_ids: Sequence[str]) -> np.ndarray:
         """Which of these images have an embedding of this encoder."""
@@ -78,6 +83,11 @@ class KustoEmbeddingStore:
         """How many embeddings there are, by encoder."""
         return dict(self._asked(counts_query()).iter_rows())
 
+    def extent(self, encoder: str, until: datetime | None = None) -> Extent:
+        """How many rows an encoder has, of those that were added until a moment."""
+        found = self._asked(extent_query(encoder, until))
+        return Extent(*found.row(0)) if found.height else Extent(0, None)
+
     def rows_of(self, image_ids: Collection[str]) -> int:
         """How many rows there are of some images, of whatever encoder."""
         return int(self._asked(rows_query(sorted(image_ids)))["Count"].sum())
@@ -86,7 +96,7 @@ class KustoEmbeddingStore:
         """Erase what every encoder made of some images, see `KustoDatabase.erase_images`."""
         return self._if_there(lambda: self._database.erase_images(TABLE, image_ids), 0)
 
-    def compact(self) -> dict[str, int]:
+    def compact(self, keep: Collection[str] = ()) -> dict[str, int]:
         """Data Explorer merges its extents by itself."""
         return {}
 
@@ -108,6 +118,11 @@ class KustoEmbeddingStore:
                 LOGGER.warning("the database has no table %s, so no embedding is kept; `al upgrade` makes it", TABLE)
                 self._told = True
             return otherwise
+
+
+def _matrix(lists: pl.Series) -> np.ndarray:
+    """(K, d) float32 of K equally long lists."""
+    return lists.explode().to_numpy().reshape(len(lists), -1).astype(np.float32, copy=False)
 
 
 def says_that_it_is_missing(error: str) -> bool:
@@ -142,6 +157,21 @@ def counts_query() -> Query:
     """How many images each encoder has seen."""
     text = f"{TABLE}\n| distinct encoder, image_id\n| summarize images = count() by encoder\n| project encoder, images"
     return Query(text, pa.schema([EMBEDDINGS.field("encoder"), ("images", pa.int64())]))
+
+
+def extent_query(encoder: str, until: datetime | None = None) -> Query:
+    """How many rows an encoder has, and when the last of them was added."""
+    parameters: dict[str, tuple[str, Any]] = {"_encoder": ("dynamic", [encoder])}
+    added = ""
+    if until is not None:
+        added = "\n| where embedded_at <= _until"
+        parameters["_until"] = ("datetime", until)
+    text = f"""{TABLE}
+| where encoder in (_encoder){added}
+| summarize rows = count(), newest = max(embedded_at)
+| project rows, newest"""
+    answer = pa.schema([("rows", pa.int64()), ("newest", EMBEDDINGS.field("embedded_at").type)])
+    return Query(text, answer, parameters)
 
 
 def rows_query(image_ids: Sequence[str]) -> Query:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
 from al_core.errors import InvalidInput
+from al_core.picture_files import is_left_behind
 
 if TYPE_CHECKING:
     from al_resources.labeling.exports import ExportedLabel
@@ -73,7 +75,7 @@ def to_csv(labels: Labels) -> bytes:
 
     rows = [{"image": label.image_id, "label": label.label, **_beside(label)} for label in _named(labels)]
     columns = ["image", "label", "annotator", "labeled_at", "confidence", "annotation_seconds"]
-    return pd.DataFrame(rows, columns=columns).to_csv(index=False).encode()
+    return pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\r\n").encode()
 
 
 def to_label_studio(labels: Labels) -> bytes:
@@ -96,7 +98,10 @@ def to_label_studio(labels: Labels) -> bytes:
 
 
 def to_cvat(labels: Labels) -> bytes:
-    """CVAT for images 1.1, a tag an image."""
+    """CVAT for images 1.1, a tag an image. Raises `InvalidInput` for a class with characters that XML has none for."""
+    for name in _classes(labels):
+        if _NO_XML.search(str(name)):
+            raise InvalidInput(f"class {name!r} cannot be written in XML; export csv, jsonl or coco")
     images = "".join(
         f'<image id="{number}" name={quoteattr(label.image_id)}><tag label={quoteattr(str(label.label))} '
         'source="manual"></tag></image>\n'
@@ -126,6 +131,8 @@ FILES: dict[str, tuple[str, Callable[[Labels], bytes], bool]] = {
 }
 FOLDERS = ("folders", "ultralytics")  # these bring the pictures along
 FORMATS = (*FILES, *FOLDERS)
+_NO_FILE_NAME = set('/\\:*?"<>|')
+_NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SPLITS = {"train": "train", "validation": "val", "holdout": "test"}
 
 
@@ -137,15 +144,41 @@ def to_folders(labels: Labels, files: Callable[[str], tuple[str, bytes]], splits
     Raises:
         InvalidInput: a class cannot be the name of a folder.
     """
-    members = []
+    members = {}
     for label in _named(labels):
-        name = str(label.label)
-        if name in (".", "..") or name.startswith(".") or set(name) & set('/\\:*?"<>|'):
-            raise InvalidInput(f"class {name!r} cannot be the name of a folder; export csv, jsonl or coco")
         suffix, data = files(label.image_id)
         split = "" if splits is None else f"{_SPLITS.get(splits.get(label.image_id, 'train'), 'train')}/"
-        members.append((f"{split}{name}/{label.image_id}{suffix}", data))
-    return zipped(members)
+        members[f"{split}{label.label}/{label.image_id}{suffix}"] = (label, data)
+    _refuse_what_folders_cannot_say({path: label for path, (label, _) in members.items()})
+    return zipped((path, data) for path, (_, data) in members.items())
+
+
+def _refuse_what_folders_cannot_say(named: dict[str, ExportedLabel]) -> None:
+    """Raises `InvalidInput` where the folders would be read as other classes: by us, or on another operating system."""
+    from al_resources.labeling.formats.contract import BrokenExport
+    from al_resources.labeling.formats.folders import rows_of_class_folders
+
+    classes = sorted({str(label.label) for label in named.values()})
+    alike: dict[str, str] = {}
+    for name in classes:
+        unprintable = set(name) & _NO_FILE_NAME or any(ord(one) < 32 for one in name)
+        if unprintable or name.endswith(".") or is_left_behind(name):
+            raise InvalidInput(f"class {name!r} cannot be the name of a folder; export csv, jsonl or coco")
+        if (other := alike.setdefault(name.casefold(), name)) != name:
+            raise InvalidInput(
+                f"classes {other!r} and {name!r} are one folder on many systems; export csv, jsonl or coco"
+            )
+    pictures = {path: label.image_id for path, label in named.items()}
+    try:
+        read = {row.content: row.label for row in rows_of_class_folders(pictures, classes=classes)}
+    except BrokenExport as error:
+        raise InvalidInput(f"{error.reason}; export csv, jsonl or coco") from error
+    for label in named.values():
+        if read.get(label.image_id) != label.label:
+            raise InvalidInput(
+                f"a folder called {label.label!r} is no class to most tools; export csv, jsonl or coco, or "
+                "rename the class (`al classes rename`)"
+            )
 
 
 def zipped(members: Iterable[tuple[str, bytes]]) -> bytes:

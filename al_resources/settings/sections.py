@@ -212,7 +212,11 @@ class ServingSettings(_Section):
 
     host: str = Field("127.0.0.1", description="where the service listens; beyond loopback with token or trusted_proxy")
     port: int = Field(8808, ge=1, le=65535, description="of the scoring service")
-    log_embeddings: bool = Field(False, description="log the penultimate layer with every prediction")
+    log_embeddings: bool = Field(
+        False,
+        description="keep the penultimate layer of every prediction: of a frozen encoder in the table of embeddings, "
+        "once an image, else in the log",
+    )
     max_image_bytes: int = Field(20_000_000, ge=1, description="larger requests are refused")
     max_image_pixels: int = Field(50_000_000, ge=1, description="images with more pixels are refused before decoding")
     durability: Literal["answer", "interval"] = Field(

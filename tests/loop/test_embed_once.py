@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -19,7 +22,8 @@ from al_core.images import content_id
 from al_core.learning.checkpoint import save_weights
 from al_core.learning.networks import Classifier, build_network
 from al_core.learning.settings import TrainingSettings
-from al_loop import embedding
+from al_core.records import utc_now
+from al_loop import embedded_before, embedding
 from al_loop.answering import predictor_of
 from al_loop.deploying import decide, deploy
 from al_loop.embedding import embed_files, embedder_of, fill
@@ -27,10 +31,12 @@ from al_loop.embedding_map import map_of
 from al_loop.forgetting import forget
 from al_loop.labeling import merge_exports, publish_dataset
 from al_loop.scoring import score, score_pool
-from al_loop.selecting import Wishes, choose, stage
+from al_loop.searching import Query, find
+from al_loop.selecting import Wishes, choose, preview, stage
 from al_loop.training import train_challenger, unlabeled_embeddings
 from al_resources.labeling.projects.oracle import OracleLabeling
 from al_resources.platform import Platform
+from al_resources.prediction_store.referring import engine_of
 from al_resources.settings import (
     DeploymentSettings,
     HoldoutSettings,
@@ -45,6 +51,7 @@ from al_serving.payloads import SentImage
 from al_serving.scoring import Scorer
 
 PNGS = digit_pngs()[:260]
+MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def quiet(line: str) -> None:
@@ -79,6 +86,20 @@ def platform(home: Path) -> Platform:
     )  # fmt: skip
     (home / "truth.json").write_text(json.dumps({platform.images.put(png).image_id: label for png, label in PNGS}))
     return platform
+
+
+@pytest.fixture
+def asked(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images the table was asked about, call by call."""
+    calls: list[int] = []
+    whole = platform.embeddings.known
+
+    def counted(encoder: str, image_ids: Sequence[str]) -> np.ndarray:
+        calls.append(len(image_ids))
+        return whole(encoder, image_ids)
+
+    monkeypatch.setattr(platform.embeddings, "known", counted)
+    return calls
 
 
 @pytest.fixture
@@ -160,12 +181,47 @@ class TestARoundOfAFrozenEncoder:
         picture = decode_stored_image(platform.images.read(one["image_uri"]), channels=1)
         assert one["probs"] == pytest.approx(predictor.predict([picture])[0].tolist(), abs=0.01)
 
-    def test_the_prediction_log_embeds_what_came_in_since(self, platform: Platform, seen: list[int]) -> None:
-        new = [platform.images.put(png).image_id for png, _ in digit_pngs()[260:270]]
-        assert fill(platform, log=quiet) == 10
+    def test_the_prediction_log_embeds_what_came_in_since_and_asks_about_nothing_else(
+        self, platform: Platform, seen: list[int], asked: list[int]
+    ) -> None:
         assert fill(platform, log=quiet) == 0
-        assert platform.embeddings.known(embedder_of(platform).encoder_hash, new).all()
+        assert sum(asked) == 260, "the first look is at all"
+        new = [platform.images.put(png).image_id for png, _ in digit_pngs()[260:270]]
+        asked.clear()
+        assert fill(platform, log=quiet) == 10
         assert sum(seen) == 10
+        assert sum(asked) == 10 + 10, "and once more when they are added"
+        asked.clear()
+        assert fill(platform, log=quiet) == 0
+        assert sum(asked) == 0
+        assert platform.embeddings.known(embedder_of(platform).encoder_hash, new).all()
+
+    @pytest.mark.parametrize("spoiled", [b"", b"PK half", None], ids=["empty", "half", "gone"])
+    def test_what_is_written_down_of_it_is_believed_only_whole(
+        self, platform: Platform, asked: list[int], spoiled: bytes | None
+    ) -> None:
+        (noted,) = (blob.path for blob in platform.blobs.list(embedded_before.FOLDER))
+        platform.blobs.delete(noted)
+        if spoiled is not None:
+            platform.blobs.write(noted, spoiled)
+        assert fill(platform, log=quiet) == 0
+        assert sum(asked) == platform.images.count()
+
+    def test_an_embedding_that_got_lost_is_named_and_made_again_though_others_came_in(
+        self, platform: Platform, seen: list[int]
+    ) -> None:
+        encoder, (gone, *_) = embedder_of(platform).encoder_hash, platform.images.ids()
+        platform.embeddings.erase([gone])
+        platform.images.put(digit_pngs()[270][0])
+        embed_files(platform, embedder_of(platform), [NamedFile("new.png", lambda: digit_pngs()[270][0])])
+        said: list[str] = []
+        seen.clear()
+        assert fill(platform, log=said.append) == 1
+        assert any(
+            f"has lost what small_cnn made of 1 images ({gone}): they are embedded again" in line for line in said
+        )
+        assert sum(seen) == 1
+        assert platform.embeddings.known(encoder, [gone]).all()
 
     def test_scoring_a_folder_embeds_what_is_new_and_keeps_it(
         self, platform: Platform, seen: list[int], tmp_path: Path
@@ -183,17 +239,33 @@ class TestARoundOfAFrozenEncoder:
         logged = platform.predictions.rows_of([content_id(new[0])], ["probs"])["probs"][0].as_py()
         assert logged == pytest.approx(predictor_of(platform, 1).classify(kept.embeddings[:1])[0].tolist(), abs=1e-6)
 
-    def test_what_a_service_logged_is_taken_from_the_log(self, platform: Platform, seen: list[int]) -> None:
+    def test_what_a_service_made_is_kept_when_its_spool_is_emptied_and_the_log_refers_to_it(
+        self, platform: Platform, seen: list[int]
+    ) -> None:
         logging = Platform(platform.settings.model_copy(update={"serving": ServingSettings(log_embeddings=True)}))
-        png = digit_pngs()[290][0]
+        png, encoder = digit_pngs()[290][0], embedder_of(platform).encoder_hash
+        assert logging.registry.manifest(1).encoder_hash == encoder
         with Collector.of(logging) as collector:
             service = Scorer.of(logging, logging.registry.fetch(1), collector)
             service.answer([service.read(SentImage("a.png", png), "online")], "online")
             assert collector.flush()
-        assert not logging.embeddings.known(embedder_of(platform).encoder_hash, [content_id(png)]).any()
-        assert sum(seen) == 1
-        assert fill(logging, log=quiet) == 1
+        kept = logging.embeddings.read(encoder, [content_id(png)])
+        assert kept.known.all()
+        assert engine_of(logging.predictions).rows_of([content_id(png)])["embedding"].null_count == 1
+        read = logging.predictions.rows_of([content_id(png)], ["embedding"])["embedding"][0].as_py()
+        assert read == kept.embeddings[0].tolist()
+        assert fill(logging, log=quiet) == 0
         assert sum(seen) == 1, "nothing is embedded again"
+
+    def test_selection_search_and_drift_read_embeddings_though_the_service_logs_none(self, platform: Platform) -> None:
+        chosen, _ = preview(platform, Wishes(strategy="k_center_greedy", budget=5))
+        assert chosen.height == 5
+        found = find(platform, Query(class_name="3"), 5)
+        assert (found.rows.height, found.left_out) == (5, 0)
+        window = (MIDNIGHT, utc_now() + timedelta(days=1))
+        name = platform.settings.model.name
+        sample = platform.predictions.sample(name, 1, *window, 50, ["embedding"], seed=0)
+        assert (sample.num_rows, sample["embedding"].null_count) == (50, 0)
 
     def test_images_without_a_label_teach_though_the_log_has_no_embedding(self, platform: Platform) -> None:
         encoder = embedder_of(platform).encoder_hash

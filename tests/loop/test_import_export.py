@@ -27,8 +27,9 @@ from PIL import Image
 from al_assets.definitions import build_definitions
 from al_cli.digits import digit_pngs
 from al_cli.ingest import ingest_files
+from al_core.class_folders import plain_class
 from al_core.dataset import resolve_labels
-from al_core.errors import GiveUp
+from al_core.errors import GiveUp, InvalidInput
 from al_core.learning.settings import TrainingSettings
 from al_loop.exporting import export, labels_of
 from al_loop.importing import deliver, plan_import, take_back
@@ -36,7 +37,7 @@ from al_loop.labeling import merge_exports, publish_dataset
 from al_loop.status import progress
 from al_resources.labeling.exports import ExportedLabel, parse_export
 from al_resources.labeling.inbox import INBOX
-from al_resources.labeling.writers import FILES, FORMATS
+from al_resources.labeling.writers import FILES, FOLDERS, FORMATS, to_folders
 from al_resources.platform import Platform
 from al_resources.settings import HoldoutSettings, LabelingSettings, SelectionSettings, Settings
 from sensors.labeling_exports import look_for_exports
@@ -345,7 +346,15 @@ def test_nothing_labeled_is_nothing_to_export(platform: Platform) -> None:
         export(platform, "csv")
 
 
-TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp", "Zs", "Co", "Cn")), min_size=1, max_size=6)
+# names that a spreadsheet, a shell, XML, a file system or another format would make something else of
+TRICKY = st.sampled_from(
+    ["a,b", 'say "hi"', "=1+1", "-x", "+y", "@z", "NA", "null", "nan", "None", "0", "1", "1.0", "TRUE", "007", "a;b",
+     "#x", "a/b", "a\\b", "..", '{"choices": ["x"]}', "[1]", "<b>&amp;", "cat.jpg", "é", "train", "test", "data",
+     "unlabeled", "skip", "label", "sep=,"]
+)  # fmt: skip
+TEXT = (
+    (st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=6) | TRICKY).map(plain_class).filter(bool)
+)
 ANSWERS = st.lists(
     st.builds(
         ExportedLabel,
@@ -358,19 +367,59 @@ ANSWERS = st.lists(
     ),
     min_size=1,
     max_size=6,
-    unique_by=lambda label: (label.image_id, label.annotator),
 )
+LOSES = {"label-studio": ["confidence"]}  # it has no place for it
 
 
-@law(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(answers=ANSWERS, format_=st.sampled_from(["jsonl", "coco", "csv"]))
-def test_formats_with_a_place_for_it_lose_nothing(answers: list[ExportedLabel], format_: str) -> None:
-    from al_core.class_folders import plain_class
+def written(answers: list[ExportedLabel], format_: str) -> bytes:
+    if format_ in FILES:
+        return FILES[format_][1](answers)
+    splits = ("train", "validation", "holdout")
+    split_of = {answer.image_id: splits[number % 3] for number, answer in enumerate(answers)}
+    return to_folders(answers, lambda image: (".png", image.encode()), split_of if format_ == "ultralytics" else None)
 
-    data = FILES[format_][1](answers)
-    parsed = parse_export(data, "x", LabelingSettings(), set)
-    meant = [replace(answer, label=plain_class(str(answer.label))) for answer in answers]
+
+@pytest.mark.parametrize("format_", FORMATS)
+@law(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(answers=ANSWERS)
+def test_every_label_that_goes_out_comes_in_again_or_is_refused_by_name(
+    answers: list[ExportedLabel], format_: str
+) -> None:
+    of_images = format_ in FOLDERS or FILES[format_][2]
+    answers = list({(one.image_id, None if of_images else one.annotator): one for one in answers}.values())
+    classes, there = {str(answer.label) for answer in answers}, {answer.image_id for answer in answers}
+    try:
+        data = written(answers, format_)
+    except InvalidInput:
+        assert format_ in ("cvat", *FOLDERS)
+        return
+    parsed = parse_export(data, "x", LabelingSettings(classes=tuple(classes)), lambda ids: there & set(ids))
+    if of_images and format_ != "mltable":
+        meant = [ExportedLabel(one.image_id, one.label) for one in answers]
+    else:
+        meant = [replace(one, **dict.fromkeys(LOSES.get(format_, ()))) for one in answers]
     assert sorted(map(str, parsed.labels)) == sorted(map(str, meant))
+    assert parsed.set_aside == ()
+
+
+@pytest.mark.parametrize("format_", FOLDERS)
+@pytest.mark.parametrize(
+    "classes", [("train", "cat"), ("unlabeled", "cat"), ("data", "cat"), ("Cat", "cat"), ("a.", "cat"), ("a\0b", "cat")]
+)
+def test_folders_that_would_be_other_classes_elsewhere_are_not_written(classes: tuple[str, str], format_: str) -> None:
+    answers = [ExportedLabel(f"{number:032x}", name) for number, name in enumerate(classes)]
+    if "train" in classes or ("data" in classes and format_ == "ultralytics"):
+        assert written(answers, format_), "here nothing else it could be stands in its place"
+        return
+    with pytest.raises(InvalidInput, match="export csv, jsonl or coco"):
+        written(answers, format_)
+
+
+@pytest.mark.parametrize("columns", ["", ",confidence", ",annotator,confidence"])
+def test_classes_called_0_and_1_are_no_table_of_one_column_a_class(columns: str) -> None:
+    rows = [f"{number:032x}.png,{number}" + ",1" * columns.count(",") for number in (0, 1)]
+    parsed = parse_export("\n".join([f"image,label{columns}", *rows, ""]).encode(), "x", LabelingSettings(), set)
+    assert sorted(str(label.label) for label in parsed.labels) == ["0", "1"]
 
 
 def test_skips_and_bad_images_go_out_and_come_in(platform: Platform, pictures: dict[str, Path], tmp_path: Path) -> None:

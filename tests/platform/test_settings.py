@@ -8,6 +8,7 @@ import pytest
 
 from al_cli.running_loop import answers_on_this_machine
 from al_resources.platform import Platform
+from al_resources.prediction_store.referring import engine_of
 from al_resources.settings import SettingsError, load_settings, setting_keys, setting_sources
 
 
@@ -156,12 +157,12 @@ def test_the_azure_profile_opens_azure_and_the_local_one_does_not(al_toml: Path)
     )
     platform = Platform(load_settings())
     assert platform.blobs.url("a") == "http://127.0.0.1:2/devstoreaccount1/images/a"
-    opened = {type(port).__name__ for port in (platform.blobs, platform.ledgers, platform.predictions)}
+    opened = {type(port).__name__ for port in (platform.blobs, platform.ledgers, engine_of(platform.predictions))}
     assert opened == {"AzureBlobStore", "KustoLedgers", "KustoPredictionStore"}
     made_here = {type(port).__name__ for port in (platform.registry, platform.endpoint)}
     assert made_here == {"DirectoryModelRegistry", "LocalEndpoint"}, "without a workspace, on the container"
     local = Platform(load_settings(profile="local"))
-    opened = {type(port).__name__ for port in (local.blobs, local.ledgers, local.predictions)}
+    opened = {type(port).__name__ for port in (local.blobs, local.ledgers, engine_of(local.predictions))}
     assert opened == {"FsspecBlobStore", "DeltaLedgers", "DeltaPredictionStore"}
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from resource_adapters import EMBEDDING_STORES, image
 
 from al_core.errors import InvalidInput
-from al_resources.embedding_store import EmbeddingStore, delta
+from al_resources.embedding_store import EmbeddingStore, Extent, delta
 
 HERE, THERE = "a" * 32, "b" * 32  # two encoders
 NEAR = 2.0**-8  # of 16 bits: Data Explorer keeps seven digits of two, files ten
@@ -71,6 +71,30 @@ def test_what_is_forgotten_is_gone_of_every_encoder_and_the_rest_stays(embedding
     assert embeddings.known(THERE, images(1, 2)).tolist() == [False, True]
 
 
+def test_a_stream_gives_each_known_image_and_nothing_else(embeddings: EmbeddingStore) -> None:
+    embeddings.add(HERE, images(1, 2, 3), made(3))
+    embeddings.add(THERE, images(4), made(1))
+    found = {}
+    for ids, rows in embeddings.stream(HERE, images(3, 4, 9, 1)):
+        found |= dict(zip(ids, rows, strict=True))
+    assert set(found) == set(images(1, 3))
+    np.testing.assert_allclose(found[image(3)], made(3)[2], rtol=NEAR)
+    assert list(embeddings.stream(HERE, [])) == []
+
+
+def test_what_comes_in_later_changes_no_count_up_to_a_moment_and_what_is_lost_does(embeddings: EmbeddingStore) -> None:
+    assert embeddings.extent(HERE) == Extent(0, None)
+    embeddings.add(HERE, images(1, 2), made(2))
+    before = embeddings.extent(HERE)
+    assert before.rows == 2
+    embeddings.add(THERE, images(1), made(1))
+    embeddings.add(HERE, images(3), made(1))
+    assert embeddings.extent(HERE, before.newest) == before
+    assert embeddings.extent(HERE).rows == 3
+    embeddings.erase(images(1))
+    assert embeddings.extent(HERE, before.newest).rows == 1
+
+
 def test_what_is_no_embedding_is_refused_with_the_image(embeddings: EmbeddingStore) -> None:
     broken = made(2)
     broken[1, 0] = np.nan
@@ -114,6 +138,7 @@ def test_many_small_additions_become_few_files_and_old_encoders_go(
     assert len(table_files(table)) < 12, "merged while it was written to"
     for encoder in ("c" * 32, "d" * 32):
         table.add(encoder, images(1), made(1))
+    assert table.compact(keep=[HERE])["encoders_forgotten"] == 0, "the log refers to it"
     assert table.compact()["encoders_forgotten"] == 1
     assert set(table.counts()) == {"c" * 32, "d" * 32}
 

@@ -105,6 +105,7 @@ def queries() -> list[Query]:
         *(build(columns) for columns in (["image_id"], PREDICTIONS.names) for build in _readers()),
         *(build("e", ["i", "o'x"]) for build in (embeddings.read_query, embeddings.known_query)),
         embeddings.counts_query(),
+        *(embeddings.extent_query("e", until) for until in (None, MIDNIGHT)),
         embeddings.rows_query(["i"]),
         *ledger_queries(),
         *analytics_queries(),

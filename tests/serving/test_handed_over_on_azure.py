@@ -19,6 +19,7 @@ from al_assets.prediction_log import prediction_log
 from al_cli.main import cli
 from al_resources.azure import data_explorer
 from al_resources.platform import Platform
+from al_resources.prediction_store.referring import engine_of
 from al_resources.settings import load_settings
 from al_serving.collector import Collector
 from al_serving.handed_over import FOLDER
@@ -48,7 +49,7 @@ def platform(emulator: KustoEmulator, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(data_explorer, "GIVE_UP_SECONDS", 0.2)
     made = Platform(load_settings())
     for command in data_explorer.setup_commands():
-        made.predictions.database.command(command)  # type: ignore[attr-defined]
+        engine_of(made.predictions).database.command(command)  # type: ignore[attr-defined]
     return made
 
 
