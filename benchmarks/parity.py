@@ -1,7 +1,7 @@
 """Whether our strategies learn as much from a label as those of scikit-activeml and small-text, on the same embeddings.
 
     pip install scikit-activeml small-text
-    python -m benchmarks.parity --study FOLDER [--seeds 5] [--initial 20] [--rounds 12] [--budget 20] [--pool 3000]
+    python -m benchmarks.parity --study FOLDER [--only TEXT] [--seeds 5] [--initial 20] [--rounds 12] [--budget 20] [--pool 3000]
 
 FOLDER is the output of an `al simulate --frozen`: its pictures are embedded already. Both sides have the same pool,
 first labels, head (cross-validated softmax regression) and test images, and differ in who chooses the next batch. What
@@ -130,11 +130,16 @@ def small_text_strategy(name: str) -> Choose:
 
 
 def small_text_coreset(shown: Round, budget: int) -> np.ndarray:
-    """Greedy core-set of small-text, by Euclidean distance."""
+    """Greedy core-set of small-text, by Euclidean distance.
+
+    It takes its picks, positions among what waits, for rows of the whole: so what waits comes first here.
+    """
     from small_text.query_strategies.coresets import greedy_coreset  # type: ignore[import-not-found]
 
-    chosen = greedy_coreset(shown.features, shown.waiting, shown.labeled, budget, distance_metric="euclidean")
-    return np.searchsorted(shown.waiting, chosen)
+    rows = np.concatenate([shown.waiting, shown.labeled])
+    waiting = np.arange(len(shown.waiting))
+    labeled = np.arange(len(shown.waiting), len(rows))
+    return np.asarray(greedy_coreset(shown.features[rows], waiting, labeled, budget, distance_metric="euclidean"))
 
 
 PAIRS: tuple[tuple[str, str, Choose], ...] = (
@@ -222,6 +227,7 @@ def main() -> None:
     parser.add_argument("--study", type=Path, required=True, help="output folder of an `al simulate --frozen`")
     for name, default in (("seeds", 5), ("initial", 20), ("rounds", 12), ("budget", 20), ("pool", 3_000)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--only", default="", help="pairs with this in the peer's name")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")  # the peers' own, about versions
@@ -229,7 +235,7 @@ def main() -> None:
     curves: dict[str, np.ndarray] = {}
     rows = []
     print(f"{'ours':17} {'end':>5}  {'peer':34} {'end':>5}  peer ahead, points: at the end, over the curve")
-    for name, peer, choose in PAIRS:
+    for name, peer, choose in (pair for pair in PAIRS if options.only in pair[1]):
         for who, chooser in ((name, ours(name)), (peer, choose)):
             if who not in curves:
                 curves[who] = np.stack([learned(task, chooser, options.rounds, options.budget) for task in seeds])
