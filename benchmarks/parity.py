@@ -1,7 +1,7 @@
 """Whether our strategies learn as much from a label as those of scikit-activeml and small-text, on the same embeddings.
 
     pip install scikit-activeml small-text
-    python -m benchmarks.parity --study FOLDER [--only TEXT] [--seeds 5] [--initial 20] [--rounds 12] [--budget 20] [--pool 3000]
+    python -m benchmarks.parity --study FOLDER [--only TEXT] [--seeds 5] [--initial 20] [--rounds 12] [--budget 20]
 
 FOLDER is the output of an `al simulate --frozen`: its pictures are embedded already. Both sides have the same pool,
 first labels, head (cross-validated softmax regression) and test images, and differ in who chooses the next batch. What
