@@ -1,6 +1,6 @@
 """Selecting from the prediction log: bare Polars top-k, `eligible`, and pandas on the same table.
 
-    python -m benchmarks.prediction_store [--rows 10_000_000] [--json OUT]
+    python -m benchmarks.prediction_store [--rows 10_000_000] [--no-compact] [--json OUT]
 
 Every reader runs in a process of its own, so that its peak of memory is its own. Times are medians in seconds.
 pandas is asked up to 20 million rows: above that its strings alone fill the memory.
@@ -107,6 +107,14 @@ def ours_count(folder: Path) -> int:
     return DeltaPredictionStore(folder / "predictions", DeltaLedgers(folder / "ledgers")).count_eligible("digits", 3)
 
 
+READERS = {
+    "bare Polars top-k": bare_polars,
+    "eligible, 500 by margin": ours,
+    "eligible, 500 at random": ours_random,
+    "count_eligible": ours_count,
+}
+
+
 def pandas(folder: Path) -> int:
     """In pandas' favour: file by file, so that ten million Python arrays never live at once."""
     import pandas as pd
@@ -142,27 +150,20 @@ def measure(reader: Callable[[Path], int], folder: Path, repeats: int = 7) -> di
     return answer
 
 
-def run(rows: int, folder: Path) -> dict[str, Any]:
+def run(rows: int, folder: Path, *, compact: bool = True) -> dict[str, Any]:
     from al_resources.ledgers.delta import DeltaLedgers
     from al_resources.prediction_store.delta import DeltaPredictionStore
 
     facts: dict[str, Any] = {"rows": rows, "append_seconds": write_log(folder, rows)}
-    facts["as appended"] = {
-        "bare Polars top-k": measure(bare_polars, folder),
-        "eligible, 500 by margin": measure(ours, folder),
-        "eligible, 500 at random": measure(ours_random, folder),
-        "count_eligible": measure(ours_count, folder),
-        **({"pandas": measure(pandas, folder, repeats=1)} if rows <= MOST_OF_PANDAS else {}),
-    }
+    facts["as appended"] = {name: measure(reader, folder) for name, reader in READERS.items()}
+    if rows <= MOST_OF_PANDAS:
+        facts["as appended"]["pandas"] = measure(pandas, folder, repeats=1)
+    if not compact:  # needs as much of the disk again
+        return facts
     begun = time.perf_counter()
     facts["compaction"] = DeltaPredictionStore(folder / "predictions", DeltaLedgers(folder / "ledgers")).compact()
     facts["compaction_seconds"] = time.perf_counter() - begun
-    facts["after compact()"] = {
-        "bare Polars top-k": measure(bare_polars, folder),
-        "eligible, 500 by margin": measure(ours, folder),
-        "eligible, 500 at random": measure(ours_random, folder),
-        "count_eligible": measure(ours_count, folder),
-    }
+    facts["after compact()"] = {name: measure(reader, folder) for name, reader in READERS.items()}
     return facts
 
 
@@ -175,7 +176,7 @@ def show(facts: dict[str, Any]) -> None:
     for column in ("log", "reader", "seconds", "x bare top-k", "pandas is slower by", "peak MB"):
         table.add_column(column, justify="left" if column in ("log", "reader") else "right")
     slow = facts["as appended"].get("pandas", {"seconds": float("nan")})["seconds"]
-    for state in ("as appended", "after compact()"):
+    for state in [state for state in ("as appended", "after compact()") if state in facts]:
         bare = facts[state]["bare Polars top-k"]["seconds"]
         for reader, answer in facts[state].items():
             seconds = answer["seconds"]
@@ -188,16 +189,18 @@ def show(facts: dict[str, Any]) -> None:
             table.add_row(state, reader, *figures)
     console.print(table)
     console.print(f"append: {facts['rows'] / facts['append_seconds']:,.0f} rows/s")
-    console.print(f"compact: {facts['compaction_seconds']:.1f} s, {facts['compaction']}")
+    if "compaction" in facts:
+        console.print(f"compact: {facts['compaction_seconds']:.1f} s, {facts['compaction']}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--no-compact", action="store_true", help="leave the log as it was appended")
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        facts = run(arguments.rows, Path(folder))
+        facts = run(arguments.rows, Path(folder), compact=not arguments.no_compact)
     show(facts)
     if arguments.json:
         arguments.json.write_text(json.dumps(facts, indent=2))
