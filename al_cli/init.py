@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ FROM_NOTHING = """\
 architecture = "small_cnn"  # or one that has learned from millions of pictures: `al encoders`"""
 PRETRAINED = """\
 architecture = {architecture}
-weights = "default"         # the published ones
+weights = {weights}{why}
 frozen = true               # only the head is learned: in seconds, from few labels"""
 EMBEDDINGS = "log_embeddings = true       # what the service made of an image is not made again"
 
@@ -56,16 +56,33 @@ class ProjectSizes:
     besides: str = ""  # more of the section [selection], and sections behind it
 
 
+def encoder_options(command: Callable[..., None]) -> Callable[..., None]:
+    """`--encoder` and `--weights`, the same for every command that makes a project."""
+    encoder = click.option(
+        "--encoder",
+        default=SMALL_CNN,
+        metavar="ARCHITECTURE",
+        help="Who turns pictures into embeddings, with its published weights: see `al encoders`.",
+    )
+    weights = click.option(
+        "--weights",
+        type=click.Path(exists=True, resolve_path=True, path_type=Path),
+        help="A file (safetensors) or folder with the encoder's weights.  [default: from the hub, with the first use]",
+    )
+    return encoder(weights(command))
+
+
 @click.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=".")
 @click.option("--class", "classes", multiple=True, help="A class people choose from; repeat for each.")
-@click.option("--encoder", default=SMALL_CNN, metavar="ARCHITECTURE",
-              help="Who turns pictures into embeddings, with its published weights: see `al encoders`.")  # fmt: skip
+@encoder_options
 @click.option("--storage", type=click.Choice(["sqlite", "postgres"]), default="sqlite", show_default=True,
               help="Where Dagster keeps runs and events: below FOLDER, or in the PostgreSQL database that the "
                    "environment's DAGSTER_POSTGRES_URL names.")  # fmt: skip
 @json_option
-def init(folder: Path, classes: tuple[str, ...], encoder: str, storage: str, as_json: bool) -> None:
+def init(
+    folder: Path, classes: tuple[str, ...], encoder: str, weights: Path | None, storage: str, as_json: bool
+) -> None:
     """Write al.toml, dagster.yaml and workspace.yaml into FOLDER. Files that are there already are left alone.
 
     `al start` does it, too, and everything that comes after it.
@@ -79,7 +96,7 @@ def init(folder: Path, classes: tuple[str, ...], encoder: str, storage: str, as_
         _check_postgres(folder / "dagster.yaml")
     file = folder / "al.toml"
     is_new = not file.exists()
-    settings = write_project(folder, classes, encoder, postgres=storage == "postgres")
+    settings = write_project(folder, classes, encoder, weights=weights, postgres=storage == "postgres")
     if as_json:
         print_json({"file": str(file), "written": is_new, "classes": list(settings.labeling.classes)})
         return
@@ -98,11 +115,13 @@ def write_project(
     encoder: str = SMALL_CNN,
     sizes: ProjectSizes = ProjectSizes(),
     *,
+    weights: Path | None = None,
     postgres: bool = False,
 ) -> Settings:
     """The files of a project in `folder`, as far as they are not there yet, and the settings that are in force then.
 
     Raises:
+        UsageError: weights for no encoder of others.
         NoEncoder: the encoder cannot be used here.
         SettingsError: the settings that are there cannot be used.
     """
@@ -114,11 +133,13 @@ def write_project(
 
     file, named = folder / "al.toml", list(dict.fromkeys(map(plain_class, classes)))
     is_new = not file.exists()
+    if weights is not None and encoder == SMALL_CNN:
+        raise click.UsageError(f"--weights {weights}: of which encoder? Name it with --encoder, see `al encoders`")
     if is_new:
         if encoder != SMALL_CNN:
-            _say_what_it_costs(encoder)
+            _say_what_it_costs(encoder, weights)
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(_toml(named, encoder, sizes), encoding="utf-8")
+        file.write_text(_toml(named, encoder, weights, sizes), encoding="utf-8")
     os.environ[CONFIG_VARIABLE] = str(file)
     settings = load_settings()
     write_dagster_home(folder, settings, postgres=postgres)
@@ -153,7 +174,7 @@ def _check_postgres(file: Path) -> None:
         )
 
 
-def _toml(classes: Sequence[str], encoder: str, sizes: ProjectSizes) -> str:
+def _toml(classes: Sequence[str], encoder: str, weights: Path | None, sizes: ProjectSizes) -> str:
     import tomlkit
 
     def quoted(text: str) -> str:
@@ -170,7 +191,9 @@ def _toml(classes: Sequence[str], encoder: str, sizes: ProjectSizes) -> str:
     }
     serving = []
     if encoder != SMALL_CNN:  # its embeddings mean something
-        values |= {"strategy": '"auto"', "training": PRETRAINED.format(architecture=quoted(encoder))}
+        own = ('"default"', "         # the published ones") if weights is None else (quoted(weights.as_posix()), "")
+        training = PRETRAINED.format(architecture=quoted(encoder), weights=own[0], why=own[1])
+        values |= {"strategy": '"auto"', "training": training}
         serving.append(EMBEDDINGS)
     if sizes.own_ports:
         from al_cli.dagster_process import free_port
@@ -182,7 +205,7 @@ def _toml(classes: Sequence[str], encoder: str, sizes: ProjectSizes) -> str:
     return AL_TOML.format(**values)
 
 
-def _say_what_it_costs(encoder: str) -> None:
+def _say_what_it_costs(encoder: str, weights: Path | None) -> None:
     """Raises `NoEncoder` where it cannot be used here."""
     from al_core.encoders.contract import NoEncoder
     from al_core.encoders.survey import survey
@@ -192,9 +215,10 @@ def _say_what_it_costs(encoder: str) -> None:
     found = survey(encoder, device)
     if found.problem:
         raise NoEncoder(found.problem)
+    whence = "fetched with the first training" if weights is None else f"those in {weights}"
     console.print(
         f"{encoder}: pictures of {found.pixels} pixels, embeddings of {found.width} values, about "
         f"{found.per_second:.3g} pictures a second on this {device.type}; its weights ({found.megabytes:.0f} MB) are "
-        "fetched with the first training",
+        f"{whence}",
         markup=False,
     )
