@@ -40,26 +40,28 @@ def import_labels(
     Labels that no round asked for teach. They judge, too, as far as they are reserved, where every image in the store
     is labeled when the first dataset is made, or where --random-sample says that they were drawn at random.
     """
-    from al_cli.ingest import ingest_files
+    from al_cli.ingest import ingest_files, tell_what_is_not_in
     from al_core.picture_files import find_pictures
     from al_loop.importing import deliver, plan_import
 
     platform = open_platform()
     told = []
     for source in sources:
-        folder = Path(source).expanduser()
+        folder, stored = Path(source).expanduser(), None
         if with_pictures and folder.is_dir() and not dry_run:
             found = find_pictures(folder)
-            ingest_files(platform, found.pictures, quiet=as_json, beside=found)
+            stored = ingest_files(platform, found.pictures, quiet=as_json, beside=found)
         planned = plan_import(
             platform, source, complete=complete, again=again, coming=with_pictures, random_sample=random_sample
         )
         path = deliver(platform, planned) if planned.brings and not dry_run else None
-        told.append(planned.facts | {"delivered": path})
+        told.append(planned.facts | {"delivered": path, "stored": stored})
     if as_json:
         print_json(told)
         return
     for facts in told:
+        if facts["stored"] is not None:
+            tell_what_is_not_in(facts["stored"])
         _print(facts, dry_run)
 
 

@@ -48,14 +48,20 @@ def ingest(folder: Path, as_json: bool) -> None:
         print_json(facts)
         return
     console.print(f"{facts['added']} images added, {facts['known']} were there already, {facts['rejected']} rejected")
+    tell_what_is_not_in(facts)
+
+
+def tell_what_is_not_in(facts: dict[str, Any]) -> None:
+    """Print which files are not in the store, and why; `facts`: what `ingest_files` returns."""
     for name, reason in list(facts["reasons"].items())[:SHOWN]:
         console.print(f"[yellow]{escape(name)}[/]: {escape(reason)}", soft_wrap=True)
+    if facts["rejected"] > SHOWN:
+        console.print(f"... and {facts['rejected'] - SHOWN} more; --json of `al ingest` names all of them")
     if facts["forgotten"]:
         console.print(f"{facts['forgotten']} were erased by `al forget` and are not brought in again")
-    if facts["rejected"] > SHOWN:
-        console.print(f"... and {facts['rejected'] - SHOWN} more; --json names all of them")
     for kind, count in sorted(facts["passed_over"].items()):
-        console.print(f"{count} files passed over: {escape(kind)}")
+        example = next(name for name, reason in facts["left"].items() if reason == kind)
+        console.print(f"{count} files passed over: {escape(kind)}, like {escape(example)}", soft_wrap=True)
 
 
 def ingest_files(
@@ -93,14 +99,15 @@ def ingest_files(
             {"name": name, "reason": reason, "source": "ingest", "rejected_at": now} for name, reason in reasons.items()
         ]
         platform.ledgers.insert_new("rejected_images", table_of(REJECTED_IMAGES, rejected), on=["name", "reason"])
-    passed_over = beside.passed_over if beside is not None else {}
+    left = {} if beside is None else {printable(name): kind for name, kind in beside.left.items()}
     return {
         "added": added,
         "known": known,
         "rejected": len(reasons),
         "forgotten": forgotten,
         "reasons": reasons,
-        "passed_over": passed_over,
+        "passed_over": {} if beside is None else beside.passed_over,
+        "left": left,
     }
 
 

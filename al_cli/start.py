@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 import click
 
 from al_cli.console import JSON_LINES, console, escape
-from al_cli.init import ProjectSizes, write_project
+from al_cli.init import ProjectSizes, encoder_options, write_project
 from al_cli.processes import signals_end_it, sole_use
-from al_core.learning.settings import SMALL_CNN
 
 if TYPE_CHECKING:
     import socket
@@ -42,8 +41,7 @@ JUDGED_BY = 30  # images that measure the first model, where the folder has enou
     default=None,
     help="Whether the folders in FOLDER are classes, and so label their pictures.  [default: if they look it]",
 )
-@click.option("--encoder", default=SMALL_CNN, metavar="ARCHITECTURE",
-              help="Who turns pictures into embeddings, with its published weights: see `al encoders`.")  # fmt: skip
+@encoder_options
 @click.option("--port", type=click.IntRange(0, 65535), help="Of the UI; 0 takes any free one.  [default: 3000 if free]")
 @click.option("--open/--no-open", "browse", default=None, help="Open the labeling page.  [default: where a screen is]")
 @click.option("--json", "as_json", is_flag=True, help=JSON_LINES)
@@ -53,6 +51,7 @@ def start(
     classes: tuple[str, ...],
     labeled: bool | None,
     encoder: str,
+    weights: Path | None,
     port: int | None,
     browse: bool | None,
     as_json: bool,
@@ -74,16 +73,23 @@ def start(
         )
     try:
         with signals_end_it(), sole_use(home, "al start"):
-            platform = _prepared(folder, home, classes, labeled, encoder)
+            platform = _prepared(folder, home, classes, labeled, encoder, weights)
             with listener_of_ui(port) as listener:
                 _run(home, platform, listener, browse, as_json)
     except KeyboardInterrupt:
         console.print("stopped, with everything it started; the same command goes on")
 
 
-def _prepared(folder: Path, home: Path, classes: tuple[str, ...], labeled: bool | None, encoder: str) -> Platform:
+def _prepared(
+    folder: Path,
+    home: Path,
+    classes: tuple[str, ...],
+    labeled: bool | None,
+    encoder: str,
+    weights: Path | None = None,
+) -> Platform:
     """The project with its pictures, its first batch staged, and what the folders say of it delivered."""
-    from al_cli.ingest import ingest_files
+    from al_cli.ingest import ingest_files, tell_what_is_not_in
     from al_core.picture_files import find_pictures
     from al_resources.platform import Platform
 
@@ -91,7 +97,7 @@ def _prepared(folder: Path, home: Path, classes: tuple[str, ...], labeled: bool 
     if not found.pictures:
         raise click.ClickException(f"{folder} holds no pictures; `al ingest {folder}` says what lies there instead")
     plan = _planned(folder, found, home / "al.toml", classes, labeled)
-    settings = write_project(home, plan.classes, encoder, sizes_for(len(found.pictures)))
+    settings = write_project(home, plan.classes, encoder, sizes_for(len(found.pictures)), weights=weights)
     platform = Platform(settings)
     facts = ingest_files(platform, found.pictures, beside=found)
     console.print(
@@ -99,6 +105,7 @@ def _prepared(folder: Path, home: Path, classes: tuple[str, ...], labeled: bool 
         f"{escape(_shown(settings.labeling.classes)) or 'whatever people answer'}; the project is in {home}",
         soft_wrap=True,
     )
+    tell_what_is_not_in(facts)
     planned = _read_labels(platform, folder) if plan.labeled else None
     if planned is None or planned.facts["sample"] != "all":  # where all is labeled, nobody is asked
         _stage_first_batch(platform)  # drawn before a label is delivered: what it brings is a random sample

@@ -17,6 +17,11 @@ SPLIT_FOLDERS = ("train", "training", *TEST_FOLDERS)
 _SPLIT_WORD = re.compile(
     rf"(?<![a-z])({'|'.join(sorted(SPLIT_FOLDERS, key=len, reverse=True))})(?![a-z])", re.IGNORECASE
 )
+# folders by what kind of file is in them
+_KINDS_OF_FILES = frozenset({
+    "images", "imgs", "img", "jpegimages", "pictures", "photos", "masks", "mask", "labels", "annotations", "depth",
+    "segmentation", "segmentationclass", "segmentationobject", "thumbnails", "thumbs", "previews",
+})  # fmt: skip
 NO_CLASS = ("_unlabeled", "__unlabeled__", "unlabeled", "no_label")  # where tools put pictures without an answer
 
 
@@ -36,6 +41,19 @@ class Placed:
 def plain_class(name: str) -> str:
     """A class name as it counts: in Unicode's composed form, without spaces around it or doubled in it."""
     return " ".join(unicodedata.normalize("NFC", name).split())
+
+
+def loosely(name: str) -> str:
+    """What is left of a class name where case, spacing and punctuation are no difference."""
+    return "".join(one for one in name.casefold() if one.isalnum()) or name
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Those of the names that differ in case or spacing only, together."""
+    together: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        together.setdefault(loosely(name), []).append(name)
+    return [found for found in together.values() if len(found) > 1]
 
 
 def place(paths: Iterable[PurePosixPath], classes: Collection[str] = ()) -> Placed:
@@ -89,7 +107,15 @@ def _outermost(below: Mapping[PurePosixPath, tuple[str, ...]]) -> dict[PurePosix
 
 
 def _refuse_parts_of_a_dataset(labels: Collection[str]) -> None:
-    """Folders like `bounding_box_train` and `bounding_box_test` hold parts of a dataset, and any class."""
+    """Folders like `bounding_box_train` and `bounding_box_test`, or `images` and `masks`, hold parts of a dataset, and
+    any class.
+    """
+    if len(labels) > 1 and _KINDS_OF_FILES.issuperset(label.lower() for label in labels):
+        one, other = sorted(labels)[:2]
+        raise UnclearFolders(
+            f"the folders {one!r} and {other!r} hold kinds of files and are no classes; expected CLASS/picture or "
+            "train/CLASS/picture. Where they are classes, labeling.classes has to name them"
+        )
     seen: dict[str, str] = {}
     for label in sorted(labels):
         if _SPLIT_WORD.search(label):

@@ -34,9 +34,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ORIENTATION = 0x0112
+_ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 258
 _TEXT_OF_PNG = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
-_TEN_BITS, _TWELVE_BITS = 1023, 4095
+_TWELVE_BITS = 4095
 # what Pillow's decoders raise on broken files; there is no common base
 _DECODING_ERRORS = (
     OSError,
@@ -163,8 +163,30 @@ def _decode(data: bytes, suffix: str, name: str, channels: Literal[1, 3], max_pi
         if max_pixels is not None and width * height > max_pixels:
             raise TooManyPixels(name, width, height, max_pixels)
         image.load()
+        if _has_deep_colours(image, data, suffix):
+            _refuse_black(image, name)
         upright = _UPRIGHT.get(_orientation(image))
         return _to_channels(image if upright is None else image.transpose(upright), channels, name)
+
+
+def _has_deep_colours(image: Image.Image, data: bytes, suffix: str) -> bool:
+    """Whether the file has 16 bits a colour, of which Pillow takes the upper 8."""
+    if suffix == ".png":
+        return data[24:25] == b"\x10" and image.mode in ("RGB", "RGBA", "LA")
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, ())
+    return suffix == ".tif" and len(bits) > 1 and set(bits) == {16}
+
+
+def _refuse_black(image: Image.Image, name: str) -> None:
+    """Raises `BadImage`: no value needs more than 12 of its 16 bits, so what is left of it would all but be black."""
+    colours = image.getextrema()[: 1 if image.mode == "LA" else 3]
+    brightest = max(high for _, high in colours)  # type: ignore[misc]
+    if 0 < brightest <= _TWELVE_BITS >> 8:
+        raise BadImage(
+            name,
+            f"16 bits a colour of which no value needs more than {8 + brightest.bit_length()}: it would be black here. "
+            "Scale it, or convert it to 8 bits a colour",
+        )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -207,8 +229,10 @@ def _to_channels(image: Image.Image, channels: Literal[1, 3], name: str) -> Imag
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """16-bit grey as 8 bits. Scanners and microscopes put 12 bits into 16: as 16 bits these would all be black."""
-    if _TEN_BITS < values.max() <= _TWELVE_BITS:
+    """16-bit grey as 8 bits. Cameras, scanners and microscopes put 10 or 12 bits into 16: as 16 bits these would all be
+    black, and the dark ones among the pictures of one camera must not be scaled in another way than the bright ones.
+    """
+    if values.max() <= _TWELVE_BITS:
         return ((values * 255 + _TWELVE_BITS // 2) // _TWELVE_BITS).astype(np.uint8)
     return ((values + 128) // 257).astype(np.uint8)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -26,6 +29,17 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def name_in_zip(entry: zipfile.ZipInfo) -> str:
+    """A file's path in a zip. Apple's Finder writes UTF-8 without saying so, and zip then means the letters of DOS;
+    some programs for Windows part folders by backslashes.
+    """
+    name = entry.filename
+    if not entry.flag_bits & 0x800:
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/")
+
+
 @dataclass
 class PictureFiles:
     """What lies below a folder: the pictures in the order of their paths, and the rest with the reasons."""
@@ -33,7 +47,12 @@ class PictureFiles:
     pictures: list[Path] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)  # called like a picture, or unreadable: path -> reason
     others: list[Path] = field(default_factory=list)  # no pictures, and nobody said they were
-    passed_over: dict[str, int] = field(default_factory=dict)  # of other kinds: ending, "hidden" or "link" -> how many
+    left: dict[str, str] = field(default_factory=dict)  # path -> why nobody asks what it is: ending, "hidden", "link"
+
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """Of the files that are left: kind -> how many."""
+        return dict(Counter(self.left.values()))
 
 
 def find_pictures(folder: Path) -> PictureFiles:
@@ -42,30 +61,29 @@ def find_pictures(folder: Path) -> PictureFiles:
 
     found = PictureFiles()
 
-    def pass_over(kind: str) -> None:
-        found.passed_over[kind] = found.passed_over.get(kind, 0) + 1
-
     for path in _files(folder, found):
-        if is_left_behind(path.relative_to(folder).as_posix()):
-            pass_over("hidden")
-        elif path.is_symlink():
-            pass_over("link")
-        elif path.exists() and not path.is_file():
-            pass_over("pipe, socket or device")  # opening one would wait for whoever writes into it
-        else:
-            try:
+        kind = None
+        try:
+            if is_left_behind(path.relative_to(folder).as_posix()):
+                kind = "hidden"
+            elif path.is_symlink():
+                kind = "link"
+            elif path.exists() and not path.is_file():
+                kind = "pipe, socket or device"  # opening one would wait for whoever writes into it
+            else:
                 with path.open("rb") as file:
                     image_suffix(file.read(FIRST_BYTES), name=str(path))
-            except BadImage as error:
-                if path.suffix.lower() in IMAGE_SUFFIXES:
-                    found.rejected[str(path)] = error.reason
-                else:
-                    found.others.append(path)
-                    pass_over(path.suffix.lower() or "no ending")
-            except OSError as error:
-                found.rejected[str(path)] = f"cannot be read: {error.strerror or error}"
-            else:
                 found.pictures.append(path)
+        except BadImage as error:
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                found.rejected[str(path)] = error.reason
+            else:
+                found.others.append(path)
+                kind = path.suffix.lower() or "no ending"
+        except OSError as error:  # vanished, closed, in a folder that may be listed and not entered, too long a path
+            found.rejected[str(path)] = f"cannot be read: {error.strerror or error}"
+        if kind is not None:
+            found.left[str(path)] = kind
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -229,17 +230,42 @@ def _read_folder(folder: Path, platform: Platform) -> Reading:
     from al_core.images import content_id
     from al_core.picture_files import find_pictures
     from al_resources.labeling.class_list import class_list
-    from al_resources.labeling.exports import known_classes
+    from al_resources.labeling.exports import BrokenExport, known_classes
     from al_resources.labeling.formats import read_files
     from al_resources.labeling.formats.archive import may_hold_labels
 
     found = find_pictures(folder)
-    pictures = {path.relative_to(folder).as_posix(): content_id(path.read_bytes()) for path in found.pictures}
-    others = [path for path in found.others if may_hold_labels(path.name, path.read_bytes)]
-    documents = [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in others]
+    read = {path: data for path in found.others if (data := _still_there(path, found.rejected)) is not None}
+    documents = [
+        (path.relative_to(folder).as_posix(), data)
+        for path, data in read.items()
+        if may_hold_labels(path.name, partial(bytes, data))
+    ]
+    pictures = {
+        path.relative_to(folder).as_posix(): content_id(data)
+        for path in found.pictures
+        if (data := _still_there(path, found.rejected)) is not None
+    }
     labeling = platform.settings.labeling
     classes = known_classes(class_list(platform.blobs, labeling).widened(labeling))
-    return read_files(pictures, documents, labeling.columns, "folder", classes)
+    try:
+        reading = read_files(pictures, documents, labeling.columns, "folder", classes)
+    except BrokenExport as error:
+        if not found.rejected:
+            raise
+        name, why = next(iter(found.rejected.items()))
+        beside = f"{len(found.rejected)} files cannot be read, like {name} ({why})"
+        raise BrokenExport(f"{error.reason}; {beside}", tried=error.tried | found.rejected) from error
+    return replace(reading, skipped_files=reading.skipped_files | found.rejected)
+
+
+def _still_there(path: Path, why_not: dict[str, str]) -> bytes | None:
+    """A file's bytes; where it is gone or closed since it was listed, that is kept in `why_not`."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        why_not[str(path)] = f"cannot be read: {error.strerror or error}"
+        return None
 
 
 def _fetch(address: str) -> bytes:

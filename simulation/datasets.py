@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from al_core.class_folders import UnclearFolders, place
+from al_core.class_folders import UnclearFolders, alike, place, plain_class
 from al_core.errors import ActiveLearningError
 from al_core.images import BadImage, content_id, image_suffix
 from al_core.learning.contract import LabeledImage
-from al_core.picture_files import find_pictures, is_left_behind
+from al_core.picture_files import find_pictures, is_left_behind, name_in_zip
 
 SOURCES = "digits, cifar10:FOLDER-or-TAR, imagefolder:PATH, torchvision:NAME"
 LEAST_PER_CLASS = 2
@@ -230,7 +230,7 @@ def _members(path: Path) -> dict[str, bytes]:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as zipped:
-                return {entry.filename: zipped.read(entry) for entry in zipped.infolist() if not entry.is_dir()}
+                return {name_in_zip(entry): zipped.read(entry) for entry in zipped.infolist() if not entry.is_dir()}
         with tarfile.open(path) as archive:
             return {
                 member.name: stream.read()
@@ -261,7 +261,16 @@ def _placed(
         notes.append(f"{len(placed.loose)} pictures lie in no folder of a class, like {placed.loose[0]}")
     collected = _Collected(notes=notes)
     for path, (label, test) in placed.classes.items():
-        collected.add(read(str(files[path])), label, str(files[path]), test=test)
+        try:
+            data = read(str(files[path]))
+        except OSError as error:  # gone or closed since it was listed
+            notes.append(f"{path} cannot be read: {error.strerror or error}")
+        else:
+            collected.add(data, plain_class(label), str(files[path]), test=test)
+    notes += [
+        f"the classes {' and '.join(map(repr, names))} differ in case or spacing only; are they one?"
+        for names in alike(collected.labels.values())
+    ]
     return collected.finish(name, read, has_test=placed.has_test)
 
 

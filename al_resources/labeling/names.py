@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
+from al_core.picture_files import printable
 from al_resources.labeling.formats.contract import Row, listed
 
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
@@ -60,7 +61,7 @@ class ImageNames:
 
     def find(self, name: str) -> Match:
         """The image of one name."""
-        return self.match([Row(name, None, None)])[0]
+        return self.match([Row(printable(name), None, None)])[0]
 
     def _match(self, name: str, content: str | None, ids: set[str]) -> Match:
         if content in ids:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from al_cli.digits import digit_pngs
+from al_cli.init import write_project
 from al_cli.start import _prepared, sizes_for
 from al_core.picture_files import find_pictures
 from al_resources.labeling.staging import staged_images
@@ -90,7 +91,6 @@ def test_without_a_terminal_and_classes_it_says_how_to_name_them(tmp_path: Path,
 
 @pytest.mark.parametrize("pictures", [1, 40, 100, 300, 2_000, 1_000_000])
 def test_sizes_suit_folders_of_every_size(pictures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from al_cli.init import write_project
 
     monkeypatch.setenv("AL_CONFIG", "")
     settings = write_project(tmp_path / "home", ["a", "b"], sizes=sizes_for(pictures))
@@ -99,3 +99,19 @@ def test_sizes_suit_folders_of_every_size(pictures: int, tmp_path: Path, monkeyp
     assert 0.2 <= settings.holdout.reserve <= 0.5
     assert settings.labeling_page.auto_release
     assert settings.selection.min_new_predictions == settings.selection.budget
+
+
+def test_weights_are_of_an_encoder_that_is_named(tmp_path: Path, al: Callable[..., Any]) -> None:
+    weights = tmp_path / "lite0.safetensors"
+    weights.write_bytes(b"")
+    said = al("init", str(tmp_path / "home"), "--weights", str(weights)).stderr
+    assert "of which encoder? Name it with --encoder" in " ".join(said.split())
+    assert not (tmp_path / "home" / "al.toml").exists()
+
+
+def test_weights_that_lie_here_are_named_by_their_place_and_nothing_is_fetched(tmp_path: Path) -> None:
+    weights = tmp_path / 'odd "name".safetensors'
+    weights.write_bytes(b"")
+    settings = write_project(tmp_path / "home", ["a", "b"], "resnet18", weights=weights)
+    assert (settings.training.architecture, settings.training.weights) == ("resnet18", str(weights))
+    assert settings.training.frozen

@@ -57,16 +57,37 @@ def test_a_turned_photograph_is_set_upright() -> None:
 
 
 @pytest.mark.parametrize("format_", ["PNG", "TIFF"])
-@pytest.mark.parametrize(("value", "expected"), [(0, 0), (257 * 100, 100), (65535, 255), (300, 1)])
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (257 * 100, 100), (65535, 255), (4_200, 16)])
 def test_sixteen_bits_are_scaled_and_not_cut_off(format_: str, value: int, expected: int) -> None:
     image = decode_image(encoded(Image.fromarray(np.full((4, 4), value, np.uint16)), format_), channels=1)
     assert pixel(image) == (expected,)
 
 
-@pytest.mark.parametrize(("value", "expected"), [(1024, 64), (2048, 128), (4095, 255), (4096, 16)])
-def test_twelve_bits_in_sixteen_are_scaled_by_what_they_are(value: int, expected: int) -> None:
+@pytest.mark.parametrize(("value", "expected"), [(300, 19), (1000, 62), (1024, 64), (4095, 255), (4096, 16)])
+def test_ten_or_twelve_bits_in_sixteen_are_not_black_and_all_pictures_of_a_camera_are_scaled_alike(
+    value: int, expected: int
+) -> None:
     image = decode_image(encoded(Image.fromarray(np.full((4, 4), value, np.uint16))), channels=1)
     assert pixel(image) == (expected,)
+
+
+def deep_png(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits a colour, which Pillow does not write."""
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+
+
+def test_colours_of_twelve_bits_in_sixteen_are_told_and_not_black() -> None:
+    colours = np.random.default_rng(0).integers(0, 4096, (8, 8, 3))
+    with pytest.raises(BadImage, match="no value needs more than 12: it would be black here"):
+        decode_image(deep_png(colours))
+    assert np.asarray(decode_image(deep_png(colours * 16))).max() > 240
+    assert np.asarray(decode_image(deep_png(colours * 0))).max() == 0, "black is black"
 
 
 def test_pictures_of_telephones_are_read() -> None:

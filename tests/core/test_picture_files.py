@@ -72,6 +72,33 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, png: bytes, monkeypatch: p
     assert len(found.pictures) == 1
 
 
+@pytest.mark.parametrize("asked", ["is_symlink", "exists", "is_file"])
+def test_a_folder_that_may_be_listed_and_not_entered_is_no_end(
+    tmp_path: Path, png: bytes, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    inside = put(tmp_path / "closed" / "1.png", png)
+    put(tmp_path / "2.png", png)
+    as_it_is = getattr(Path, asked)
+
+    def refuse(self: Path) -> bool:
+        if self == inside:
+            raise PermissionError(13, "Permission denied")
+        return bool(as_it_is(self))
+
+    monkeypatch.setattr(Path, asked, refuse)
+    found = find_pictures(tmp_path)
+    assert found.rejected == {str(inside): "cannot be read: Permission denied"}
+    assert [path.name for path in found.pictures] == ["2.png"]
+
+
+def test_what_is_passed_over_is_named_with_its_kind(tmp_path: Path, png: bytes) -> None:
+    for name in ("a/.ipynb_checkpoints/1.png", "notes.txt"):
+        put(tmp_path / name, png if name.endswith("png") else b"x")
+    (tmp_path / "away").symlink_to("/nowhere")
+    left = {Path(name).relative_to(tmp_path).as_posix(): kind for name, kind in find_pictures(tmp_path).left.items()}
+    assert left == {"a/.ipynb_checkpoints/1.png": "hidden", "notes.txt": ".txt", "away": "link"}
+
+
 def test_a_name_in_no_utf_is_shown() -> None:
     assert printable("caf\udce9.jpg") == "caf\\xe9.jpg"
     assert printable("café.jpg") == "café.jpg"

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import told_commands
-from conftest import FinishedDemo
 from dagster_questions import active_runs, sensor_ticks
+from running_al import FinishedDemo
 from running_dagster import kill_run_workers, running_dagster, wait_for
 
 from al_cli.dagster_process import Dagster

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import run_al
+from running_al import run_al
 
 pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.timeout(3600)]
 

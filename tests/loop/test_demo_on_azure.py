@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FinishedDemo, run_al
+from running_al import FinishedDemo, run_al
 
 from emulators.inference_server import installed
 from emulators.node_packages import node_modules

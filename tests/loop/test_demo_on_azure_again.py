@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import run_al
+from running_al import run_al
 
 from al_cli.emulators import ENVIRONMENT, KEPT
 from al_cli.people import PersonAtThePage

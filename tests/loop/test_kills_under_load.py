@@ -48,10 +48,14 @@ class People:
     def deliver(self) -> None:
         self.answered += answer_waiting(self.platform)
         labeled = self.platform.ledgers.read("labels")["image_id"]
-        if labeled.is_empty() or self.platform.inbox.unmerged() or self.chance.random() < 0.8:
+        if labeled.is_empty() or self.platform.inbox.unmerged() or self.chance.random() < 0.6:
             return  # while it trains on corrections no round opens
-        annotator = f"corrector {len(self.corrected)}"
-        image, label = self.chance.choice(labeled.to_list()), str(self.chance.randrange(10))
+        for _ in range(self.chance.randint(1, 3)):
+            self.correct(self.chance.choice(labeled.to_list()))
+
+    def correct(self, image: str) -> None:
+        """One answer, in a file of its own."""
+        annotator, label = f"corrector {len(self.corrected)}", str(self.chance.randrange(10))
         line = {"image_url": f"{image}.png", "label": label, "annotator": annotator}
         path = f"labeling/exports/correction-{len(self.corrected)}.jsonl"
         self.platform.blobs.write(path, json.dumps(line).encode() + b"\n")

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import FinishedDemo
 from dagster_questions import automation_status
 from playwright.sync_api import Locator, Page, Response, TimeoutError, expect, sync_playwright
+from running_al import FinishedDemo
 from running_dagster import running_dagster
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 

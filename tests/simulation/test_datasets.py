@@ -200,6 +200,36 @@ def test_folders_that_could_be_read_in_two_ways_are_refused_with_an_example(tmp_
         load_data(f"imagefolder:{tmp_path / 'data'}")
 
 
+def test_folders_by_kinds_of_files_are_no_classes(tmp_path: Path):
+    write_images(tmp_path, 3, ("images", "masks"))
+    with pytest.raises(BadData, match="'images' and 'masks' hold kinds of files and are no classes"):
+        load_data(f"imagefolder:{tmp_path}")
+
+
+def test_a_class_is_one_however_its_folder_is_written_and_what_may_be_one_is_told(tmp_path: Path):
+    for seed, name in enumerate(("e\u0301", "\u00e9", "\u00e9 ", "other", "Other")):
+        write_images(tmp_path, 2, (name,), seed)
+    data = load_data(f"imagefolder:{tmp_path}")
+    assert data.classes == ("Other", "other", "\u00e9")
+    assert "the classes 'Other' and 'other' differ in case or spacing only; are they one?" in data.notes
+
+
+def test_a_picture_that_is_gone_since_the_folder_was_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_images(tmp_path, 4)
+    gone = sorted((tmp_path / "across").iterdir())[0]
+    as_it_is = Path.read_bytes
+
+    def read(self: Path) -> bytes:
+        if self == gone:
+            raise FileNotFoundError(2, "No such file or directory")
+        return as_it_is(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    data = load_data(f"imagefolder:{tmp_path}")
+    assert len(data.images) == 11
+    assert f"across/{gone.name} cannot be read: No such file or directory" in data.notes
+
+
 def test_what_systems_leave_behind_is_no_class_and_no_picture_and_what_is_left_out_is_told(tmp_path: Path):
     write_images(tmp_path, 4)
     picture = next((tmp_path / "across").iterdir())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import tarfile
 import zipfile
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from al_core.picture_files import FIRST_BYTES, is_left_behind
+from al_core.picture_files import FIRST_BYTES, is_left_behind, name_in_zip
 from al_resources.labeling.formats.contract import BrokenExport, Row
 from al_resources.labeling.formats.document import MOST_BYTES as MOST_BYTES_OF_LABELS
 from al_resources.labeling.formats.document import Document, images_and_words, is_tar, lines_of
@@ -69,7 +68,7 @@ def _opened(data: bytes) -> zipfile.ZipFile | tarfile.TarFile:
 def _entries(opened: zipfile.ZipFile | tarfile.TarFile) -> list[_Entry]:
     if isinstance(opened, zipfile.ZipFile):
         return [
-            _Entry(_zip_name(entry), entry.file_size, lambda entry=entry: opened.read(entry))  # type: ignore[misc]
+            _Entry(name_in_zip(entry), entry.file_size, lambda entry=entry: opened.read(entry))  # type: ignore[misc]
             for entry in opened.infolist()
             if not entry.is_dir()
         ]
@@ -78,15 +77,6 @@ def _entries(opened: zipfile.ZipFile | tarfile.TarFile) -> list[_Entry]:
         for entry in opened.getmembers()
         if entry.isfile()
     ]
-
-
-def _zip_name(entry: zipfile.ZipInfo) -> str:
-    """A file's name. Apple's Finder writes UTF-8 without saying so, and zip then means the letters of DOS."""
-    name = entry.filename
-    if not entry.flag_bits & 0x800:
-        with contextlib.suppress(UnicodeError):
-            name = name.encode("cp437").decode("utf-8")
-    return name.replace("\\", "/")
 
 
 def is_picture(name: str, start: bytes) -> bool:
