@@ -8,7 +8,7 @@ say that this helps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,6 +26,8 @@ UNSURE = 2.0  # deviation of ln T: a head that is held down is too modest by far
 FOLDS = 5
 FEWER_FOLDS, MANY_LABELS = 3, 2_000  # with so many labels two thirds of them tell the same as four fifths
 PATIENCE = 2  # weaker decays that are tried after the best one
+# with many labels the loss out of fold is smooth: it is followed downhill from the middle until one decay is worse
+MIDDLE, LESS_PATIENCE = 1.0, 1
 MOST_ITERATIONS = 200
 STEEPEST = 1e-4  # slope at the minimum, as scikit-learn stops; closer changes no answer and takes half again as long
 ROUGHLY = 1e-3  # slope at which a fold is good enough to be compared
@@ -108,7 +110,7 @@ def fit_linear_head(
     exam = None if weight_decay is not None else _Exam(targets, class_weights, seed)
     passed = None if exam is None or not exam.possible else _cross_validate(problem, exam)
     decay = passed.decay if passed is not None else UNDECIDED if weight_decay is None else weight_decay
-    solved = problem.solve(problem.every, decay, None, STEEPEST)
+    solved = problem.solve(problem.every, decay, None if passed is None else passed.between, STEEPEST)
     weight, bias = space.unfold(solved.weight, solved.bias)
     head = LinearHead(weight, bias, solved.loss, problem.evaluations, decay)
     if passed is None or exam is None:
@@ -153,7 +155,9 @@ class _Space:
         std = ((count * variance + BORROWED * shared) / (count + BORROWED)).sqrt()
         standard = (embeddings - mean) / std
         few = count < width
-        products = (standard @ standard.T if few else standard.T @ standard).double()
+        # the products are of single precision; a direction of hardly any variance is orthogonal to the others in the
+        # second case, too, and in the first it is divided by what is left of it
+        products = (standard @ standard.T).double() if few else standard.T @ standard
         values, vectors = torch.linalg.eigh(products)
         kept = values > NEGLIGIBLE * values[-1].clamp(min=1e-30)
         kept[: len(kept) - (most or len(kept))] = False  # the largest come last
@@ -203,17 +207,17 @@ class _Problem:
         """
         classes = wanted.shape[1]
         curvature = (self.variances * (classes - 1) / classes**2 + decay).sqrt()
-        features = features / curvature
-        wanted = wanted / wanted.sum()
-        weights = wanted.sum(dim=1, keepdim=True)
+        # a row a class: half the time of a row an image where classes are few, and softmax a twentieth
+        wanted = (wanted / wanted.sum()).T.contiguous()
+        weights = wanted.sum(dim=0)
         held = decay / curvature.square()
 
         def loss_and_slope(values: np.ndarray) -> tuple[float, np.ndarray]:
             self.evaluations += 1
             weight, bias = _unpack(values, classes, features)
-            log_probs = torch.log_softmax(torch.addmm(bias, features, weight.T), dim=1)
+            log_probs = torch.log_softmax((weight / curvature) @ features.T + bias[:, None], dim=0)
             at_logits = log_probs.exp() * weights - wanted
-            slope = torch.cat([at_logits.T @ features + held * weight, at_logits.sum(dim=0)[:, None]], dim=1)
+            slope = torch.cat([at_logits @ features / curvature + held * weight, at_logits.sum(dim=1)[:, None]], dim=1)
             loss = (held * weight.square()).sum() / 2 - (wanted * log_probs).sum()
             return loss.item(), slope.double().cpu().numpy().ravel()
 
@@ -266,27 +270,45 @@ class _Passed:
     heads: list[_Solved]
     tried: dict[float, float]
 
+    @property
+    def between(self) -> _Solved:
+        """The mean of all folds' heads: near to the one of all labels."""
+        weight = torch.stack([head.weight for head in self.heads]).mean(dim=0)
+        return _Solved(weight, torch.stack([head.bias for head in self.heads]).mean(dim=0), self.loss)
+
 
 def _cross_validate(problem: _Problem, exam: _Exam) -> _Passed:
-    """Each decay from the strong to the weak, until they get worse."""
+    """Each decay from the strong to the weak, until they get worse; with many labels from the middle on."""
+    if len(exam.told) <= MANY_LABELS:
+        return _best_of(DECAYS, problem, exam, PATIENCE)
+    middle = DECAYS.index(MIDDLE)
+    weaker = _best_of(DECAYS[middle:], problem, exam, LESS_PATIENCE)
+    if weaker.decay != MIDDLE:
+        return weaker
+    stronger = _best_of(DECAYS[middle::-1], problem, exam, LESS_PATIENCE)
+    return replace(stronger, tried=dict(sorted((weaker.tried | stronger.tried).items(), reverse=True)))
+
+
+def _best_of(decays: Sequence[float], problem: _Problem, exam: _Exam, patience: int) -> _Passed:
+    """One decay after the other, until so many are worse than the best."""
     tried: dict[float, float] = {}
     best: _Passed | None = None
-    for decay, logits, heads in _path(problem, exam.parts):
+    for decay, logits, heads in _path(problem, exam.parts, decays):
         tried[decay], temperature = exam.mark(logits)
         if best is None or tried[decay] < best.loss:
             best = _Passed(decay, tried[decay], temperature, logits, heads, {})
-        elif len(tried) - 1 - list(tried).index(best.decay) >= PATIENCE:
+        elif len(tried) - 1 - list(tried).index(best.decay) >= patience:
             break
     assert best is not None
     return replace(best, tried={decay: round(loss, 5) for decay, loss in tried.items()})
 
 
 def _path(
-    problem: _Problem, parts: list[tuple[torch.Tensor, torch.Tensor]]
+    problem: _Problem, parts: list[tuple[torch.Tensor, torch.Tensor]], decays: Sequence[float]
 ) -> Iterator[tuple[float, torch.Tensor, list[_Solved]]]:
-    """Each decay with its answers out of fold, (N, C); every head begins where the stronger one ended."""
+    """Each decay with its answers out of fold, (N, C); every head begins where the one before ended."""
     heads: list[_Solved] = []
-    for decay in DECAYS:
+    for decay in decays:
         before: list[_Solved | None] = [*heads] or [None] * len(parts)
         heads = [problem.solve(learn, decay, head, ROUGHLY) for (learn, _), head in zip(parts, before, strict=True)]
         yield decay, _out_of_fold(problem, parts, heads), heads
