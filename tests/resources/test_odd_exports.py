@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Mapping
 from typing import Any
 
+import export_files
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -269,19 +270,12 @@ def via(**answers: str) -> bytes:
 
 
 def via_3(**answers: str) -> bytes:
-    content = {
-        "project": {"data_format_version": "3.1.1"},
-        "config": {},
-        "attribute": {
-            str(number): {"aname": name, "anchor_id": "FILE1_Z0_XY0", "type": 3, "options": {"0": answer, "1": "-"}}
-            for number, (name, answer) in enumerate(answers.items(), 1)
-        },
-        "file": {"1": {"fid": 1, "fname": "a/1.jpg", "type": 2, "loc": 1, "src": ""}},
-        "view": {"1": {"fid_list": [1]}},
-        "metadata": {
-            "1_k": {"vid": "1", "flg": 0, "z": [], "xy": [], "av": {str(n): "0" for n in range(1, len(answers) + 1)}}
-        },
+    content = json.loads(export_files.via_3({"a/1.jpg": next(iter(answers.values()))}))
+    content["attribute"] = {
+        str(number): {"aname": name, "type": 3, "options": {"0": answer, "1": "-"}}
+        for number, (name, answer) in enumerate(answers.items(), 1)
     }
+    content["metadata"]["1_k"]["av"] = dict.fromkeys(content["attribute"], "0")
     return json.dumps(content).encode()
 
 
