@@ -89,9 +89,8 @@ def plan_import(
     data, reading = read_source(source, platform)
     export = BlobInfo(f"{IMPORTS}/{file_name(source)}", "", len(data or b""), utc_now())
     inbox = platform.inbox
-    if coming and reading is not None:
-        coming_ids = {row.content for row in reading.rows if row.content}
-        inbox = replace(inbox, images=_AsItWillBe(platform.blobs, coming_ids))
+    if coming:
+        inbox = replace(inbox, images=_AsItWillBe(platform.blobs, _pictures_coming(data, reading)))
     plan = plan_merge(inbox, export, data=data, reading=reading)
     standing = votes(platform.ledgers.read("labels"))
     rewritten: Sequence[ExportedLabel] = plan.parsed.labels
@@ -105,6 +104,16 @@ def plan_import(
     brings = plan_merge(inbox, export, data=data)
     facts = _facts(source, plan, brings, standing, len(removed)) | _judging(platform, inbox, plan, random_sample)
     return Import(source, data, facts, random_sample)
+
+
+def _pictures_coming(data: bytes | None, reading: Reading | None) -> set[str]:
+    """The content ids of the pictures that a folder or an archive brings along."""
+    from al_core.images import content_id
+    from al_resources.labeling.formats.archive import pictures_in
+
+    if reading is not None:
+        return {row.content for row in reading.rows if row.content}
+    return {content_id(picture) for _, picture in pictures_in(data or b"")}
 
 
 class _AsItWillBe(ImageStore):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import threading
 import tomllib
 import zipfile
@@ -433,6 +434,31 @@ def test_skips_and_bad_images_go_out_and_come_in(platform: Platform, pictures: d
 
 
 # ---------------------------------------------------------------------- the commands
+@pytest.mark.parametrize("pack", ["zip", "gztar"])
+def test_an_archive_brings_its_pictures_along(
+    tmp_path: Path, pictures: dict[str, Path], al: Callable[..., Any], pack: str
+) -> None:
+    """As Roboflow hands out a project: pictures, their labels beside them, and names that are its own."""
+    home, folder = tmp_path / "home", next(iter(pictures.values())).parent.parent
+    (folder / "train").mkdir()
+    for file in pictures.values():
+        (folder / "train" / f"{file.stem}_{file.parent.name}.png").write_bytes(file.read_bytes())
+    for name in ("cat", "dog"):
+        shutil.rmtree(folder / name)
+    rows = [f"{file.stem}_{file.parent.name}.png, {int(file.parent.name == 'cat')}, {int(file.parent.name == 'dog')}"
+            for file in pictures.values()]  # fmt: skip
+    (folder / "train" / "_classes.csv").write_text("\n".join(["filename, cat, dog", *rows, ""]))
+    archive = shutil.make_archive(str(tmp_path / "project"), pack, folder)
+    assert al("init", str(home), "--class", "cat", "--class", "dog").returncode == 0
+    config = home / "al.toml"
+    (would,) = json.loads(al("import", archive, "--ingest", "--dry-run", "--json", config=config).stdout)
+    assert (would["new"], would["stored"], would["classes"]) == (6, None, {"cat": 3, "dog": 3})
+    (done,) = json.loads(al("import", archive, "--ingest", "--json", config=config).stdout)
+    assert (done["new"], done["stored"]["added"]) == (6, 6)
+    found = json.loads(al("trace", "0_cat.png", "--json", config=config).stdout)
+    assert found["names"] == [f"{archive}/train/0_cat.png"]
+
+
 def test_the_commands_from_init_to_a_file_for_another_tool(
     tmp_path: Path, pictures: dict[str, Path], al: Callable[..., Any]
 ) -> None:
