@@ -136,6 +136,11 @@ def test_a_number_is_the_same_class_in_json_and_in_csv() -> None:
     assert labels(parse(json.dumps(rows))) == labels(parse("image,label\na/1.jpg,0\nb/1.jpg,1\n"))
 
 
+@pytest.mark.parametrize("remarks", ["# by Ann\n", "# by Ann, in May\n# 2, 3\n", "sep=,\n", "# by Ann, in May\n# "])
+def test_remarks_above_the_header_are_no_header(remarks: str) -> None:
+    assert labels(parse(f"{remarks}image,label\na/1.jpg,cat\n")) == {"a/1.jpg": "cat"}
+
+
 # ---------------------------------------------------------------------- lines, packed files, encodings
 ROWS = lines([{"image_url": "a/1.jpg", "label": "cat"}, {"image_url": "b/1.jpg", "label": "dog"}])
 
@@ -218,6 +223,9 @@ def test_zips_in_a_zip_are_the_folders_of_their_names(png: bytes) -> None:
         (tarred("labels.jsonl", ROWS, "w")[:700], "a tar that cannot be read"),
         (zipped({"a.zip": zipped({"b.zip": zipped({"c.zip": zipped({"d.zip": b""})})})}), "unpack it"),
         ("image;label\na/1.jpg;Kätzchen\n".encode("cp1252"), "CSV UTF-8"),
+        (b"[]", "was it released before anybody had labeled?"),
+        (zipped({"result.json": b"[]"}), "result.json: there is nothing in it"),
+        (zipped({}), "a zip of 0 pictures and 0 other files"),
     ],
 )
 def test_what_is_no_export_is_called_by_its_name(data: bytes, reason: str) -> None:

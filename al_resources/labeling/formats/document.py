@@ -70,7 +70,7 @@ class Document:
             raise BrokenExport("the file is empty (0 bytes)", incomplete=True)
         if is_tar(self.data):
             return "zip"
-        if self.data.startswith(b"PK\x03\x04"):
+        if self.data.startswith((b"PK\x03\x04", b"PK\x05\x06")):  # the latter is one with nothing in it
             return "table" if self._is_workbook() else "zip"
         if self.data.startswith(b"PAR1"):
             return "table"
@@ -80,6 +80,8 @@ class Document:
         if start == "<":
             return "xml"
         if start in ("{", "["):
+            if self.content in ([], {}):
+                raise BrokenExport("there is nothing in it; was it released before anybody had labeled?")
             return "records" if isinstance(self.content, _Lines) else "json"
         return "table" if not _is_json(self.text) else "json"
 
@@ -229,10 +231,14 @@ class Document:
     @staticmethod
     def _without_remarks(text: str) -> str:
         """Without the line with which Excel is told the separator, and without comments in front of the header."""
+        from al_resources.labeling.formats.tables import IMAGE, find_column
+
         while text.startswith("#") or re.match(r"(?i)sep=.\r?\n", text):
             first, _, rest = text.partition("\n")
-            if first.startswith("#") and any(map(first.count, SEPARATORS)):
-                break  # a header that begins with a #, like VIA's
+            separator = max(SEPARATORS, key=first.count)
+            cells = [cell.strip().strip('"') for cell in first.lstrip("# ").split(separator)]
+            if len(cells) > 1 and find_column(cells, IMAGE, None) is not None:
+                return text.lstrip("# ")  # a header that begins with a #, like VIA's and NumPy's
             text = rest
         return text
 
