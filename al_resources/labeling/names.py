@@ -113,9 +113,12 @@ def _keys(path: str) -> list[tuple[str, str]]:
     """How a path is looked up, the strictest way first: file name, whatever its case, its letters and digits, these
     without the ending.
     """
+    from al_core.images import IMAGE_SUFFIXES
+
     exact = PurePosixPath(path).name
     base = exact.casefold()
-    stem = PurePosixPath(base).stem if "." in base[1:] else base
+    suffix = PurePosixPath(base).suffix
+    stem = base.removesuffix(suffix) if suffix in IMAGE_SUFFIXES else base  # tools leave that out; `v1.2` is a name
     return [("exact", exact), ("name", base), ("letters", _letters(base)), ("stem", _letters(stem))]
 
 

@@ -237,6 +237,15 @@ def test_the_very_name_counts_before_one_that_differs_in_case() -> None:
     assert labels(parse("image,label\na/2.jpg,cat\nA/2.JPG,dog\n")) == {"a/2.jpg": "cat", "A/2.JPG": "dog"}
 
 
+@pytest.mark.parametrize(("written", "meant"), [("v1.2.png", 0), ("v1.2", 0), ("v1.jpg", 1), ("v1", 1), ("V1.PNG", 1)])
+def test_what_follows_the_last_dot_is_an_ending_only_if_pictures_have_it(written: str, meant: int) -> None:
+    own = [("/p/v1.2.png", f"{0:032x}"), ("/p/v1.png", f"{1:032x}")]
+    parsed = parse_export(
+        f"image,label\n{written},cat\n".encode(), "x", LabelingSettings(), lambda ids: set(), lambda: own
+    )
+    assert [label.image_id for label in parsed.labels] == [f"{meant:032x}"]
+
+
 def test_digits_that_something_parts_are_no_other_digits() -> None:
     assert labels(parse("image,label\nx1-11.png,cat\n")) == {"x1_11.png": "cat"}
     for other in ("x11_1.png", "x111.png"):
