@@ -356,19 +356,15 @@ TRICKY = st.sampled_from(
 TEXT = (
     (st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=6) | TRICKY).map(plain_class).filter(bool)
 )
-ANSWERS = st.lists(
-    st.builds(
-        ExportedLabel,
-        image_id=st.integers(0, 5).map("{:032x}".format),
-        label=TEXT,
-        annotator=st.none() | TEXT,
-        labeled_at=st.none() | st.datetimes(datetime(2001, 1, 1)).map(lambda at: at.replace(tzinfo=UTC, fold=0)),
-        confidence=st.none() | st.floats(0, 1),
-        annotation_seconds=st.none() | st.floats(0, 1e6),
-    ),
-    min_size=1,
-    max_size=6,
-)
+TOLD = {
+    "image_id": st.integers(0, 5).map("{:032x}".format),
+    "annotator": st.none() | TEXT,
+    "labeled_at": st.none() | st.datetimes(datetime(2001, 1, 1)).map(lambda at: at.replace(tzinfo=UTC, fold=0)),
+    "confidence": st.none() | st.floats(0, 1),
+    "annotation_seconds": st.none() | st.floats(0, 1e6),
+}
+LABELS = st.builds(ExportedLabel, label=TEXT, **TOLD)
+NO_LABELS = st.builds(ExportedLabel, label=st.none(), outcome=st.sampled_from(["skip", "bad"]), **TOLD)
 LOSES = {"label-studio": ["confidence"]}  # it has no place for it
 
 
@@ -382,13 +378,15 @@ def written(answers: list[ExportedLabel], format_: str) -> bytes:
 
 @pytest.mark.parametrize("format_", FORMATS)
 @law(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
-@given(answers=ANSWERS)
+@given(labels=st.lists(LABELS, min_size=1, max_size=6), others=st.lists(NO_LABELS, max_size=2))
 def test_every_label_that_goes_out_comes_in_again_or_is_refused_by_name(
-    answers: list[ExportedLabel], format_: str
+    labels: list[ExportedLabel], others: list[ExportedLabel], format_: str
 ) -> None:
+    """And every "unsure" and "bad picture" where the format has a place for them."""
+    answers = [*labels, *others] if format_ in ("jsonl", "csv") else labels
     of_images = format_ in FOLDERS or FILES[format_][2]
     answers = list({(one.image_id, None if of_images else one.annotator): one for one in answers}.values())
-    classes, there = {str(answer.label) for answer in answers}, {answer.image_id for answer in answers}
+    classes, there = {str(answer.label) for answer in labels}, {answer.image_id for answer in answers}
     try:
         data = written(answers, format_)
     except InvalidInput:

@@ -381,6 +381,38 @@ def test_and_counts_where_the_settings_say_that_the_largest_one_does(tool: str) 
     assert labels(parse(DRAWN[tool], boxes="largest")) == {"a/1.jpg": "cat"}
 
 
+# ---------------------------------------------------------------------- what people said besides
+def test_what_is_said_twice_is_said_once() -> None:
+    image = '<image id="0" name="a/1.jpg"><tag label="cat"/><tag label="cat"/></image>'
+    assert labels(parse(f"<annotations>{image}</annotations>")) == {"a/1.jpg": "cat"}
+
+
+def test_a_cancelled_row_and_one_with_an_outcome_are_answers_that_are_no_class() -> None:
+    cancelled = "image,id,choice,annotator,annotation_id,was_cancelled\na/1.jpg,1,,1,1,True\nb/1.jpg,2,cat,1,2,False\n"
+    assert [(label.outcome, label.label) for label in parse(cancelled).labels] == [("skip", None), ("label", "cat")]
+    table = "image,label,outcome\na/1.jpg,,bad\nb/1.jpg,cat,\n"
+    assert [(label.outcome, label.label) for label in parse(table).labels] == [("bad", None), ("label", "cat")]
+
+
+def test_of_ground_truths_jobs_the_last_counts_and_a_verdict_on_labels_is_none() -> None:
+    def job(name: str, day: int, kind: str = "image-classification") -> dict[str, Any]:
+        return {"class-name": name, "creation-date": f"2026-01-0{day}T00:00:00", "type": f"groundtruth/{kind}"}
+
+    row = {"source-ref": "s3://b/a/1.jpg", "first-metadata": job("cat", 1), "again-metadata": job("dog", 2)}
+    row["verdict-metadata"] = job("correct", 3, "label-verification")
+    assert labels(parse(lines([row]))) == {"a/1.jpg": "dog"}
+    assert labels(parse(lines([row]), columns={"label": "first"})) == {"a/1.jpg": "cat"}
+
+
+def test_an_answer_in_labelboxs_text_field_is_an_answer() -> None:
+    one = {"name": "kind", "text_answer": {"content": "cat"}}
+    row = {
+        "data_row": {"external_id": "a/1.jpg"},
+        "projects": {"p": {"labels": [{"annotations": {"classifications": [one]}}]}},
+    }
+    assert labels(parse(lines([row]))) == {"a/1.jpg": "cat"}
+
+
 # ---------------------------------------------------------------------- people
 def test_images_of_cvats_tasks_are_answered_by_the_tasks_own_people() -> None:
     tasks = "".join(

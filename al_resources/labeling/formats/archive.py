@@ -13,9 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from al_core.picture_files import FIRST_BYTES, is_left_behind, name_in_zip
+from al_resources.labeling.formats.columns import IMAGE, LABEL, find_column
 from al_resources.labeling.formats.contract import BrokenExport, Row
 from al_resources.labeling.formats.document import MOST_BYTES as MOST_BYTES_OF_LABELS
-from al_resources.labeling.formats.document import Document, images_and_words, is_tar, lines_of
+from al_resources.labeling.formats.document import (
+    SEPARATORS,
+    Document,
+    images_and_words,
+    is_tar,
+    lines_of,
+    names_an_image,
+)
 
 MOST_FILES = 500_000
 MOST_BYTES = 20_000_000_000  # unpacked, all together
@@ -135,9 +143,6 @@ def may_hold_labels(name: str, read: Callable[[], bytes]) -> bool:
 
 def _is_table(text: str) -> bool:
     """Whether a text is a list of images and words, or a table with a column of images and one of labels."""
-    from al_resources.labeling.formats.document import SEPARATORS, names_an_image
-    from al_resources.labeling.formats.tables import IMAGE, LABEL, find_column
-
     first = next((line for line in lines_of(text.strip("\ufeff")) if line.strip()), "")
     for separator in SEPARATORS:
         cells = [cell.strip().strip('"') for cell in first.split(separator)]

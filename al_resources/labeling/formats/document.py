@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
+from al_resources.labeling.formats.columns import IMAGE, find_column
 from al_resources.labeling.formats.contract import BrokenExport, Kind, NotThisFormat, listed
 
 if TYPE_CHECKING:
@@ -231,8 +232,6 @@ class Document:
     @staticmethod
     def _without_remarks(text: str) -> str:
         """Without the line with which Excel is told the separator, and without comments in front of the header."""
-        from al_resources.labeling.formats.tables import IMAGE, find_column
-
         while text.startswith("#") or re.match(r"(?i)sep=.\r?\n", text):
             first, _, rest = text.partition("\n")
             separator = max(SEPARATORS, key=first.count)
