@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from al_resources.platform import Platform
 
 IMPORTS = f"{INBOX}/imports"
-REASONS_TOLD = 10
+REASONS_TOLD, LONGEST_REASON = 10, 300
 
 
 @dataclass(frozen=True)
@@ -184,10 +184,12 @@ def _missing(plan: Plan, standing: Any) -> list[ExportedLabel]:
 
 def _facts(source: str, plan: Plan, brings: Plan, standing: Any, removed: int) -> dict[str, Any]:
     """What a person wants to know before the labels count: what the source says, and what of it is news."""
+    from al_resources.labeling.formats.contract import shortened
+
     known = set(standing.select("image_id", "annotator").iter_rows())
     written = brings.rows.select("image_id", "annotator", "outcome").rows()
     changed = sum((image_id, who) in known for image_id, who, outcome in written if outcome != "removed")
-    reasons = Counter(row.reason for row in plan.set_aside)
+    reasons = Counter(shortened(row.reason, LONGEST_REASON) for row in plan.set_aside)
     chosen = brings.rows["round"].is_not_null().sum()
     return {
         "source": without_secrets(source),

@@ -95,6 +95,14 @@ def test_a_dry_run_says_what_would_be_new_changed_and_unknown_and_writes_nothing
     assert len(list(platform.blobs.list("labeling/exports"))) == 1
 
 
+def test_a_reason_is_short_however_long_what_it_is_about(
+    platform: Platform, pictures: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "1.csv").write_text(f"image,label\n0.png,cat\n{'x' * 70_000}.png,cat\n")
+    facts = plan_import(platform, str(tmp_path / "1.csv")).facts
+    assert (facts["set_aside"], max(map(len, facts["reasons"]))) == (1, 300)
+
+
 def test_the_same_file_again_is_the_same_and_an_older_state_counts_when_asked_for(
     platform: Platform, pictures: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -89,7 +89,7 @@ def test_every_sheet_of_a_workbook_is_read_or_named_and_a_table_may_stand_furthe
     data = workbook(
         {
             "About": [["made by Ann"]],
-            "Mon": [["", "", ""], ["", "image", "label"], ["", "a/1.jpg", "NA"]],
+            "Mon": [["", "", ""], ["", "File\nname", "label"], ["", "a/1.jpg", "NA"]],
             "Tue": [["image", "label"], ["b/1.jpg", 1]],
         }
     )
@@ -129,6 +129,8 @@ def test_a_data_set_of_hugging_face_says_its_classes_in_the_schema() -> None:
 def test_of_several_usual_columns_those_are_taken_that_hold_images_and_names() -> None:
     table = "image_id,file_name,label,class_name\n1,a/1.jpg,0,cat\n2,b/1.jpg,1,dog\n"
     assert labels(parse(table)) == {"a/1.jpg": "cat", "b/1.jpg": "dog"}
+    table = "image,label,tag\na/1.jpg,0,sunny\nb/1.jpg,1,sunny\n"
+    assert labels(parse(table)) == {"a/1.jpg": "0", "b/1.jpg": "1"}, "what else is said is no name of the class"
 
 
 def test_a_number_is_the_same_class_in_json_and_in_csv() -> None:

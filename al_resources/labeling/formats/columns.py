@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 IMAGE = (
@@ -21,7 +22,7 @@ def find_columns(columns: Iterable[str], names: Iterable[str], wanted: str | Non
     there = list(columns)
     if wanted is not None:
         return [wanted] if wanted in there else []
-    plain = {str(column).strip().lower().replace(" ", "_").replace("-", "_"): column for column in reversed(there)}
+    plain = {re.sub(r"[\s-]+", "_", str(column).strip().lower()): column for column in reversed(there)}
     return [plain[name] for name in names if name in plain]
 
 

@@ -72,10 +72,9 @@ def _columns(found: list[dict[str, Any]], columns: list[str], wanted: dict[str, 
     # a number of the row beside the file's name is no image
     image = next((one for one in images if any(_may_be_image(row.get(one)) for row in found)), next(iter(images), None))
     labels = find_columns([column for column in columns if column != image], LABEL, wanted.get("label"))
-    # a number of the class beside its name is no class
-    label = next(
-        (one for one in labels if not all(_is_number(row.get(one)) for row in found)), next(iter(labels), None)
-    )
+    label = next(iter(labels), None)
+    if label is not None and all(_is_number(row.get(label)) for row in found):
+        label = next((one for one in labels if _names_the_numbers(found, label, one)), label)
     if image is None or label is None:
         missing = "an image" if image is None else "a label"
         raise NotThisFormat(
@@ -87,6 +86,13 @@ def _columns(found: list[dict[str, Any]], columns: list[str], wanted: dict[str, 
 
 def _may_be_image(cell: Any) -> bool:
     return isinstance(cell, str) and (names_an_image(cell) or bool(CONTENT_ID.search(cell.lower())))
+
+
+def _names_the_numbers(found: list[dict[str, Any]], number: str, name: str) -> bool:
+    """Whether a column says in words what the one of numbers says: one word a number, and one number a word."""
+    pairs = {(str(row.get(number)), str(row.get(name))) for row in found}
+    words = {word for _, word in pairs}
+    return len(pairs) == len(words) == len({one for one, _ in pairs}) and not any(map(_is_number, words))
 
 
 def _is_number(cell: Any) -> bool:
