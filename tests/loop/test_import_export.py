@@ -198,6 +198,25 @@ def test_what_was_mended_is_no_longer_counted_as_quarantined(platform: Platform,
     assert [(one["path"], one["set_aside"]) for one in facts["set_aside"]] == [(f"{INBOX}/x.csv", 1)]
 
 
+def test_of_all_that_wait_one_that_cannot_be_read_is_left_out_and_told(
+    platform: Platform, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, image in (("a.csv", "0.png"), ("b.csv", "1.png")):
+        platform.blobs.write(f"{INBOX}/{name}", f"image,label\n{image},cat\n".encode())
+    read, told = platform.blobs.read, list[str]()
+
+    def refuse(path: str) -> bytes:
+        if path == f"{INBOX}/a.csv":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(platform.blobs, "read", refuse)
+    assert [merge.path for merge in merge_exports(platform, "", told.append)] == [f"{INBOX}/b.csv"]
+    assert told[0] == f"{INBOX}/a.csv is left out: Permission denied"
+    with pytest.raises(PermissionError):
+        merge_exports(platform, f"{INBOX}/a.csv", told.append)
+
+
 # ---------------------------------------------------------------------- from labels that exist to the loop
 class Beginning:
     """A project with digits in its store whose answers are known, and jobs that run in this process."""
