@@ -52,7 +52,12 @@ def import_labels(
     for source in sources:
         stored = _store_pictures(platform, source, quiet=as_json) if with_pictures and not dry_run else None
         planned = plan_import(
-            platform, source, complete=complete, again=again, coming=with_pictures, random_sample=random_sample
+            platform,
+            source,
+            complete=complete,
+            again=again,
+            coming=with_pictures and dry_run,
+            random_sample=random_sample,
         )
         path = deliver(platform, planned) if planned.brings and not dry_run else None
         told.append(planned.facts | {"delivered": path, "stored": stored})

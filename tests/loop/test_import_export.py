@@ -503,6 +503,8 @@ def test_the_commands_from_init_to_a_file_for_another_tool(
     would = json.loads(al("import", str(folder), "--ingest", "--dry-run", "--json", config=config).stdout)
     assert (would[0]["new"], would[0]["delivered"]) == (6, None)
     assert not (home / "data" / "blobs" / "images").exists()
-    done = json.loads(al("import", str(folder), "--ingest", "--json", config=config).stdout)
-    assert (done[0]["new"], done[0]["delivered"].startswith("labeling/exports/imports/")) == (6, True)
+    (folder / "cat" / "half.png").write_bytes((folder / "cat" / "0.png").read_bytes()[:90])
+    (done,) = json.loads(al("import", str(folder), "--ingest", "--json", config=config).stdout)
+    assert (done["new"], done["set_aside"], done["delivered"].startswith("labeling/exports/imports/")) == (6, 1, True)
+    assert [Path(name).name for name in done["stored"]["reasons"]] == ["half.png"]
     assert "nothing is labeled yet" in al("export", str(tmp_path / "x.jsonl"), config=config).stderr
