@@ -19,6 +19,7 @@ from urllib.parse import unquote
 from al_core.picture_files import printable
 from al_resources.labeling.formats.contract import Row, listed
 
+UNKNOWN = "neither selected nor in the image store (`al ingest` adds pictures)"
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 _AS_UUID = re.compile(
     r"(?<![0-9a-f])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9a-f])"
@@ -78,7 +79,7 @@ class ImageNames:
                 candidates = self._index[level].get(key)
                 if candidates:
                     return self._only_one(name, path, candidates)
-        return Match(None, f"image {own_part(name)!r} is unknown here: neither selected nor in the image store")
+        return Match(None, f"image {own_part(name)!r} is unknown here: {UNKNOWN}")
 
     def _only_one(self, name: str, path: str, candidates: set[tuple[str, str]]) -> Match:
         """Where several images had that file name, the folders in front of it decide."""
