@@ -80,7 +80,7 @@ def look(
     still = {blob.path: blob.etag for blob in unmerged}
     asked = {path: etag for path, etag in asked.items() if still.get(path) == etag}
     found = consider(inbox, new, cursor.waiting, now, limit=limit, seconds=seconds, merging=bool(asked))
-    found.unfit = unfit
+    found.unfit |= unfit
     found.cursor.requested |= asked
     found.cursor.turn = cursor.turn + (not found.left)  # what is left must be found again
     return found
@@ -124,6 +124,8 @@ def consider(
         except FileNotFoundError:  # deleted between listing and reading
             note_gone(inbox, blob.path)
             found.gone.append(blob.path)
+        except PermissionError as error:  # it may be opened by the next look
+            found.unfit[blob.path] = f"{error.strerror}; let whoever runs this read it"
         except BrokenExport as error:
             if error.incomplete and not _is_settled(blob, waiting, inbox.settings, now):
                 found.waiting.append(blob.path)

@@ -187,6 +187,29 @@ def test_a_file_whose_name_no_ledger_can_hold_is_told_and_stops_no_look(
     assert progress(platform)["unfit_exports"] == {name: "its name is no UTF-8; rename it"}
 
 
+def test_a_file_that_may_not_be_read_is_told_and_stops_no_look(
+    platform: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = export(platform, "a.json", coco({IMAGES[0]: "cat"}))
+    good = export(platform, "b.json", coco({IMAGES[1]: "cat"}))
+    read = platform.blobs.read
+
+    def refuse(path: str) -> bytes:
+        if path == closed:
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(platform.blobs, "read", refuse)
+    result = tick(platform, instance)
+    assert [request.tags["al/export"] for request in result.run_requests or []] == [good]
+    merge_export(platform.inbox, good)
+    assert f"{closed} cannot be read: Permission denied" in reason(tick(platform, instance, result.cursor))
+    monkeypatch.undo()
+    assert [request.tags["al/export"] for request in tick(platform, instance, result.cursor).run_requests or []] == [
+        closed
+    ]
+
+
 def test_a_cumulative_export_is_a_run_for_what_it_adds(platform: Platform, instance: dg.DagsterInstance) -> None:
     path = export(platform, "a.json", coco({IMAGES[0]: "cat"}))
     merge_export(platform.inbox, path)
