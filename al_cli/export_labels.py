@@ -19,7 +19,7 @@ FORMATS = ("jsonl", "coco", "csv", "label-studio", "cvat", "mltable", "folders",
 def export_labels(file: Path | None, format_: str, force: bool, as_json: bool) -> None:
     """Write all labels to FILE, by default labels.jsonl or the like; `al import` reads it again without loss.
 
-    jsonl keeps everything, skips included. folders and ultralytics are zips with the pictures in them.
+    jsonl and csv keep everything, skips included. folders and ultralytics are zips with the pictures in them.
     """
     from al_loop.exporting import export
     from al_resources.labeling.writers import FILES

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markup import escape
 
 from al_cli.console import console, json_option, open_platform, print_json
+
+if TYPE_CHECKING:
+    from al_resources.platform import Platform
 
 
 @click.command("import")
@@ -21,7 +25,7 @@ from al_cli.console import console, json_option, open_platform, print_json
     is_flag=True,
     help="Declare that chance decided which images were labeled: the reserved ones among them judge models.",
 )
-@click.option("--ingest", "with_pictures", is_flag=True, help="Store a folder's pictures first.")
+@click.option("--ingest", "with_pictures", is_flag=True, help="Store the pictures of a folder or archive first.")
 @json_option
 def import_labels(
     sources: tuple[str, ...],
@@ -40,19 +44,20 @@ def import_labels(
     Labels that no round asked for teach. They judge, too, as far as they are reserved, where every image in the store
     is labeled when the first dataset is made, or where --random-sample says that they were drawn at random.
     """
-    from al_cli.ingest import ingest_files, tell_what_is_not_in
-    from al_core.picture_files import find_pictures
+    from al_cli.ingest import tell_what_is_not_in
     from al_loop.importing import deliver, plan_import
 
     platform = open_platform()
     told = []
     for source in sources:
-        folder, stored = Path(source).expanduser(), None
-        if with_pictures and folder.is_dir() and not dry_run:
-            found = find_pictures(folder)
-            stored = ingest_files(platform, found.pictures, quiet=as_json, beside=found)
+        stored = _store_pictures(platform, source, quiet=as_json) if with_pictures and not dry_run else None
         planned = plan_import(
-            platform, source, complete=complete, again=again, coming=with_pictures, random_sample=random_sample
+            platform,
+            source,
+            complete=complete,
+            again=again,
+            coming=with_pictures and dry_run,
+            random_sample=random_sample,
         )
         path = deliver(platform, planned) if planned.brings and not dry_run else None
         told.append(planned.facts | {"delivered": path, "stored": stored})
@@ -63,6 +68,35 @@ def import_labels(
         if facts["stored"] is not None:
             tell_what_is_not_in(facts["stored"])
         _print(facts, dry_run)
+
+
+def _store_pictures(platform: Platform, source: str, *, quiet: bool) -> dict[str, Any] | None:
+    """Put the pictures of a folder or archive into the store; what became of them, and None for any other file."""
+    from al_cli.ingest import ingest_files
+    from al_core.picture_files import find_pictures
+
+    place = Path(source).expanduser()
+    if place.is_dir():
+        found = find_pictures(place)
+        return ingest_files(platform, found.pictures, quiet=quiet, beside=found)
+    if not place.is_file():
+        return None
+    with TemporaryDirectory() as folder:
+        unpack_pictures(place, Path(folder))
+        found = find_pictures(Path(folder))
+        if not found.pictures and not found.rejected:
+            return None
+        return ingest_files(platform, found.pictures, quiet=quiet, beside=found, moved=(Path(folder), place.absolute()))
+
+
+def unpack_pictures(archive: Path, folder: Path) -> None:
+    """Write the pictures of an archive below a folder, under their paths; none leaves it."""
+    from al_resources.labeling.formats.archive import pictures_in
+
+    for path, data in pictures_in(archive.read_bytes()):
+        file = folder.joinpath(*(part for part in PurePosixPath(path).parts if part not in ("/", "..")))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
 
 
 def _print(facts: dict[str, Any], dry_run: bool) -> None:

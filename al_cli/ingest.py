@@ -65,16 +65,25 @@ def tell_what_is_not_in(facts: dict[str, Any]) -> None:
 
 
 def ingest_files(
-    platform: Platform, files: list[Path], *, quiet: bool = False, beside: PictureFiles | None = None
+    platform: Platform,
+    files: list[Path],
+    *,
+    quiet: bool = False,
+    beside: PictureFiles | None = None,
+    moved: tuple[Path, Path] | None = None,
 ) -> dict[str, Any]:
     """Store the files; returns how many were added, known and rejected, and the reasons.
 
-    `beside`: what else lay in their folder; it is put on record with them.
+    `beside`: what else lay in their folder; it is put on record with them. `moved`: the folder where they lie now, and
+    what it stands for: an archive that they came in.
     """
     from al_core.picture_files import printable
     from al_core.records import REJECTED_IMAGES, table_of, utc_now
     from al_resources.forgotten import forgotten_ids
     from al_resources.image_names import NameLog
+
+    def called(name: str) -> str:
+        return name if moved is None else name.replace(str(moved[0]), str(moved[1]), 1)
 
     added = known = forgotten = 0
     reasons = dict(beside.rejected) if beside is not None else {}
@@ -90,16 +99,16 @@ def ingest_files(
             elif isinstance(outcome, str):
                 reasons[str(file)] = outcome
             else:
-                names.add(printable(file.absolute().as_posix()), outcome.image_id)
+                names.add(printable(called(file.absolute().as_posix())), outcome.image_id)
                 added, known = (added + 1, known) if outcome.new else (added, known + 1)
-    reasons = {printable(name): reason for name, reason in reasons.items()}
+    reasons = {printable(called(name)): reason for name, reason in reasons.items()}
     if reasons:
         now = utc_now()
         rejected = [
             {"name": name, "reason": reason, "source": "ingest", "rejected_at": now} for name, reason in reasons.items()
         ]
         platform.ledgers.insert_new("rejected_images", table_of(REJECTED_IMAGES, rejected), on=["name", "reason"])
-    left = {} if beside is None else {printable(name): kind for name, kind in beside.left.items()}
+    left = {} if beside is None else {printable(called(name)): kind for name, kind in beside.left.items()}
     return {
         "added": added,
         "known": known,

@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
+from unicodedata import category
 
 import click
 
@@ -88,10 +90,6 @@ def init(
     `al start` does it, too, and everything that comes after it.
     """
     console.quiet = console.quiet or as_json
-    from al_core.class_folders import plain_class
-
-    if not all(map(plain_class, classes)):
-        raise click.UsageError("--class '' names no class; expected a name, like --class cat")
     if storage == "postgres":
         _check_postgres(folder / "dagster.yaml")
     file = folder / "al.toml"
@@ -102,8 +100,8 @@ def init(
         return
     console.print(
         f"{file} is ready. Next:\n"
-        f"  al --config {file} ingest YOUR_IMAGES\n"
-        f"  al ui --home {folder}          then switch on next_round_sensor and labeling_export_sensor",
+        f"  al --config {quote(str(file))} ingest YOUR_IMAGES\n"
+        f"  al ui --home {quote(str(folder))}          then switch on next_round_sensor and labeling_export_sensor",
         soft_wrap=True,
         markup=False,
     )
@@ -121,17 +119,16 @@ def write_project(
     """The files of a project in `folder`, as far as they are not there yet, and the settings that are in force then.
 
     Raises:
-        UsageError: weights for no encoder of others.
+        UsageError: weights for no encoder of others, or what is no name of a class.
         NoEncoder: the encoder cannot be used here.
         SettingsError: the settings that are there cannot be used.
     """
     from al_cli.dagster_process import write_dagster_home
-    from al_core.class_folders import plain_class
     from al_resources.format_versions import write_version
     from al_resources.labeling.inbox import INBOX
     from al_resources.platform import Platform
 
-    file, named = folder / "al.toml", list(dict.fromkeys(map(plain_class, classes)))
+    file, named = folder / "al.toml", _class_names(classes)
     is_new = not file.exists()
     if weights is not None and encoder == SMALL_CNN:
         raise click.UsageError(f"--weights {weights}: of which encoder? Name it with --encoder, see `al encoders`")
@@ -153,6 +150,24 @@ def write_project(
             soft_wrap=True,
         )
     return settings
+
+
+def _class_names(classes: Sequence[str]) -> list[str]:
+    """The names as they count, each once; those that may be one class are told. Raises `UsageError`."""
+    from al_core.class_folders import alike, plain_class
+    from al_core.picture_files import printable
+
+    names = list(dict.fromkeys(map(plain_class, classes)))
+    for name in names:
+        if not name or any(category(one) in ("Cc", "Cs") for one in name):
+            shown = "''" if not name else repr(printable(name))
+            raise click.UsageError(f"--class {shown} names no class; expected text, like --class cat")
+    for found in alike(names):
+        told = escape(" and ".join(map(repr, found)))
+        console.print(
+            f"[yellow]note[/] the classes {told} differ in case or spacing only; are they one?", soft_wrap=True
+        )
+    return names
 
 
 def _check_postgres(file: Path) -> None:

@@ -103,18 +103,7 @@ def print_progress(facts: dict[str, Any]) -> None:
         console.print(f"{facts['rejected_images']} files were rejected: they are no readable images")
     for failure in facts["failed_ingestions"]:
         console.print(f"[red]failed ingestion[/] {escape(failure)}; `al query failures --send-again` when it is mended")
-    if facts["exports"]:
-        counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in facts["exports"].items())
-        console.print(f"[bold]exports[/] {counts}")
-    if waiting := facts["unmerged_exports"]:
-        console.print(f"[yellow]in the inbox[/] {len(waiting)} exports wait: {_some(waiting)}", soft_wrap=True)
-    if gone := facts["gone_exports"]:
-        console.print(f"[red]gone[/] {len(gone)} exports, deleted before they were read: {_some(gone)}", soft_wrap=True)
-    for export in facts["quarantined"]:
-        console.print(f"[red]quarantined[/] {escape(export['path'])}: {escape(export['reason'])}")
-    for export in facts["set_aside"]:
-        told = escape(f"{export['path']}: {export['reason']}")
-        console.print(f"[yellow]set aside[/] {export['set_aside']} rows of {told}", soft_wrap=True)
+    _print_exports(facts)
     if facts["events"]:
         console.print("{waiting} events wait in the queue".format(**facts["events"]))
         if facts["events"]["poison"]:
@@ -127,6 +116,24 @@ def print_progress(facts: dict[str, Any]) -> None:
                 "run it again from the Runs page",
                 soft_wrap=True,
             )
+
+
+def _print_exports(facts: dict[str, Any]) -> None:
+    """What became of the files in the inbox: each that is not wholly in, by name and with the reason."""
+    if facts["exports"]:
+        counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in facts["exports"].items())
+        console.print(f"[bold]exports[/] {counts}")
+    if waiting := facts["unmerged_exports"]:
+        console.print(f"[yellow]in the inbox[/] {len(waiting)} exports wait: {_some(waiting)}", soft_wrap=True)
+    if gone := facts["gone_exports"]:
+        console.print(f"[red]gone[/] {len(gone)} exports, deleted before they were read: {_some(gone)}", soft_wrap=True)
+    for export in facts["quarantined"]:
+        console.print(f"[red]quarantined[/] {escape(export['path'])}: {escape(export['reason'])}")
+    for path, reason in facts["unfit_exports"].items():
+        console.print(f"[red]cannot be read[/] {escape(path)}: {escape(reason)}", soft_wrap=True)
+    for export in facts["set_aside"]:
+        told = escape(f"{export['path']}: {export['reason']}")
+        console.print(f"[yellow]set aside[/] {export['set_aside']} rows of {told}", soft_wrap=True)
 
 
 def _monitoring(found: dict[str, Any]) -> list[str]:

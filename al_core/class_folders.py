@@ -43,6 +43,19 @@ def plain_class(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).split())
 
 
+def loosely(name: str) -> str:
+    """What is left of a class name where case, spacing and punctuation are no difference."""
+    return "".join(one for one in name.casefold() if one.isalnum()) or name
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Those of the names that differ in case or spacing only, together."""
+    together: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        together.setdefault(loosely(name), []).append(name)
+    return [found for found in together.values() if len(found) > 1]
+
+
 def place(paths: Iterable[PurePosixPath], classes: Collection[str] = ()) -> Placed:
     """Read the classes of pictures from their paths: [wrapper/]*[train|test/]class/[anything/]picture.
 

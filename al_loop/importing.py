@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from al_resources.platform import Platform
 
 IMPORTS = f"{INBOX}/imports"
-REASONS_TOLD = 10
+REASONS_TOLD, LONGEST_REASON = 10, 300
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,8 @@ def plan_import(
     data, reading = read_source(source, platform)
     export = BlobInfo(f"{IMPORTS}/{file_name(source)}", "", len(data or b""), utc_now())
     inbox = platform.inbox
-    if coming and reading is not None:
-        coming_ids = {row.content for row in reading.rows if row.content}
-        inbox = replace(inbox, images=_AsItWillBe(platform.blobs, coming_ids))
+    if coming:
+        inbox = replace(inbox, images=_AsItWillBe(platform.blobs, _pictures_coming(data, reading)))
     plan = plan_merge(inbox, export, data=data, reading=reading)
     standing = votes(platform.ledgers.read("labels"))
     rewritten: Sequence[ExportedLabel] = plan.parsed.labels
@@ -105,6 +104,16 @@ def plan_import(
     brings = plan_merge(inbox, export, data=data)
     facts = _facts(source, plan, brings, standing, len(removed)) | _judging(platform, inbox, plan, random_sample)
     return Import(source, data, facts, random_sample)
+
+
+def _pictures_coming(data: bytes | None, reading: Reading | None) -> set[str]:
+    """The content ids of the pictures that a folder or an archive brings along."""
+    from al_core.images import content_id
+    from al_resources.labeling.formats.archive import pictures_in
+
+    if reading is not None:
+        return {row.content for row in reading.rows if row.content}
+    return {content_id(picture) for _, picture in pictures_in(data or b"")}
 
 
 class _AsItWillBe(ImageStore):
@@ -175,10 +184,12 @@ def _missing(plan: Plan, standing: Any) -> list[ExportedLabel]:
 
 def _facts(source: str, plan: Plan, brings: Plan, standing: Any, removed: int) -> dict[str, Any]:
     """What a person wants to know before the labels count: what the source says, and what of it is news."""
+    from al_resources.labeling.formats.contract import shortened
+
     known = set(standing.select("image_id", "annotator").iter_rows())
     written = brings.rows.select("image_id", "annotator", "outcome").rows()
     changed = sum((image_id, who) in known for image_id, who, outcome in written if outcome != "removed")
-    reasons = Counter(row.reason for row in plan.set_aside)
+    reasons = Counter(shortened(row.reason, LONGEST_REASON) for row in plan.set_aside)
     chosen = brings.rows["round"].is_not_null().sum()
     return {
         "source": without_secrets(source),

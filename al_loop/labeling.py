@@ -21,9 +21,16 @@ def merge_exports(platform: Platform, path: str, log: Callable[[str], None]) -> 
     """Bring one export, or all that wait, into the label ledger. Repeating it changes nothing."""
     from al_resources.labeling.merge import merge_export
 
-    paths = [path] if path else [blob.path for blob in platform.inbox.unmerged()]
-    merges = [merge_export(platform.inbox, export) for export in paths]
-    for merge in merges:
+    merges = []
+    for export in [path] if path else [blob.path for blob in platform.inbox.unmerged()]:
+        try:
+            merge = merge_export(platform.inbox, export)
+        except (FileNotFoundError, PermissionError) as error:  # gone since it was listed, or not for us to read
+            if path:
+                raise
+            log(f"{export} is left out: {error.strerror or error}")
+            continue
+        merges.append(merge)
         log(f"{merge.path}: {merge.labels} labels, {merge.new_labels} new, {merge.set_aside} set aside; {merge.reason}")
     return merges
 

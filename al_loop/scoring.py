@@ -66,11 +66,12 @@ def score(
         raise GiveUp(
             "no model is deployed yet, so there is nothing to score with; `al ingest` adds images without scoring them"
         )
+    from al_core.picture_files import printable
     from al_resources.image_names import NameLog
     from al_serving import remote_batch
     from al_serving.batch import files_of_folder, files_of_store
 
-    below = "" if folder is None else f"{folder.absolute().as_posix()}/"
+    below = "" if folder is None else f"{printable(folder.absolute().as_posix())}/"
 
     def known_as(names: NameLog, name: str, image_id: str) -> None:
         names.add(below + name, image_id)
@@ -81,7 +82,7 @@ def score(
             if folder is not None:
                 return remote_batch.score_folder_remotely(*endpoint, folder, version, key=key, log=log, named=named)
             return remote_batch.score_store_remotely(*endpoint, prefix, version, key=key, log=log, named=named)
-    files = files_of_folder(folder) if folder is not None else files_of_store(platform.blobs, prefix)
+    files = files_of_folder(folder, log) if folder is not None else files_of_store(platform.blobs, prefix)
     with NameLog(platform.ledgers, "score") as names:
         return _score_here(platform, version, files, key, report or _told_to(log), partial(known_as, names))
 

@@ -44,6 +44,7 @@ def progress(platform: Platform) -> dict[str, Any]:
         "exports": dict(counted.iter_rows()) | ({"quarantined": quarantined.height} if quarantined.height else {}),
         "events": platform.events.counts() if platform.profile.hears_events else None,
         "unmerged_exports": [blob.path for blob in platform.inbox.unmerged()],
+        "unfit_exports": platform.inbox.unfit(),
         "gone_exports": exports.filter(pl.col("path").is_unique(), status="gone")["path"].to_list(),
         "quarantined": quarantined.select("path", "reason").to_dicts(),
         "set_aside": troubled.filter(pl.col("set_aside") > 0).select("path", "set_aside", "reason").to_dicts(),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from al_core.errors import InvalidInput
 from al_core.images import IMAGE_SUFFIXES
-from al_core.picture_files import find_pictures
+from al_core.picture_files import find_pictures, printable
 from al_serving.collector import Collector
 from al_serving.payloads import SentImage
 from al_serving.scoring import Answer, ReadImage, RefusedImage, Scorer
@@ -55,8 +55,9 @@ class BatchSummary:
     model_version: int
 
 
-def files_of_folder(folder: Path) -> list[NamedFile]:
-    """All image files below `folder`, by their ending, in the order of their paths.
+def files_of_folder(folder: Path, log: Callable[[str], None] = lambda line: None) -> list[NamedFile]:
+    """All image files below `folder`, told by their first bytes, in the order of their paths; `log` hears what else
+    lies there.
 
     Raises:
         NoImages: there is none, or no such folder.
@@ -67,7 +68,9 @@ def files_of_folder(folder: Path) -> list[NamedFile]:
     paths = sorted([*found.pictures, *map(Path, found.rejected)])  # these are refused by name when they are read
     if not paths:
         raise NoImages(f"{folder} holds no image: looked for {', '.join(sorted(IMAGE_SUFFIXES))} in it and below")
-    return [NamedFile(path.relative_to(folder).as_posix(), path.read_bytes) for path in paths]
+    for kind, count in sorted(found.passed_over.items()):
+        log(f"{count} files passed over: {kind}")
+    return [NamedFile(printable(path.relative_to(folder).as_posix()), path.read_bytes) for path in paths]
 
 
 def files_of_store(blobs: BlobStore, prefix: str) -> list[NamedFile]:

@@ -113,7 +113,7 @@ def base64_bytes(text: str) -> bytes:
         head, _, text = text.partition(",")
         if not head.lower().endswith(";base64"):
             raise ValueError("a data URI without ;base64")
-        text = unquote(text)  # + / and = are often encoded in one
+    text = unquote(text)  # + / and = are often encoded, in a data URI and in a form
     plain = "".join(text.split()).translate({ord("-"): "+", ord("_"): "/"}).rstrip("=")
     return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
 

@@ -55,7 +55,7 @@ def score_folder_remotely(
 
     `named` hears of every image whose name is certain: its path in the folder, and the image's id.
     """
-    files = files_of_folder(folder)
+    files = files_of_folder(folder, log)
     prefix = f"batch/{key}/images"
 
     def upload(file: NamedFile) -> str | None:

@@ -200,4 +200,5 @@ def _nothing_to_do(found: "Look", besides: Sequence[str]) -> str:
     parts += [f"{path} is not complete yet" for path in found.waiting]
     parts += [f"{path} brings nothing new until those that came before it are merged" for path in found.behind]
     parts += [f"{path} is gone" for path in found.gone]
+    parts += [f"{path} cannot be read: {reason}" for path, reason in found.unfit.items()]
     return "; ".join([*parts, *besides]) or "no new exports"

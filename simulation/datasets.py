@@ -11,7 +11,7 @@ import io
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from al_core.class_folders import UnclearFolders, place, plain_class
+from al_core.class_folders import UnclearFolders, alike, place, plain_class
 from al_core.errors import ActiveLearningError
 from al_core.images import BadImage, content_id, image_suffix
 from al_core.learning.contract import LabeledImage
@@ -267,20 +267,11 @@ def _placed(
             notes.append(f"{path} cannot be read: {error.strerror or error}")
         else:
             collected.add(data, plain_class(label), str(files[path]), test=test)
-    notes += _alike(set(collected.labels.values()))
-    return collected.finish(name, read, has_test=placed.has_test)
-
-
-def _alike(classes: Collection[str]) -> list[str]:
-    """Of classes that may be one and the same, a word."""
-    by_letters: dict[str, list[str]] = {}
-    for name in sorted(classes):
-        by_letters.setdefault("".join(filter(str.isalnum, name.casefold())) or name, []).append(name)
-    return [
+    notes += [
         f"the classes {' and '.join(map(repr, names))} differ in case or spacing only; are they one?"
-        for names in by_letters.values()
-        if len(names) > 1
+        for names in alike(collected.labels.values())
     ]
+    return collected.finish(name, read, has_test=placed.has_test)
 
 
 def _from_torchvision(name: str) -> LabeledData:

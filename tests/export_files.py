@@ -188,6 +188,49 @@ def via_csv(answers: Answers) -> bytes:
     return pd.DataFrame(rows).to_csv(index=False).encode()
 
 
+def _via_3_parts(answers: Answers) -> tuple[dict[str, Any], dict[str, str]]:
+    """The attributes of a VIA 3 project, and image -> what its metadata says."""
+    names = sorted(set(answers.values()))
+    options = {str(number): name for number, name in enumerate(names)}
+    attributes = {"1": {"aname": "kind", "anchor_id": "FILE1_Z0_XY0", "type": 3, "options": options}}
+    return attributes, {image: str(names.index(label)) for image, label in answers.items()}
+
+
+def via_3(answers: Answers) -> bytes:
+    attributes, said = _via_3_parts(answers)
+    content = {
+        "project": {"data_format_version": "3.1.1", "vid_list": [str(n) for n, _ in enumerate(answers, 1)]},
+        "config": {},
+        "attribute": attributes,
+        "file": {
+            str(n): {"fid": str(n), "fname": image, "type": 2, "loc": 1, "src": ""}
+            for n, image in enumerate(answers, 1)
+        },
+        "view": {str(n): {"fid_list": [str(n)]} for n, _ in enumerate(answers, 1)},
+        "metadata": {
+            f"{n}_k": {"vid": str(n), "flg": 0, "z": [], "xy": [], "av": {"1": option}}
+            for n, option in enumerate(said.values(), 1)
+        },
+    }
+    return json.dumps(content).encode()
+
+
+def via_3_csv(answers: Answers) -> bytes:
+    attributes, said = _via_3_parts(answers)
+    remarks = [
+        "# Exported using VGG Image Annotator (http://www.robots.ox.ac.uk/~vgg/software/via)",
+        "# - spatial_coordinates of [2,10,20,50,80] denotes a rectangle (shape_id=2) of size 50x80 placed at (10,20)",
+        f"# ATTRIBUTE = {json.dumps(attributes)}",
+        "# CSV_HEADER = metadata_id,file_list,flags,temporal_coordinates,spatial_coordinates,metadata",
+    ]
+    cells = [
+        [f"{n}_k", json.dumps([image]), "0", "[]", "[]", json.dumps({"1": option})]
+        for n, (image, option) in enumerate(said.items(), 1)
+    ]
+    rows = [",".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in cells]
+    return "\n".join([*remarks, *rows]).encode()
+
+
 def fiftyone(answers: Answers) -> bytes:
     names = sorted(set(answers.values()))
     labels = {name.rpartition(".")[0]: names.index(label) for name, label in answers.items()}
@@ -307,6 +350,8 @@ TEXT_FILES: dict[str, Callable[[Answers], bytes]] = {
     "VIA JSON": via,
     "VIA project": via_project,
     "VIA CSV": via_csv,
+    "VIA 3 project": via_3,
+    "VIA 3 CSV": via_3_csv,
     "FiftyOne labels": fiftyone,
     "FiftyOne samples": fiftyone_samples,
     "Labelbox": labelbox,

@@ -4,12 +4,39 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from al_core.picture_files import printable
+
 LOGGER = logging.getLogger(__name__)
+LONGEST_PATH = 1_024  # characters; what Azure takes, and local file systems with it
+_UNFIT = re.compile(r"[\\\x00-\x1f\x7f]")  # backslashes and control characters
+
+
+def warn_of_unfit(path: str, reason: str) -> None:
+    """Log that a file is left out of a listing."""
+    LOGGER.warning("left out of the listing: %r: %s", path, reason)
+
+
+def is_fit(path: str, unfit: Callable[[str, str], None] = warn_of_unfit) -> bool:
+    """Whether a file that others put into the store can be a blob; one that cannot must not stop a listing."""
+    reason = _why_unfit(path)
+    if reason is not None:
+        unfit(printable(path), reason)
+    return reason is None
+
+
+def _why_unfit(path: str) -> str | None:
+    if _UNFIT.search(path):
+        return "its name holds a backslash or control character; rename it"
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # a file system may hold any bytes, a ledger only text
+        return "its name is no UTF-8; rename it"
+    return None
 
 
 @dataclass(frozen=True)
@@ -37,10 +64,13 @@ class BlobStore(Protocol):
     def info(self, path: str) -> BlobInfo:
         """Raises `FileNotFoundError`."""
 
-    def list(self, prefix: str, *, but: Set[str] = frozenset()) -> Iterator[BlobInfo]:
+    def list(
+        self, prefix: str, *, but: Set[str] = frozenset(), unfit: Callable[[str, str], None] = warn_of_unfit
+    ) -> Iterator[BlobInfo]:
         """All blobs below a folder, in the order of their paths; nothing where the folder is missing.
 
         `but`: paths that the caller can do without. A store that has to ask for each blob leaves them out.
+        `unfit`: hears of each file that others put there and that is no blob: its path, and why.
         """
 
     def folders(self, prefix: str) -> Sequence[str]:
@@ -55,9 +85,6 @@ class BlobStore(Protocol):
     def url(self, path: str) -> str:
         """The address to show to people and to store as `image_uri`."""
 
-
-LONGEST_PATH = 1_024  # characters; what Azure takes, and local file systems with it
-_UNFIT = re.compile(r"[\\\x00-\x1f\x7f]")  # backslashes and control characters
 
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")  # files in the middle of being written; no blob is called so
 
@@ -76,11 +103,3 @@ def checked_path(path: str) -> str:
     if TEMPORARY.fullmatch(segments[-1]):
         raise ValueError(f"blob path {path!r} is named like a file in the middle of being written")
     return path
-
-
-def is_fit(path: str) -> bool:
-    """Whether a file that others put into the store can be a blob; one that cannot must not stop a listing."""
-    if _UNFIT.search(path):
-        LOGGER.warning("left out of the listing: %r; rename it without backslashes and control characters", path)
-        return False
-    return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from datetime import UTC
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from al_core.errors import Unavailable
 from al_resources.azure.storage import container_client, sas_token
-from al_resources.blobs import BlobInfo, checked_path, is_fit
+from al_resources.blobs import BlobInfo, checked_path, is_fit, warn_of_unfit
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient, BlobProperties
@@ -71,13 +71,15 @@ class AzureBlobStore:
             raise FileNotFoundError(f"there is no blob {path!r}")
         return _info(path, found)
 
-    def list(self, prefix: str, *, but: Set[str] = frozenset()) -> Iterator[BlobInfo]:
+    def list(
+        self, prefix: str, *, but: Set[str] = frozenset(), unfit: Callable[[str, str], None] = warn_of_unfit
+    ) -> Iterator[BlobInfo]:
         """All blobs below a folder, page by page, in the order of their paths; a page tells all of each."""
         del but
         below = f"{checked_path(prefix)}/" if prefix else None
         with self._missing(prefix):
             for blob in self._container.list_blobs(name_starts_with=below, include=["metadata"]):
-                if not _is_folder(blob) and is_fit(blob.name):
+                if not _is_folder(blob) and is_fit(blob.name, unfit):
                     yield _info(blob.name, blob)
 
     def folders(self, prefix: str) -> Sequence[str]:

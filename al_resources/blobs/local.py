@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-from al_resources.blobs import TEMPORARY, BlobInfo, checked_path, is_fit
+from al_core.picture_files import printable
+from al_resources.blobs import TEMPORARY, BlobInfo, checked_path, is_fit, warn_of_unfit
 from al_resources.durable import beside, sync
 
 LOGGER = logging.getLogger(__name__)
@@ -79,16 +80,18 @@ class FsspecBlobStore:
             raise FileNotFoundError(f"there is no blob {path!r}")
         return self._object_info(path, details)
 
-    def list(self, prefix: str, *, but: Set[str] = frozenset()) -> Iterator[BlobInfo]:
+    def list(
+        self, prefix: str, *, but: Set[str] = frozenset(), unfit: Callable[[str, str], None] = warn_of_unfit
+    ) -> Iterator[BlobInfo]:
         """All blobs below a folder, in the order of their paths; of those in `but` a local folder asks nothing."""
         folder = self._full(prefix) if prefix else self._root
         if self._local:
-            return _local_list(folder, f"{prefix}/" if prefix else "", self._real_root, but)
+            return _local_list(folder, f"{prefix}/" if prefix else "", self._real_root, but, unfit)
         found = self._fs.find(folder, detail=True)
         return (
             self._object_info(full[len(self._root) :].lstrip("/"), found[full])
             for full in sorted(found)
-            if full != folder and is_fit(full)
+            if full != folder and is_fit(full, unfit)
         )
 
     def folders(self, prefix: str) -> Sequence[str]:
@@ -199,7 +202,9 @@ def _is_inside(path: str, root: str) -> bool:
     return real == root or real.startswith(root.rstrip("/") + "/")
 
 
-def _local_list(folder: str, prefix: str, root: str, but: Set[str]) -> Iterator[BlobInfo]:
+def _local_list(
+    folder: str, prefix: str, root: str, but: Set[str], unfit: Callable[[str, str], None]
+) -> Iterator[BlobInfo]:
     try:
         with os.scandir(folder) as scan:
             # "a-b/x" comes before "a/x": folders are sorted as their blobs' paths go on
@@ -207,16 +212,23 @@ def _local_list(folder: str, prefix: str, root: str, but: Set[str]) -> Iterator[
             entries = sorted((entry.name + ("/" if _is_folder(entry) else ""), entry) for entry in wanted)
     except (FileNotFoundError, NotADirectoryError):
         return
+    except PermissionError as error:
+        unfit(printable(prefix), f"a folder that cannot be read: {error.strerror}")
+        return
     for name, entry in entries:
         if name.endswith("/"):
-            yield from _local_list(entry.path, prefix + name, root, but)
+            yield from _local_list(entry.path, prefix + name, root, but, unfit)
         elif entry.is_symlink() and not _is_inside(entry.path, root):
-            LOGGER.warning("left out of the listing: %r leads out of the store; put the file itself there", entry.path)
-        elif not TEMPORARY.fullmatch(name) and is_fit(entry.path):
+            unfit(printable(prefix + name), "a link that leads out of the store; put the file itself there")
+        elif not TEMPORARY.fullmatch(name) and is_fit(prefix + name, unfit):
             try:
-                yield _local_info(prefix + name, entry.stat())
+                status = entry.stat()
             except FileNotFoundError:
-                continue  # deleted since, or no regular file
+                continue  # deleted since
+            if stat.S_ISREG(status.st_mode):
+                yield _local_info(prefix + name, status)
+            else:
+                unfit(prefix + name, "no regular file: a pipe, a socket, a device, or a link to a folder")
 
 
 def _local_folders(folder: str) -> Sequence[str]:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
-from al_core.class_folders import plain_class
+from al_core.class_folders import alike, loosely, plain_class
 from al_resources.labeling.formats import Reading, read_export
 from al_resources.labeling.formats.contract import BrokenExport, Outcome, Row, listed
 from al_resources.labeling.names import ImageNames, Match, own_part
@@ -246,7 +246,7 @@ def _why_no_class(label: Any) -> str | None:
 
 
 def _unknown_class(label: str, classes: Sequence[str]) -> str:
-    same = [name for name in classes if _loose(name) == _loose(label)]
+    same = [name for name in classes if loosely(name) == loosely(label)]
     if same:
         alias = f"labeling.aliases = {{{json.dumps(label, ensure_ascii=False)} = {json.dumps(same[0])}}} takes it"
         return (
@@ -255,10 +255,6 @@ def _unknown_class(label: str, classes: Sequence[str]) -> str:
     near = difflib.get_close_matches(label, classes, n=1)
     hint = f"; did they mean {near[0]!r}?" if near else ""
     return f"class {label!r} is not in labeling.classes{hint} (labeling.new_classes = 'grow' accepts new ones)"
-
-
-def _loose(name: str) -> str:
-    return "".join(one for one in name.casefold() if one.isalnum()) or name
 
 
 def _label(row: Row, match: Match) -> ExportedLabel:
@@ -357,16 +353,10 @@ def _one_answer_each(labels: list[ExportedLabel]) -> tuple[list[ExportedLabel], 
 def _remarks(labels: Iterable[ExportedLabel], reading: Reading) -> tuple[str, ...]:
     """What a person should know of an export that can be used."""
     found = []
-    spelled: dict[str, set[str]] = defaultdict(set)
-    for label in labels:
-        if label.label is not None:
-            spelled[_loose(label.label)].add(label.label)
-    for names in spelled.values():
-        if len(names) > 1:
-            found.append(
-                f"classes {listed(map(repr, sorted(names)))} differ in case or spacing only; "
-                "labeling.aliases makes them one"
-            )
+    for names in alike(label.label for label in labels if label.label is not None):
+        found.append(
+            f"classes {listed(map(repr, names))} differ in case or spacing only; labeling.aliases makes them one"
+        )
     if reading.skipped_files:
         found.append(f"not read in it: {listed(reading.skipped_files)}")
     return tuple(found)

@@ -34,15 +34,28 @@ class Inbox:
         """All that lies there and is meant as an export."""
         return [blob for blob in self.blobs.list(INBOX) if is_export(blob.path)]
 
-    def unmerged(self, turn: int | None = None, watched: Iterable[str] = ()) -> list[BlobInfo]:
+    def unfit(self) -> dict[str, str]:
+        """Files that lie there and cannot be read: by what name, and why."""
+        found: dict[str, str] = {}
+        for _ in self.blobs.list(INBOX, unfit=found.__setitem__):
+            pass
+        return _meant(found)
+
+    def unmerged(
+        self, turn: int | None = None, watched: Iterable[str] = (), unfit: dict[str, str] | None = None
+    ) -> list[BlobInfo]:
         """The exports, in this content, that nothing has become of yet. Lists the inbox, reads one ledger.
 
         With `turn`, of the files that are on record only `AGAIN` are looked at, whether they were written anew, and
         those `watched`: turn 0 takes the newest, the turns after it the others. Other names are seen in every turn.
+        `unfit` takes up what cannot be read, see the method of that name.
         """
         recorded = self.ledgers.read("exports").select("path", "etag")
         passed_over = set[str]() if turn is None else _not_in_turn(recorded["path"], turn).difference(watched)
-        found = list(self.blobs.list(INBOX, but=passed_over))
+        unreadable: dict[str, str] = {}
+        found = list(self.blobs.list(INBOX, but=passed_over, unfit=unreadable.__setitem__))
+        if unfit is not None:
+            unfit.update(_meant(unreadable))
         known = set(recorded.filter(pl.col("path").is_in([blob.path for blob in found])).iter_rows())
         return [blob for blob in found if (blob.path, blob.etag) not in known and is_export(blob.path)]
 
@@ -52,6 +65,10 @@ def _not_in_turn(recorded: pl.Series, turn: int) -> set[str]:
     paths = recorded.reverse().unique(maintain_order=True)
     start = turn % max(-(-len(paths) // AGAIN), 1) * AGAIN
     return {*paths[:start], *paths[start + AGAIN :]}
+
+
+def _meant(unfit: dict[str, str]) -> dict[str, str]:
+    return {path: reason for path, reason in unfit.items() if is_export(path)}
 
 
 def is_export(path: str) -> bool:

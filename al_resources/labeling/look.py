@@ -54,6 +54,7 @@ class Look:
     gone: list[str] = field(default_factory=list)
     behind: list[str] = field(default_factory=list)  # what it brings shows when those that came before it are merged
     left: list[str] = field(default_factory=list)  # for the next look: no time, enough are ready, or behind others
+    unfit: dict[str, str] = field(default_factory=dict)  # what lies there and no store can read: path -> why
     cursor: InboxCursor = field(default_factory=InboxCursor)
 
 
@@ -71,13 +72,15 @@ def look(
     `again`: paths that were ready before and come to nothing by themselves any more. What `seconds` do not suffice
     for comes at the next look; a good export is found first, however many broken ones lie before it.
     """
-    unmerged = inbox.unmerged(cursor.turn, watched=[*cursor.requested, *cursor.waiting])
+    unfit: dict[str, str] = {}
+    unmerged = inbox.unmerged(cursor.turn, watched=[*cursor.requested, *cursor.waiting], unfit=unfit)
     asked = {path: etag for path, etag in cursor.requested.items() if path not in again}
     new = [blob for blob in unmerged if asked.get(blob.path) != blob.etag]
     new.sort(key=lambda blob: (blob.modified_at, blob.path))
     still = {blob.path: blob.etag for blob in unmerged}
     asked = {path: etag for path, etag in asked.items() if still.get(path) == etag}
     found = consider(inbox, new, cursor.waiting, now, limit=limit, seconds=seconds, merging=bool(asked))
+    found.unfit |= unfit
     found.cursor.requested |= asked
     found.cursor.turn = cursor.turn + (not found.left)  # what is left must be found again
     return found
@@ -121,6 +124,8 @@ def consider(
         except FileNotFoundError:  # deleted between listing and reading
             note_gone(inbox, blob.path)
             found.gone.append(blob.path)
+        except PermissionError as error:  # it may be opened by the next look
+            found.unfit[blob.path] = f"{error.strerror}; let whoever runs this read it"
         except BrokenExport as error:
             if error.incomplete and not _is_settled(blob, waiting, inbox.settings, now):
                 found.waiting.append(blob.path)

@@ -16,8 +16,10 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
+from al_core.picture_files import printable
 from al_resources.labeling.formats.contract import Row, listed
 
+UNKNOWN = "neither selected nor in the image store (`al ingest` adds pictures)"
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 _AS_UUID = re.compile(
     r"(?<![0-9a-f])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9a-f])"
@@ -60,7 +62,7 @@ class ImageNames:
 
     def find(self, name: str) -> Match:
         """The image of one name."""
-        return self.match([Row(name, None, None)])[0]
+        return self.match([Row(printable(name), None, None)])[0]
 
     def _match(self, name: str, content: str | None, ids: set[str]) -> Match:
         if content in ids:
@@ -77,7 +79,7 @@ class ImageNames:
                 candidates = self._index[level].get(key)
                 if candidates:
                     return self._only_one(name, path, candidates)
-        return Match(None, f"image {own_part(name)!r} is unknown here: neither selected nor in the image store")
+        return Match(None, f"image {own_part(name)!r} is unknown here: {UNKNOWN}")
 
     def _only_one(self, name: str, path: str, candidates: set[tuple[str, str]]) -> Match:
         """Where several images had that file name, the folders in front of it decide."""
@@ -112,9 +114,12 @@ def _keys(path: str) -> list[tuple[str, str]]:
     """How a path is looked up, the strictest way first: file name, whatever its case, its letters and digits, these
     without the ending.
     """
+    from al_core.images import IMAGE_SUFFIXES
+
     exact = PurePosixPath(path).name
     base = exact.casefold()
-    stem = PurePosixPath(base).stem if "." in base[1:] else base
+    suffix = PurePosixPath(base).suffix
+    stem = base.removesuffix(suffix) if suffix in IMAGE_SUFFIXES else base  # tools leave that out; `v1.2` is a name
     return [("exact", exact), ("name", base), ("letters", _letters(base)), ("stem", _letters(stem))]
 
 

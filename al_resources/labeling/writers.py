@@ -70,11 +70,13 @@ def to_coco(labels: Labels) -> bytes:
 
 
 def to_csv(labels: Labels) -> bytes:
-    """A table that a spreadsheet opens."""
+    """A table that a spreadsheet opens; what is no label of a class is so in the column `outcome`."""
     import pandas as pd
 
-    rows = [{"image": label.image_id, "label": label.label, **_beside(label)} for label in _named(labels)]
-    columns = ["image", "label", "annotator", "labeled_at", "confidence", "annotation_seconds"]
+    rows = [
+        {"image": label.image_id, "label": label.label, **_beside(label), "outcome": label.outcome} for label in labels
+    ]
+    columns = ["image", "label", "annotator", "labeled_at", "confidence", "annotation_seconds", "outcome"]
     return pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\r\n").encode()
 
 

@@ -78,6 +78,23 @@ def test_init_writes_a_project_that_doctor_likes_and_overwrites_nothing(tmp_path
     assert (home / "workspace.yaml").is_file()
 
 
+@pytest.mark.parametrize("name", ["", " ", "caf\udce9", "a\x01b"])
+def test_what_is_no_name_of_a_class_is_refused_before_anything_is_written(
+    tmp_path: Path, al: Callable[..., Any], name: str
+) -> None:
+    done = al("init", str(tmp_path / "cats"), "--class", "cat", "--class", name)
+    assert (done.returncode, "names no class; expected text" in done.stderr) == (2, True)
+    assert not (tmp_path / "cats").exists()
+
+
+def test_classes_that_may_be_one_are_told_and_commands_can_be_copied(tmp_path: Path, al: Callable[..., Any]) -> None:
+    home = tmp_path / "my cats"
+    said = al("init", str(home), "--class", "Cat", "--class", "cat ", "--class", "e\u0301", "--class", "\u00e9").stdout
+    assert "'Cat' and 'cat' differ in case or spacing only" in said
+    assert f"al ui --home '{home}'" in said
+    assert 'classes = ["Cat", "cat", "\u00e9"]' in (home / "al.toml").read_text(encoding="utf-8")
+
+
 def test_ingest_stores_by_content_and_records_what_is_no_image(
     project: Path, tmp_path: Path, png: bytes, al: Callable[..., Any]
 ) -> None:

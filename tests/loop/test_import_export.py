@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import threading
 import tomllib
 import zipfile
@@ -92,6 +93,14 @@ def test_a_dry_run_says_what_would_be_new_changed_and_unknown_and_writes_nothing
     assert (facts["set_aside"], facts["unlabeled"]) == (1, 1)
     assert "'9' is unknown here" in next(iter(facts["reasons"]))
     assert len(list(platform.blobs.list("labeling/exports"))) == 1
+
+
+def test_a_reason_is_short_however_long_what_it_is_about(
+    platform: Platform, pictures: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "1.csv").write_text(f"image,label\n0.png,cat\n{'x' * 70_000}.png,cat\n")
+    facts = plan_import(platform, str(tmp_path / "1.csv")).facts
+    assert (facts["set_aside"], max(map(len, facts["reasons"]))) == (1, 300)
 
 
 def test_the_same_file_again_is_the_same_and_an_older_state_counts_when_asked_for(
@@ -187,6 +196,25 @@ def test_what_was_mended_is_no_longer_counted_as_quarantined(platform: Platform,
     facts = progress(platform)
     assert (facts["exports"], facts["quarantined"]) == ({"merged": 1}, [])
     assert [(one["path"], one["set_aside"]) for one in facts["set_aside"]] == [(f"{INBOX}/x.csv", 1)]
+
+
+def test_of_all_that_wait_one_that_cannot_be_read_is_left_out_and_told(
+    platform: Platform, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, image in (("a.csv", "0.png"), ("b.csv", "1.png")):
+        platform.blobs.write(f"{INBOX}/{name}", f"image,label\n{image},cat\n".encode())
+    read, told = platform.blobs.read, list[str]()
+
+    def refuse(path: str) -> bytes:
+        if path == f"{INBOX}/a.csv":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(platform.blobs, "read", refuse)
+    assert [merge.path for merge in merge_exports(platform, "", told.append)] == [f"{INBOX}/b.csv"]
+    assert told[0] == f"{INBOX}/a.csv is left out: Permission denied"
+    with pytest.raises(PermissionError):
+        merge_exports(platform, f"{INBOX}/a.csv", told.append)
 
 
 # ---------------------------------------------------------------------- from labels that exist to the loop
@@ -355,19 +383,15 @@ TRICKY = st.sampled_from(
 TEXT = (
     (st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=6) | TRICKY).map(plain_class).filter(bool)
 )
-ANSWERS = st.lists(
-    st.builds(
-        ExportedLabel,
-        image_id=st.integers(0, 5).map("{:032x}".format),
-        label=TEXT,
-        annotator=st.none() | TEXT,
-        labeled_at=st.none() | st.datetimes(datetime(2001, 1, 1)).map(lambda at: at.replace(tzinfo=UTC, fold=0)),
-        confidence=st.none() | st.floats(0, 1),
-        annotation_seconds=st.none() | st.floats(0, 1e6),
-    ),
-    min_size=1,
-    max_size=6,
-)
+TOLD = {
+    "image_id": st.integers(0, 5).map("{:032x}".format),
+    "annotator": st.none() | TEXT,
+    "labeled_at": st.none() | st.datetimes(datetime(2001, 1, 1)).map(lambda at: at.replace(tzinfo=UTC, fold=0)),
+    "confidence": st.none() | st.floats(0, 1),
+    "annotation_seconds": st.none() | st.floats(0, 1e6),
+}
+LABELS = st.builds(ExportedLabel, label=TEXT, **TOLD)
+NO_LABELS = st.builds(ExportedLabel, label=st.none(), outcome=st.sampled_from(["skip", "bad"]), **TOLD)
 LOSES = {"label-studio": ["confidence"]}  # it has no place for it
 
 
@@ -381,13 +405,15 @@ def written(answers: list[ExportedLabel], format_: str) -> bytes:
 
 @pytest.mark.parametrize("format_", FORMATS)
 @law(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
-@given(answers=ANSWERS)
+@given(labels=st.lists(LABELS, min_size=1, max_size=6), others=st.lists(NO_LABELS, max_size=2))
 def test_every_label_that_goes_out_comes_in_again_or_is_refused_by_name(
-    answers: list[ExportedLabel], format_: str
+    labels: list[ExportedLabel], others: list[ExportedLabel], format_: str
 ) -> None:
+    """And every "unsure" and "bad picture" where the format has a place for them."""
+    answers = [*labels, *others] if format_ in ("jsonl", "csv") else labels
     of_images = format_ in FOLDERS or FILES[format_][2]
     answers = list({(one.image_id, None if of_images else one.annotator): one for one in answers}.values())
-    classes, there = {str(answer.label) for answer in answers}, {answer.image_id for answer in answers}
+    classes, there = {str(answer.label) for answer in labels}, {answer.image_id for answer in answers}
     try:
         data = written(answers, format_)
     except InvalidInput:
@@ -433,6 +459,31 @@ def test_skips_and_bad_images_go_out_and_come_in(platform: Platform, pictures: d
 
 
 # ---------------------------------------------------------------------- the commands
+@pytest.mark.parametrize("pack", ["zip", "gztar"])
+def test_an_archive_brings_its_pictures_along(
+    tmp_path: Path, pictures: dict[str, Path], al: Callable[..., Any], pack: str
+) -> None:
+    """As Roboflow hands out a project: pictures, their labels beside them, and names that are its own."""
+    home, folder = tmp_path / "home", next(iter(pictures.values())).parent.parent
+    (folder / "train").mkdir()
+    for file in pictures.values():
+        (folder / "train" / f"{file.stem}_{file.parent.name}.png").write_bytes(file.read_bytes())
+    for name in ("cat", "dog"):
+        shutil.rmtree(folder / name)
+    rows = [f"{file.stem}_{file.parent.name}.png, {int(file.parent.name == 'cat')}, {int(file.parent.name == 'dog')}"
+            for file in pictures.values()]  # fmt: skip
+    (folder / "train" / "_classes.csv").write_text("\n".join(["filename, cat, dog", *rows, ""]))
+    archive = shutil.make_archive(str(tmp_path / "project"), pack, folder)
+    assert al("init", str(home), "--class", "cat", "--class", "dog").returncode == 0
+    config = home / "al.toml"
+    (would,) = json.loads(al("import", archive, "--ingest", "--dry-run", "--json", config=config).stdout)
+    assert (would["new"], would["stored"], would["classes"]) == (6, None, {"cat": 3, "dog": 3})
+    (done,) = json.loads(al("import", archive, "--ingest", "--json", config=config).stdout)
+    assert (done["new"], done["stored"]["added"]) == (6, 6)
+    found = json.loads(al("trace", "0_cat.png", "--json", config=config).stdout)
+    assert found["names"] == [f"{archive}/train/0_cat.png"]
+
+
 def test_the_commands_from_init_to_a_file_for_another_tool(
     tmp_path: Path, pictures: dict[str, Path], al: Callable[..., Any]
 ) -> None:
@@ -452,6 +503,8 @@ def test_the_commands_from_init_to_a_file_for_another_tool(
     would = json.loads(al("import", str(folder), "--ingest", "--dry-run", "--json", config=config).stdout)
     assert (would[0]["new"], would[0]["delivered"]) == (6, None)
     assert not (home / "data" / "blobs" / "images").exists()
-    done = json.loads(al("import", str(folder), "--ingest", "--json", config=config).stdout)
-    assert (done[0]["new"], done[0]["delivered"].startswith("labeling/exports/imports/")) == (6, True)
+    (folder / "cat" / "half.png").write_bytes((folder / "cat" / "0.png").read_bytes()[:90])
+    (done,) = json.loads(al("import", str(folder), "--ingest", "--json", config=config).stdout)
+    assert (done["new"], done["set_aside"], done["delivered"].startswith("labeling/exports/imports/")) == (6, 1, True)
+    assert [Path(name).name for name in done["stored"]["reasons"]] == ["half.png"]
     assert "nothing is labeled yet" in al("export", str(tmp_path / "x.jsonl"), config=config).stderr

@@ -132,6 +132,7 @@ def test_a_project_of_ones_own_from_the_first_command_to_a_scored_photo(person: 
         assert merged()["set_aside"].sum() == 0
         assert '"label"' in shell(curl) or "prediction" in shell(curl)
         assert "6" in shell(score)
+        assert "new-cat-0.png" in shell("al --config cats/al.toml trace new-cat-0.png"), "the name of a scored file"
     finally:
         running.send_signal(signal.SIGINT)
         running.wait(60)

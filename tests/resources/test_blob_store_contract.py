@@ -249,6 +249,26 @@ def test_a_link_that_leads_out_of_the_store_is_not_followed(tmp_path: Path, capl
     assert (outside / "secret").read_bytes() == b"secret"
 
 
+def test_what_lies_in_a_folder_and_can_be_no_blob_is_named_and_stops_no_listing(tmp_path: Path) -> None:
+    blobs = FsspecBlobStore(tmp_path)
+    blobs.write("inbox/good.json", b"x")
+    folder = tmp_path / "inbox"
+    for name in (b"caf\xe9.csv", b"two\nlines.json", b"back\\slash.json"):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(b"x")
+    os.mkfifo(folder / "pipe.json")
+    (folder / "nowhere.json").symlink_to("/nowhere/at/all")
+    (folder / "folder.json").mkdir()
+    unfit: dict[str, str] = {}
+    assert [blob.path for blob in blobs.list("inbox", unfit=unfit.__setitem__)] == ["inbox/good.json"]
+    assert {path: reason.partition(";")[0].partition(":")[0] for path, reason in unfit.items()} == {
+        "inbox/caf\\xe9.csv": "its name is no UTF-8",
+        "inbox/two\nlines.json": "its name holds a backslash or control character",
+        "inbox/back\\slash.json": "its name holds a backslash or control character",
+        "inbox/pipe.json": "no regular file",
+        "inbox/nowhere.json": "a link that leads out of the store",
+    }
+
+
 def test_a_link_within_the_store_and_a_store_behind_a_link_are_fine(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "store").symlink_to(tmp_path / "disk")

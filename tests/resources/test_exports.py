@@ -275,7 +275,7 @@ def test_a_broken_line_in_the_middle_is_broken_for_good() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"[]", "a JSON list, in no format that is read here: COCO needs images, annotations and categories; "),
+        (b"[1]", "a JSON list, in no format that is read here: COCO needs images, annotations and categories; "),
         (b'{"images": []}', "a JSON object with the keys images, in no format"),
         (b'{"images": 1, "annotations": 2, "categories": 3}', "not COCO"),
         (b"[" * 100_000, "nested too deeply|not valid JSON"),

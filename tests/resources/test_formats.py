@@ -470,7 +470,7 @@ def test_case_and_spacing_are_told_with_the_alias_that_would_mend_it() -> None:
         (b'<!DOCTYPE x [<!ENTITY a "b">]><annotations>&a;</annotations>', "DOCTYPE or entities"),
         (b"<annotation></annotation>", r"<annotations>, not <annotation>"),
         (export_files.zipped({"readme.md": b"x"}), "a zip of 0 pictures and 0 other files holds no labels"),
-        (export_files.zipped({"x.json": b"{}"}), "x.json: a JSON object"),
+        (export_files.zipped({"x.json": b'{"a": 1}'}), "x.json: a JSON object"),
         (json.dumps({f"IMG_{n}.jpg{n}": {"n": n} for n in range(3000)}).encode(), "and 2995 more"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,11 @@ def test_two_images_of_one_name_are_ambiguous_and_told(platform: Platform, photo
     merge = merge_export(platform.inbox, path)
     assert (merge.new_labels, merge.set_aside) == (1, 1)
     assert "1 x image 'photo.png' is ambiguous: 2 images came under that name" in merge.reason
+
+
+def test_a_name_in_no_utf_is_traced_as_it_is_typed(platform: Platform, tmp_path: Path, png: bytes) -> None:
+    file = tmp_path / os.fsdecode(b"caf\xe9.png")
+    file.write_bytes(png)
+    ingest_files(platform, [file], quiet=True)
+    found = trace(platform, os.fsdecode(b"caf\xe9.png"))
+    assert [name.rpartition("/")[2] for name in found["names"]] == [r"caf\xe9.png"]

@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Mapping
 from typing import Any
 
+import export_files
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -88,7 +89,7 @@ def test_every_sheet_of_a_workbook_is_read_or_named_and_a_table_may_stand_furthe
     data = workbook(
         {
             "About": [["made by Ann"]],
-            "Mon": [["", "", ""], ["", "image", "label"], ["", "a/1.jpg", "NA"]],
+            "Mon": [["", "", ""], ["", "File\nname", "label"], ["", "a/1.jpg", "NA"]],
             "Tue": [["image", "label"], ["b/1.jpg", 1]],
         }
     )
@@ -128,11 +129,18 @@ def test_a_data_set_of_hugging_face_says_its_classes_in_the_schema() -> None:
 def test_of_several_usual_columns_those_are_taken_that_hold_images_and_names() -> None:
     table = "image_id,file_name,label,class_name\n1,a/1.jpg,0,cat\n2,b/1.jpg,1,dog\n"
     assert labels(parse(table)) == {"a/1.jpg": "cat", "b/1.jpg": "dog"}
+    table = "image,label,tag\na/1.jpg,0,sunny\nb/1.jpg,1,sunny\n"
+    assert labels(parse(table)) == {"a/1.jpg": "0", "b/1.jpg": "1"}, "what else is said is no name of the class"
 
 
 def test_a_number_is_the_same_class_in_json_and_in_csv() -> None:
     rows = [{"image": "a/1.jpg", "label": 0}, {"image": "b/1.jpg", "label": 1}]
     assert labels(parse(json.dumps(rows))) == labels(parse("image,label\na/1.jpg,0\nb/1.jpg,1\n"))
+
+
+@pytest.mark.parametrize("remarks", ["# by Ann\n", "# by Ann, in May\n# 2, 3\n", "sep=,\n", "# by Ann, in May\n# "])
+def test_remarks_above_the_header_are_no_header(remarks: str) -> None:
+    assert labels(parse(f"{remarks}image,label\na/1.jpg,cat\n")) == {"a/1.jpg": "cat"}
 
 
 # ---------------------------------------------------------------------- lines, packed files, encodings
@@ -217,6 +225,9 @@ def test_zips_in_a_zip_are_the_folders_of_their_names(png: bytes) -> None:
         (tarred("labels.jsonl", ROWS, "w")[:700], "a tar that cannot be read"),
         (zipped({"a.zip": zipped({"b.zip": zipped({"c.zip": zipped({"d.zip": b""})})})}), "unpack it"),
         ("image;label\na/1.jpg;Kätzchen\n".encode("cp1252"), "CSV UTF-8"),
+        (b"[]", "was it released before anybody had labeled?"),
+        (zipped({"result.json": b"[]"}), "result.json: there is nothing in it"),
+        (zipped({}), "a zip of 0 pictures and 0 other files"),
     ],
 )
 def test_what_is_no_export_is_called_by_its_name(data: bytes, reason: str) -> None:
@@ -226,6 +237,15 @@ def test_what_is_no_export_is_called_by_its_name(data: bytes, reason: str) -> No
 # ---------------------------------------------------------------------- names
 def test_the_very_name_counts_before_one_that_differs_in_case() -> None:
     assert labels(parse("image,label\na/2.jpg,cat\nA/2.JPG,dog\n")) == {"a/2.jpg": "cat", "A/2.JPG": "dog"}
+
+
+@pytest.mark.parametrize(("written", "meant"), [("v1.2.png", 0), ("v1.2", 0), ("v1.jpg", 1), ("v1", 1), ("V1.PNG", 1)])
+def test_what_follows_the_last_dot_is_an_ending_only_if_pictures_have_it(written: str, meant: int) -> None:
+    own = [("/p/v1.2.png", f"{0:032x}"), ("/p/v1.png", f"{1:032x}")]
+    parsed = parse_export(
+        f"image,label\n{written},cat\n".encode(), "x", LabelingSettings(), lambda ids: set(), lambda: own
+    )
+    assert [label.image_id for label in parsed.labels] == [f"{meant:032x}"]
 
 
 def test_digits_that_something_parts_are_no_other_digits() -> None:
@@ -269,19 +289,12 @@ def via(**answers: str) -> bytes:
 
 
 def via_3(**answers: str) -> bytes:
-    content = {
-        "project": {"data_format_version": "3.1.1"},
-        "config": {},
-        "attribute": {
-            str(number): {"aname": name, "anchor_id": "FILE1_Z0_XY0", "type": 3, "options": {"0": answer, "1": "-"}}
-            for number, (name, answer) in enumerate(answers.items(), 1)
-        },
-        "file": {"1": {"fid": 1, "fname": "a/1.jpg", "type": 2, "loc": 1, "src": ""}},
-        "view": {"1": {"fid_list": [1]}},
-        "metadata": {
-            "1_k": {"vid": "1", "flg": 0, "z": [], "xy": [], "av": {str(n): "0" for n in range(1, len(answers) + 1)}}
-        },
+    content = json.loads(export_files.via_3({"a/1.jpg": next(iter(answers.values()))}))
+    content["attribute"] = {
+        str(number): {"aname": name, "type": 3, "options": {"0": answer, "1": "-"}}
+        for number, (name, answer) in enumerate(answers.items(), 1)
     }
+    content["metadata"]["1_k"]["av"] = dict.fromkeys(content["attribute"], "0")
     return json.dumps(content).encode()
 
 
@@ -368,6 +381,38 @@ def test_what_is_drawn_in_a_picture_is_set_aside_as_such_and_neither_a_label_nor
 @pytest.mark.parametrize("tool", ["VIA's regions", "FiftyOne's detections"])
 def test_and_counts_where_the_settings_say_that_the_largest_one_does(tool: str) -> None:
     assert labels(parse(DRAWN[tool], boxes="largest")) == {"a/1.jpg": "cat"}
+
+
+# ---------------------------------------------------------------------- what people said besides
+def test_what_is_said_twice_is_said_once() -> None:
+    image = '<image id="0" name="a/1.jpg"><tag label="cat"/><tag label="cat"/></image>'
+    assert labels(parse(f"<annotations>{image}</annotations>")) == {"a/1.jpg": "cat"}
+
+
+def test_a_cancelled_row_and_one_with_an_outcome_are_answers_that_are_no_class() -> None:
+    cancelled = "image,id,choice,annotator,annotation_id,was_cancelled\na/1.jpg,1,,1,1,True\nb/1.jpg,2,cat,1,2,False\n"
+    assert [(label.outcome, label.label) for label in parse(cancelled).labels] == [("skip", None), ("label", "cat")]
+    table = "image,label,outcome\na/1.jpg,,bad\nb/1.jpg,cat,\n"
+    assert [(label.outcome, label.label) for label in parse(table).labels] == [("bad", None), ("label", "cat")]
+
+
+def test_of_ground_truths_jobs_the_last_counts_and_a_verdict_on_labels_is_none() -> None:
+    def job(name: str, day: int, kind: str = "image-classification") -> dict[str, Any]:
+        return {"class-name": name, "creation-date": f"2026-01-0{day}T00:00:00", "type": f"groundtruth/{kind}"}
+
+    row = {"source-ref": "s3://b/a/1.jpg", "first-metadata": job("cat", 1), "again-metadata": job("dog", 2)}
+    row["verdict-metadata"] = job("correct", 3, "label-verification")
+    assert labels(parse(lines([row]))) == {"a/1.jpg": "dog"}
+    assert labels(parse(lines([row]), columns={"label": "first"})) == {"a/1.jpg": "cat"}
+
+
+def test_an_answer_in_labelboxs_text_field_is_an_answer() -> None:
+    one = {"name": "kind", "text_answer": {"content": "cat"}}
+    row = {
+        "data_row": {"external_id": "a/1.jpg"},
+        "projects": {"p": {"labels": [{"annotations": {"classifications": [one]}}]}},
+    }
+    assert labels(parse(lines([row]))) == {"a/1.jpg": "cat"}
 
 
 # ---------------------------------------------------------------------- people

@@ -1,4 +1,6 @@
-"""What tools really write is read: Datumaro's writers for CVAT's formats, and Label Studio's own converter."""
+"""What tools really write is read: Datumaro's writers for CVAT's formats, Label Studio's own converter, FiftyOne's
+exporters, and Hugging Face's data sets.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,18 @@ from pathlib import Path
 
 import export_files
 import pytest
-from tools_writers import DATUMARO, LABEL_STUDIO, WRITE_DATUMARO, WRITE_LABEL_STUDIO, python_with, write
+from tools_writers import (
+    DATUMARO,
+    FIFTYONE,
+    HUGGING_FACE,
+    LABEL_STUDIO,
+    WRITE_DATUMARO,
+    WRITE_FIFTYONE,
+    WRITE_HUGGING_FACE,
+    WRITE_LABEL_STUDIO,
+    python_with,
+    write,
+)
 
 from al_resources.labeling.exports import ParsedExport, parse_export
 from al_resources.settings import LabelingSettings
@@ -31,6 +44,11 @@ def answers(parsed: ParsedExport) -> dict[str, str | None]:
     return {label.image_id: label.label for label in parsed.labels}
 
 
+def zip_of(folder: Path) -> bytes:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return export_files.zipped({path.relative_to(folder).as_posix(): path.read_bytes() for path in files})
+
+
 @pytest.fixture(scope="module")
 def datumaro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("datumaro")
@@ -40,9 +58,7 @@ def datumaro(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("format_", ["cvat", "datumaro", "coco", "imagenet"])
 def test_a_zip_as_cvat_hands_it_out_is_read_whole(datumaro: Path, format_: str) -> None:
-    files = [path for path in (datumaro / format_).rglob("*") if path.is_file()]
-    data = export_files.zipped({path.relative_to(datumaro / format_).as_posix(): path.read_bytes() for path in files})
-    parsed = read(data)
+    parsed = read(zip_of(datumaro / format_))
     assert (answers(parsed), parsed.unlabeled, parsed.set_aside) == (TRUTH, 1, ())
 
 
@@ -112,3 +128,35 @@ def test_what_label_studios_converter_writes_is_read_with_who_and_when(label_stu
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.write(file, f"project-7/{file.name}")
     assert answers(read(buffer.getvalue())) == TRUTH
+
+
+@pytest.fixture(scope="module")
+def fiftyone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fiftyone")
+    write(python_with("fiftyone", FIFTYONE), WRITE_FIFTYONE, json.dumps(ANSWERS), str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("format_", ["names", "numbers", "tree"])
+def test_what_fiftyones_exporters_write_is_read(fiftyone: Path, format_: str) -> None:
+    parsed = read(zip_of(fiftyone / format_))
+    assert (answers(parsed), parsed.unlabeled, parsed.set_aside) == (TRUTH, 1, ())
+    if format_ != "tree":
+        assert answers(read((fiftyone / format_ / "labels.json").read_bytes())) == TRUTH
+    assert {label.confidence for label in parsed.labels} == ({0.5} if format_ == "names" else {None})
+
+
+@pytest.fixture(scope="module")
+def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hugging-face")
+    python = python_with("datasets", HUGGING_FACE)
+    write(python, WRITE_HUGGING_FACE, json.dumps(ANSWERS), json.dumps(CLASSES), str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("file", ["train.parquet", "metadata.jsonl", "metadata.csv"])
+def test_what_hugging_faces_data_sets_write_is_read_with_the_names_of_the_classes(
+    hugging_face: Path, file: str
+) -> None:
+    parsed = read((hugging_face / file).read_bytes())
+    assert (answers(parsed), parsed.unlabeled, parsed.set_aside) == (TRUTH, 1, ())

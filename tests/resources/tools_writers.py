@@ -13,6 +13,8 @@ from emulators.node_packages import INSTALL_SECONDS, run_installer
 ROOT = Path(__file__).parents[2]
 DATUMARO = "datumaro==1.13.12"
 LABEL_STUDIO = "label-studio-sdk==2.1.2"
+FIFTYONE = "fiftyone==1.22.1"
+HUGGING_FACE = "datasets==5.2.0 pillow"
 
 # pictures: name without ending -> class, or none; as CVAT hands a task over to Datumaro
 WRITE_DATUMARO = """
@@ -43,6 +45,48 @@ converter = Converter(config=config, project_dir=None)
 for format_ in ("JSON", "JSON_MIN", "CSV", "TSV"):
     converter.convert(tasks, f"{folder}/{format_}", format_, is_dir=False)
 """
+# FiftyOne's exporters themselves: its own data sets want a MongoDB
+WRITE_FIFTYONE = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from PIL import Image
+import fiftyone as fo
+import fiftyone.utils.data as writers
+answers, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+classes = sorted({label for label in answers.values() if label is not None})
+for name, exporter in {
+    "names": writers.FiftyOneImageClassificationDatasetExporter(str(folder / "names"), include_confidence=True),
+    "numbers": writers.FiftyOneImageClassificationDatasetExporter(str(folder / "numbers"), classes=classes),
+    "tree": writers.ImageClassificationDirectoryTreeExporter(str(folder / "tree")),
+}.items():
+    with exporter:
+        for number, (image, label) in enumerate(answers.items()):
+            file = folder / "pictures" / f"{image}.jpg"
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(np.full((8, 8, 3), number * 9, np.uint8)).save(file)
+            told = None if label is None else fo.Classification(label=label, confidence=0.5)
+            exporter.export_sample(str(file), told)
+"""
+# a data set as people load it from the hub, and the metadata of an `imagefolder`
+WRITE_HUGGING_FACE = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from PIL import Image as Picture
+from datasets import ClassLabel, Dataset, Features, Image
+answers, classes, folder = json.loads(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
+files = [folder / "pictures" / f"{name}.jpg" for name in answers]
+for number, file in enumerate(files):
+    file.parent.mkdir(exist_ok=True)
+    Picture.fromarray(np.full((8, 8, 3), number * 9, np.uint8)).save(file)
+features = Features({"image": Image(), "label": ClassLabel(names=classes)})
+rows = {"image": [str(file) for file in files], "label": list(answers.values())}
+Dataset.from_dict(rows, features=features).to_parquet(folder / "train.parquet")
+flat = Dataset.from_dict({"file_name": [file.name for file in files], "label": list(answers.values())})
+flat.to_json(folder / "metadata.jsonl")
+flat.to_csv(folder / "metadata.csv")
+"""
 
 
 def python_with(name: str, package: str) -> Path:
@@ -52,7 +96,7 @@ def python_with(name: str, package: str) -> Path:
     with FileLock(f"{environment}.lock", timeout=2 * INSTALL_SECONDS):
         if not ready.is_file() or ready.read_text() != package:
             run_installer(package, sys.executable, "-m", "venv", "--clear", environment)
-            run_installer(package, python, "-m", "pip", "install", "--quiet", package)
+            run_installer(package, python, "-m", "pip", "install", "--quiet", *package.split())
             ready.write_text(package)
     return python
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import dagster as dg
@@ -169,6 +171,43 @@ def test_rows_set_aside_and_files_refused_stay_in_status_until_they_are_mended(p
     platform.blobs.delete("labeling/exports/b.txt")
     told = progress(platform)
     assert (told["set_aside"], told["quarantined"]) == ([], [])
+
+
+def test_a_file_whose_name_no_ledger_can_hold_is_told_and_stops_no_look(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    """Names on Linux are bytes; one in Latin-1 once ended every look at the inbox."""
+    good = platform.settings.home / "blobs" / export(platform, "a.json", coco({IMAGES[0]: "cat"}))
+    Path(os.fsdecode(os.fsencode(good.parent) + b"/caf\xe9.csv")).write_bytes(b"image,label\n1,cat\n")
+    result = tick(platform, instance)
+    assert len(result.run_requests or []) == 1
+    merge_export(platform.inbox, "labeling/exports/a.json")
+    name = r"labeling/exports/caf\xe9.csv"
+    assert f"{name} cannot be read: its name is no UTF-8; rename it" in reason(tick(platform, instance, result.cursor))
+    assert progress(platform)["unfit_exports"] == {name: "its name is no UTF-8; rename it"}
+
+
+def test_a_file_that_may_not_be_read_is_told_and_stops_no_look(
+    platform: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = export(platform, "a.json", coco({IMAGES[0]: "cat"}))
+    good = export(platform, "b.json", coco({IMAGES[1]: "cat"}))
+    read = platform.blobs.read
+
+    def refuse(path: str) -> bytes:
+        if path == closed:
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(platform.blobs, "read", refuse)
+    result = tick(platform, instance)
+    assert [request.tags["al/export"] for request in result.run_requests or []] == [good]
+    merge_export(platform.inbox, good)
+    assert f"{closed} cannot be read: Permission denied" in reason(tick(platform, instance, result.cursor))
+    monkeypatch.undo()
+    assert [request.tags["al/export"] for request in tick(platform, instance, result.cursor).run_requests or []] == [
+        closed
+    ]
 
 
 def test_a_cumulative_export_is_a_run_for_what_it_adds(platform: Platform, instance: dg.DagsterInstance) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -51,6 +52,22 @@ def test_every_image_of_a_folder_is_scored_and_logged(platform: Platform, tmp_pa
     rows = platform.predictions.rows_of([content_id(png(7))], ["source", "image_uri", "model_version"]).to_pylist()
     assert [(row["source"], row["model_version"]) for row in rows] == [("batch", 1)]
     assert platform.images.read(rows[0]["image_uri"]) == png(7)
+
+
+def test_what_else_lies_in_the_folder_is_told_and_a_name_in_no_utf_is_scored(
+    platform: Platform, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    (folder / ".ipynb_checkpoints").mkdir(parents=True)
+    for name in (b"caf\xe9.png", b".ipynb_checkpoints/1.png", b"notes.txt"):
+        (folder / os.fsdecode(name)).write_bytes(png(1) if name.endswith(b"png") else b"x")
+    (folder / "broken.png").write_bytes(b"x")
+    told: list[str] = []
+    files = files_of_folder(folder, told.append)
+    summary = scored(platform, files)
+    assert [file.name for file in files] == ["broken.png", r"caf\xe9.png"]
+    assert (summary.scored, list(summary.refused)) == (1, ["broken.png"])
+    assert told == ["1 files passed over: .txt", "1 files passed over: hidden"]
 
 
 def test_the_same_picture_under_two_names_is_scored_once_and_both_are_answered(

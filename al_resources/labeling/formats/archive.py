@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from al_core.picture_files import FIRST_BYTES, is_left_behind, name_in_zip
+from al_resources.labeling.formats.columns import IMAGE, LABEL, find_column
 from al_resources.labeling.formats.contract import BrokenExport, Row
 from al_resources.labeling.formats.document import MOST_BYTES as MOST_BYTES_OF_LABELS
-from al_resources.labeling.formats.document import Document, images_and_words, is_tar, lines_of
+from al_resources.labeling.formats.document import (
+    SEPARATORS,
+    Document,
+    images_and_words,
+    is_tar,
+    lines_of,
+    names_an_image,
+)
 
 MOST_FILES = 500_000
 MOST_BYTES = 20_000_000_000  # unpacked, all together
 NO_LABELS = {".md", ".yaml", ".yml", ".names", ".html", ".pdf", ".db", ".ini"}
 LABELS = {".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".manifest", ".xml", ".xlsx", ".parquet"}
+DEPTH = 3  # archives in archives
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
@@ -43,26 +53,56 @@ def members(archive: Document) -> tuple[dict[str, str], list[tuple[str, bytes]]]
 
     pictures: dict[str, str] = {}
     documents: list[tuple[str, bytes]] = []
-    what = "tar" if is_tar(archive.data) else "zip"
+    with _readable(archive.data) as opened:
+        for entry in _entries_of(opened):
+            data = entry.read()
+            if is_picture(entry.name, data[:FIRST_BYTES]):
+                pictures[entry.name] = content_id(data)
+            elif may_hold_labels(entry.name, lambda data=data: data):  # type: ignore[misc]
+                documents.append((entry.name, data))
+    return pictures, documents
+
+
+@contextlib.contextmanager
+def _readable(data: bytes) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
+    """The archive, open. Raises `BrokenExport` for what goes wrong in reading it."""
+    what = "tar" if is_tar(data) else "zip"
     try:
-        with _opened(archive.data) as opened:
-            entries = [entry for entry in _entries(opened) if not is_left_behind(entry.name)]
-            _refuse_bombs(entries, what)
-            for entry in entries:
-                data = entry.read()
-                if is_picture(entry.name, data[:FIRST_BYTES]):
-                    pictures[entry.name] = content_id(data)
-                elif may_hold_labels(entry.name, lambda data=data: data):  # type: ignore[misc]
-                    documents.append((entry.name, data))
+        with _opened(data) as opened:
+            yield opened
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
         raise BrokenExport(f"a {what} that cannot be read: {error}", incomplete=True) from error
     except (RuntimeError, NotImplementedError, OSError, ValueError) as error:  # encrypted, unknown method
         raise BrokenExport(f"a {what} that cannot be read: {error}") from error
-    return pictures, documents
+
+
+def pictures_in(data: bytes, depth: int = DEPTH) -> Iterator[tuple[str, bytes]]:
+    """Path and bytes of each picture in an archive and in archives in it; none where it is no archive.
+
+    Raises:
+        BrokenExport: it is cut off, damaged, encrypted, or a bomb.
+    """
+    archive = Document(data, "archive")
+    if archive.kind != "zip":
+        return
+    with _readable(archive.data) as opened:
+        for entry in _entries_of(opened):
+            content = entry.read()
+            if is_picture(entry.name, content[:FIRST_BYTES]):
+                yield entry.name, content
+            elif depth and (folder := _folder_of(entry.name)) is not None:
+                yield from ((f"{folder}/{path}", inside) for path, inside in pictures_in(content, depth - 1))
 
 
 def _opened(data: bytes) -> zipfile.ZipFile | tarfile.TarFile:
     return tarfile.open(fileobj=io.BytesIO(data)) if is_tar(data) else zipfile.ZipFile(io.BytesIO(data))
+
+
+def _entries_of(opened: zipfile.ZipFile | tarfile.TarFile) -> list[_Entry]:
+    """The files that somebody put there. Raises `BrokenExport` for a bomb."""
+    entries = [entry for entry in _entries(opened) if not is_left_behind(entry.name)]
+    _refuse_bombs(entries, "zip" if isinstance(opened, zipfile.ZipFile) else "tar")
+    return entries
 
 
 def _entries(opened: zipfile.ZipFile | tarfile.TarFile) -> list[_Entry]:
@@ -103,9 +143,6 @@ def may_hold_labels(name: str, read: Callable[[], bytes]) -> bool:
 
 def _is_table(text: str) -> bool:
     """Whether a text is a list of images and words, or a table with a column of images and one of labels."""
-    from al_resources.labeling.formats.document import SEPARATORS, names_an_image
-    from al_resources.labeling.formats.tables import IMAGE, LABEL, find_column
-
     first = next((line for line in lines_of(text.strip("\ufeff")) if line.strip()), "")
     for separator in SEPARATORS:
         cells = [cell.strip().strip('"') for cell in first.split(separator)]
@@ -116,8 +153,14 @@ def _is_table(text: str) -> bool:
     return images_and_words(text) is not None
 
 
+def _folder_of(name: str) -> str | None:
+    """What an archive is called as a folder: without its ending; None for any other file."""
+    endings = [ending for ending in ARCHIVES if name.lower().endswith(ending)]
+    return name[: -max(map(len, endings))] if endings else None
+
+
 def unpacked(
-    pictures: Mapping[str, str], documents: Sequence[tuple[str, bytes]], depth: int = 3
+    pictures: Mapping[str, str], documents: Sequence[tuple[str, bytes]], depth: int = DEPTH
 ) -> tuple[dict[str, str], list[tuple[str, bytes]], dict[str, str]]:
     """The same with the archives among the documents opened, and in words which of them cannot be.
 
@@ -125,10 +168,10 @@ def unpacked(
     """
     all_pictures, others, why_not = dict(pictures), [], {}
     for name, data in documents:
-        if not name.lower().endswith(ARCHIVES):
+        folder = _folder_of(name)
+        if folder is None:
             others.append((name, data))
             continue
-        folder = name[: -max(len(ending) for ending in ARCHIVES if name.lower().endswith(ending))]
         try:
             if depth == 0:
                 raise BrokenExport("an archive in an archive in an archive; unpack it")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from al_core.errors import ActiveLearningError
+from al_resources.labeling.formats.columns import LABEL
 
 if TYPE_CHECKING:
     from al_resources.labeling.formats.document import Document
@@ -76,26 +77,22 @@ class Format(Protocol):
 
 @dataclass
 class Answers:
-    """Class names of one image, as one label: a single one is itself, none is no answer, several stay a list."""
+    """Class names of one image, as one label: one is itself, however often it is said, none is no answer, several stay
+    a list.
+    """
 
     names: list[Any] = field(default_factory=list)
 
     @property
     def label(self) -> Any:
         """The label of a `Row`."""
-        return self.names[0] if len(self.names) == 1 else self.names
+        names = list(dict.fromkeys(self.names)) if all(isinstance(name, str) for name in self.names) else self.names
+        return names[0] if len(names) == 1 else names
 
     @property
     def outcome(self) -> Outcome:
         """`unanswered` where there is none."""
         return "label" if self.names else "unanswered"
-
-
-# columns, questions and fields that hold the class, by their usual names
-CLASS_NAMES = (
-    "label", "labels", "class", "choice", "choices", "category", "class_name", "label_name", "category_name",
-    "annotation", "answer", "tag", "target", "ground_truth",
-)  # fmt: skip
 
 
 def the_question(asked: Iterable[str], wanted: str | None, what: str) -> str | None:
@@ -112,7 +109,7 @@ def the_question(asked: Iterable[str], wanted: str | None, what: str) -> str | N
     names = list(dict.fromkeys(asked))
     if wanted in names:
         return wanted
-    usual = [name for name in names if name.strip().lower() in CLASS_NAMES]
+    usual = [name for name in names if name.strip().lower() in LABEL]
     likely = usual if len(usual) == 1 else names
     if len(likely) > 1:
         raise BrokenExport(

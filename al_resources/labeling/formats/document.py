@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
+from al_resources.labeling.formats.columns import IMAGE, find_column
 from al_resources.labeling.formats.contract import BrokenExport, Kind, NotThisFormat, listed
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Document:
             raise BrokenExport("the file is empty (0 bytes)", incomplete=True)
         if is_tar(self.data):
             return "zip"
-        if self.data.startswith(b"PK\x03\x04"):
+        if self.data.startswith((b"PK\x03\x04", b"PK\x05\x06")):  # the latter is one with nothing in it
             return "table" if self._is_workbook() else "zip"
         if self.data.startswith(b"PAR1"):
             return "table"
@@ -80,6 +81,8 @@ class Document:
         if start == "<":
             return "xml"
         if start in ("{", "["):
+            if self.content in ([], {}):
+                raise BrokenExport("there is nothing in it; was it released before anybody had labeled?")
             return "records" if isinstance(self.content, _Lines) else "json"
         return "table" if not _is_json(self.text) else "json"
 
@@ -231,8 +234,10 @@ class Document:
         """Without the line with which Excel is told the separator, and without comments in front of the header."""
         while text.startswith("#") or re.match(r"(?i)sep=.\r?\n", text):
             first, _, rest = text.partition("\n")
-            if first.startswith("#") and any(map(first.count, SEPARATORS)):
-                break  # a header that begins with a #, like VIA's
+            separator = max(SEPARATORS, key=first.count)
+            cells = [cell.strip().strip('"') for cell in first.lstrip("# ").split(separator)]
+            if len(cells) > 1 and find_column(cells, IMAGE, None) is not None:
+                return text.lstrip("# ")  # a header that begins with a #, like VIA's and NumPy's
             text = rest
         return text
 

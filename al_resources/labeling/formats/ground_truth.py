@@ -23,13 +23,16 @@ def rows(document: Document) -> Iterator[Row]:
     if not all("source-ref" in row or (told and "source" in row) for row in found):
         raise NotThisFormat("source-ref in every line")
     for row in found:
-        yield _row(row)
+        yield _row(row, document.columns.get("label"))
 
 
-def _row(row: Mapping[str, Any]) -> Row:
+def _row(row: Mapping[str, Any], wanted: str | None) -> Row:
     image = str(row.get("source-ref") or row.get("source"))
     found = [value for key, value in row.items() if key.endswith(METADATA) and isinstance(value, Mapping)]
+    if isinstance(one := row.get(f"{wanted}{METADATA}"), Mapping):  # of the jobs that were done one behind the other
+        found = [one]
     told = [one for one in found if ("class-name" in one or "class-map" in one) and not _is_drawn(one)]
+    told = [one for one in told if "verification" not in str(one.get("type"))]  # these judge another job's answers
     if not told:
         drawn = [{"label": name} for one in found if _is_drawn(one) for name in _classes_of(one)]
         return Row(image, drawn or None, row, outcome="label" if drawn else "unanswered")

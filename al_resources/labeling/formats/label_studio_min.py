@@ -40,7 +40,7 @@ def rows(document: Document) -> Iterator[Row]:
             annotator=row["annotator"] or None,
             labeled_at=row.get("updated_at") or row.get("created_at") or None,
             annotation_seconds=row.get("lead_time") or None,
-            outcome=answers.outcome,
+            outcome="skip" if str(row.get("was_cancelled")).lower() in ("true", "1") else answers.outcome,
         )
 
 

@@ -73,4 +73,6 @@ def _names(classifications: list[Mapping[str, Any]]) -> list[Any]:
         several = one.get("checklist_answers") or []
         answers = [one["radio_answer"]] if one.get("radio_answer") else several
         names += [answer.get("name") or answer.get("value") for answer in answers]
+        if text := (one.get("text_answer") or {}).get("content"):
+            names.append(text)
     return names

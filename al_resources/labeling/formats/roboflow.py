@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from al_resources.labeling.formats.columns import IMAGE, LABEL, find_column
 from al_resources.labeling.formats.contract import Answers, Kind, NotThisFormat, Row
 from al_resources.labeling.formats.document import Document
-from al_resources.labeling.formats.tables import IMAGE, LABEL, find_column
 
 NAME = "Roboflow multi-class CSV"
 KINDS: tuple[Kind, ...] = ("table",)

@@ -6,23 +6,21 @@ Which column is which follows from its name, or from `labeling.columns`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from al_resources.labeling.formats.contract import CLASS_NAMES, Kind, NotThisFormat, Row, listed
+from al_resources.labeling.formats.columns import IMAGE, LABEL, find_column, find_columns
+from al_resources.labeling.formats.contract import Kind, NotThisFormat, Outcome, Row, listed
 from al_resources.labeling.formats.document import Document, names_an_image
 
 NAME = "table of images and labels"
 KINDS: tuple[Kind, ...] = ("table", "json", "records")
-IMAGE = (
-    "image", "image_url", "image_id", "image_path", "image_name", "file_name", "filename", "file", "filepath", "path",
-    "img", "picture", "photo", "url", "uri", "key", "name", "id",
-)  # fmt: skip
-LABEL = CLASS_NAMES
 ANNOTATOR = ("annotator", "labeled_by", "user", "worker", "worker_id", "email", "created_by")
 LABELED_AT = ("labeled_at", "updated_at", "created_at", "timestamp", "date", "time")
 CONFIDENCE = ("confidence", "label_confidence", "score", "probability")
 CONTENT_ID = re.compile(r"[0-9a-f]{32}")
+OUTCOME = "outcome"  # `al export` writes it; an answer that is no class
+OUTCOMES: dict[str, Outcome] = {"skip": "skip", "bad": "bad", "removed": "removed"}
 SECONDS = ("annotation_seconds", "lead_time", "seconds", "duration")
 
 
@@ -50,7 +48,7 @@ def rows(document: Document) -> Iterator[Row]:
     for row in _whole(found, columns, label, cut=document.kind == "table" and document.may_be_cut):
         told = {field: row.get(column) or None for field, column in beside.items() if column is not None}
         answer = row.get(label)
-        outcome: Any = "unanswered" if answer in (None, "") else "label"
+        outcome = OUTCOMES.get(str(row.get(OUTCOME)), "unanswered" if answer in (None, "") else "label")
         yield Row(str(row.get(image) or ""), answer, row, **told, outcome=outcome)
 
 
@@ -74,10 +72,9 @@ def _columns(found: list[dict[str, Any]], columns: list[str], wanted: dict[str, 
     # a number of the row beside the file's name is no image
     image = next((one for one in images if any(_may_be_image(row.get(one)) for row in found)), next(iter(images), None))
     labels = find_columns([column for column in columns if column != image], LABEL, wanted.get("label"))
-    # a number of the class beside its name is no class
-    label = next(
-        (one for one in labels if not all(_is_number(row.get(one)) for row in found)), next(iter(labels), None)
-    )
+    label = next(iter(labels), None)
+    if label is not None and all(_is_number(row.get(label)) for row in found):
+        label = next((one for one in labels if _names_the_numbers(found, label, one)), label)
     if image is None or label is None:
         missing = "an image" if image is None else "a label"
         raise NotThisFormat(
@@ -91,21 +88,12 @@ def _may_be_image(cell: Any) -> bool:
     return isinstance(cell, str) and (names_an_image(cell) or bool(CONTENT_ID.search(cell.lower())))
 
 
+def _names_the_numbers(found: list[dict[str, Any]], number: str, name: str) -> bool:
+    """Whether a column says in words what the one of numbers says: one word a number, and one number a word."""
+    pairs = {(str(row.get(number)), str(row.get(name))) for row in found}
+    words = {word for _, word in pairs}
+    return len(pairs) == len(words) == len({one for one, _ in pairs}) and not any(map(_is_number, words))
+
+
 def _is_number(cell: Any) -> bool:
     return isinstance(cell, int | float) or (isinstance(cell, str) and cell.strip().removesuffix(".0").isdecimal())
-
-
-def find_columns(columns: Iterable[str], names: Iterable[str], wanted: str | None) -> list[str]:
-    """The column that the settings name, or all with one of the usual names, whatever their case and separators, in
-    the order of these names.
-    """
-    there = list(columns)
-    if wanted is not None:
-        return [wanted] if wanted in there else []
-    plain = {str(column).strip().lower().replace(" ", "_").replace("-", "_"): column for column in reversed(there)}
-    return [plain[name] for name in names if name in plain]
-
-
-def find_column(columns: Iterable[str], names: Iterable[str], wanted: str | None) -> str | None:
-    """The first of them."""
-    return next(iter(find_columns(columns, names, wanted)), None)

@@ -1,29 +1,38 @@
-"""VGG Image Annotator 3: its project, where attributes and their options have numbers.
+"""VGG Image Annotator 3: its project, where attributes and their options have numbers, and its CSV, which says what
+these mean in remarks.
 
-Source: VIA 3's documentation (robots.ox.ac.uk/~vgg/software/via/docs/via3, the project's JSON).
+Source: VIA 3's documentation and its exports (robots.ox.ac.uk/~vgg/software/via).
 """
 
 from __future__ import annotations
 
+import csv
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from al_resources.labeling.formats.contract import Answers, BrokenExport, Kind, Row, the_question
+from al_resources.labeling.formats.contract import Answers, BrokenExport, Kind, NotThisFormat, Row, the_question
 from al_resources.labeling.formats.document import Document
 
-NAME = "VGG VIA 3 project"
-KINDS: tuple[Kind, ...] = ("json",)
+NAME = "VGG VIA 3"
+KINDS: tuple[Kind, ...] = ("json", "table")
+HEADER = "# CSV_HEADER = metadata_id,file_list,flags,temporal_coordinates,spatial_coordinates,metadata"
 CHECKBOX = 2
 
 
 def rows(document: Document) -> Iterator[Row]:
     """See `Format.rows`: one row a picture."""
-    content = document.object("file", "view", "metadata", "attribute")
     try:
+        if document.kind == "table":
+            content = _of_csv(document)
+        else:
+            content = document.object("file", "view", "metadata", "attribute")
         yield from _rows(content, document.columns.get("label"))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise BrokenExport(f"a VIA 3 project that cannot be read: {type(error).__name__} {error}") from error
+        cut = document.kind == "table"  # its CSV ends without a line break
+        reason = f"VIA 3 that cannot be read: {type(error).__name__} {error}"
+        raise BrokenExport(reason, incomplete=cut) from error
 
 
 def _rows(content: Mapping[str, Any], wanted: str | None) -> list[Row]:
@@ -65,6 +74,21 @@ def _rows(content: Mapping[str, Any], wanted: str | None) -> list[Row]:
                 )
             )
     return found
+
+
+def _of_csv(document: Document) -> Mapping[str, Any]:
+    """The CSV as the project that it was written of; files that nobody annotated are not in it."""
+    if document.data.startswith((b"PK", b"PAR1")) or HEADER not in document.text:
+        raise NotThisFormat(f"the remark {HEADER!r}")
+    lines = document.text.splitlines()
+    (attributes,) = (line.partition("=")[2] for line in lines if line.startswith("# ATTRIBUTE ="))
+    content: dict[str, Any] = {"attribute": json.loads(attributes), "metadata": {}, "view": {}, "file": {}}
+    for number, files, _, z, xy, av in csv.reader(line for line in lines if line and not line.startswith("#")):
+        names = json.loads(files)
+        content["metadata"][number] = {"vid": files, "z": json.loads(z), "xy": json.loads(xy), "av": json.loads(av)}
+        content["view"][files] = {"fid_list": names}
+        content["file"] |= {name: {"fname": name} for name in names}
+    return content
 
 
 def _name_of(region: Mapping[str, Any], attributes: Mapping[str, Any]) -> str | None:
