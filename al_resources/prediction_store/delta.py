@@ -162,7 +162,10 @@ class DeltaPredictionStore:
             search = _by_key(log, order, wanted, taken, count, limit)
             by = [_from_pivot(order)]
         else:
-            search = _by_score(log, order, wanted, taken, count, limit + limit // 4 + SLACK + chosen)
+            # What was chosen before leads the order, some of it in several rows: each pass that is too short costs as
+            # much as one that is long enough.
+            k = limit + chosen
+            search = _by_score(log, order, wanted, taken, count, k + k // 4 + SLACK)
             by = [pl.col(order.column)]
         for candidates in search:
             winners = (
