@@ -535,12 +535,12 @@ def _current_predictions(log: pl.LazyFrame, columns: list[str], keys: pl.Series,
     """Those predictions where `reached` holds of the images with these keys that none elsewhere is newer than."""
     these = _key.is_in(keys.unique().implode())
     reached_rows = log.filter(reached, these).select(columns).collect()
-    all_keys = log.filter(these).select(_key).collect()
-    again = _key.is_in(all_keys.filter(_key.is_duplicated())["image_key"].unique().implode())
+    all_rows = log.filter(these).select(*_IMAGE, "logged_at").collect()  # one pass through the keys; most match nothing
+    again = _key.is_in(all_rows.filter(_key.is_duplicated())["image_key"].unique().implode())
     scored_again = reached_rows.filter(again)
     if scored_again.is_empty():  # most images are scored once: there is nothing to compare
         return reached_rows
-    current = _current_of(log, scored_again, log.filter(again).select(*_IMAGE, "logged_at").collect())
+    current = _current_of(log, scored_again, all_rows.filter(again))
     return pl.concat([reached_rows.filter(~again), current])
 
 
