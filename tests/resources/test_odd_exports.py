@@ -248,6 +248,15 @@ def test_what_follows_the_last_dot_is_an_ending_only_if_pictures_have_it(written
     assert [label.image_id for label in parsed.labels] == [f"{meant:032x}"]
 
 
+def test_a_picture_that_is_known_by_its_name_alone_although_it_came_along_is_told(png: bytes) -> None:
+    """Tools encode pictures anew when they hand them out; or it is another picture of that name."""
+    parsed = parse(zipped({"set/cat/x1_11.png": png, "set/dog/other.png": png + b"x"}))
+    assert labels(parsed) == {"x1_11.png": "cat"}
+    assert "1 of its pictures, like set/cat/x1_11.png, are none of the store's, byte by byte" in parsed.remarks[0]
+    parsed = parse_export(zipped({"cat/x1_11.png": png, "dog/2.png": png + b"x"}), "x", LabelingSettings(), set)
+    assert parsed.remarks == ()
+
+
 def test_digits_that_something_parts_are_no_other_digits() -> None:
     assert labels(parse("image,label\nx1-11.png,cat\n")) == {"x1_11.png": "cat"}
     for other in ("x11_1.png", "x111.png"):
