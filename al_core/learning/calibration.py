@@ -8,10 +8,13 @@ import numpy as np
 import torch
 
 
-def fit_temperature(logits: torch.Tensor, targets: torch.Tensor, *, deviation: float = 0.5) -> float:
+def fit_temperature(
+    logits: torch.Tensor, targets: torch.Tensor, *, deviation: float = 0.5, weights: torch.Tensor | None = None
+) -> float:
     """The temperature that makes (N, C) logits best calibrated, between 0.01 and 10 (Guo et al. 2017).
 
     A target of -1 is an image of a class that the logits do not know: all it says is that the answer is wrong.
+    `weights` (N,) say for how many images each stands, one on average; None: one each.
     Negative log-likelihood plus a weak prior (ln T normal around 0 with that `deviation`): without it a small
     validation set without errors drives T to zero. The objective is convex in 1/T plus a smooth bowl in
     ln T; golden sections on ln T find the minimum.
@@ -19,7 +22,8 @@ def fit_temperature(logits: torch.Tensor, targets: torch.Tensor, *, deviation: f
     logits = logits.double()
 
     def objective(log_t: float) -> float:
-        return losses(logits * math.exp(-log_t), targets).sum().item() + log_t**2 / (2 * deviation**2)
+        lost = losses(logits * math.exp(-log_t), targets)
+        return (lost if weights is None else lost * weights).sum().item() + log_t**2 / (2 * deviation**2)
 
     low, high, golden = math.log(0.01), math.log(10), (math.sqrt(5) - 1) / 2
     left, right = high - golden * (high - low), low + golden * (high - low)

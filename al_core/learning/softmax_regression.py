@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from al_core.learning.calibration import calibration_error, fit_temperature, los
 # from strong to weak: a head that is held down is found in a few steps, and is where the next one begins
 DECAYS = tuple(10.0 ** (exponent / 2) for exponent in range(2, -8, -1))
 UNDECIDED = 0.1  # where no label can be predicted by others: what did best on images of CIFAR-10 at 200 to 1 700 labels
+SURELY = 2.0  # standard errors by which images without a label are easier than labels before these count by crowds
 UNSURE = 2.0  # deviation of ln T: a head that is held down is too modest by far, and answers out of fold do err
 FOLDS = 5
 FEWER_FOLDS, MANY_LABELS = 3, 2_000  # with so many labels two thirds of them tell the same as four fifths
@@ -86,9 +89,10 @@ def fit_linear_head(
     features, by L-BFGS (Liu & Nocedal 1989); the scaling is folded into the weights.
 
     The weight decay is the one of `DECAYS` whose answers out of fold have the least cross-entropy, each at the
-    temperature that suits it, and that temperature is the head's. A label of a class that the other folds do not have
-    says only that the answer is wrong. The features are turned into their principal directions: with fewer labels than
-    values an exact and much smaller problem, and one whose curvature is known beforehand.
+    temperature that suits it; the head's temperature follows from that one, see `_deployed`. A label of a class that
+    the other folds do not have says only that the answer is wrong. The features are turned into their principal
+    directions: with fewer labels than values an exact and much smaller problem, and one whose curvature is known
+    beforehand.
 
     Args:
         embeddings: (N, d), float32.
@@ -98,7 +102,7 @@ def fit_linear_head(
         seed: Of the folds.
         unlabeled: (M, d), embeddings of images without a label. Up to `TAUGHT_UP_TO` labels a head that learns from
             its own answers to at most `MOST_UNLABELED` of them is tried as well, and taken where its answers out of
-            fold have less cross-entropy.
+            fold have less cross-entropy; and they tell whether labels were picked for being doubtful.
 
     Raises:
         InvalidInput: the embeddings are not finite.
@@ -117,13 +121,16 @@ def fit_linear_head(
         return head
     head = replace(
         head,
-        temperature=passed.temperature,
+        temperature=passed.temperature * problem.spread(solved) / fmean(map(problem.spread, passed.heads)),
         tried=passed.tried,
         out_of_fold=exam.judged(passed.logits / passed.temperature),
     )
     if unlabeled is None or len(unlabeled) < FEWEST_UNLABELED or len(targets) > TAUGHT_UP_TO:
         return head
-    return _better_taught(head, passed, embeddings, unlabeled[:MOST_UNLABELED], problem.wanted, exam)
+    asked = unlabeled[:MOST_UNLABELED]
+    pool = _Pool.of(embeddings, asked)
+    head = replace(head, temperature=_deployed(problem, exam, passed, solved, space.project(asked), pool.crowds))
+    return _better_taught(head, passed, pool, problem.wanted, exam)
 
 
 def folds(targets: torch.Tensor, count: int, seed: int) -> torch.Tensor:
@@ -165,6 +172,10 @@ class _Space:
         directions = standard.T @ (vectors / values.sqrt()).float() if few else vectors.float()
         return cls(standard @ directions, (values / count).float(), directions, mean, std)
 
+    def project(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """(M, r) of other (M, d) embeddings."""
+        return ((embeddings - self.mean) / self.std) @ self.directions
+
     def unfold(self, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight (C, d) and bias for embeddings as they are."""
         plain = (weight @ self.directions.T) / self.std
@@ -188,6 +199,11 @@ class _Problem:
     def __init__(self, features: torch.Tensor, wanted: torch.Tensor, variances: torch.Tensor) -> None:
         self.features, self.wanted, self.variances = features, wanted, variances
         self.evaluations = 0
+
+    def spread(self, head: _Solved) -> float:
+        """The deviation of a head's logits over the images, of each image around their mean."""
+        centred = head.weight - head.weight.mean(dim=0)
+        return float((centred.square().sum(dim=0) * self.variances).sum().sqrt().clamp(min=1e-12))
 
     @property
     def every(self) -> torch.Tensor:
@@ -323,18 +339,54 @@ def _out_of_fold(
     return logits
 
 
-def _better_taught(
-    head: LinearHead,
-    passed: _Passed,
-    embeddings: torch.Tensor,
-    unlabeled: torch.Tensor,
-    wanted: torch.Tensor,
-    exam: _Exam,
-) -> LinearHead:
+@dataclass(frozen=True)
+class _Pool:
+    """Labeled images and images without a label, in the directions in which all of them differ most."""
+
+    space: _Space
+    labeled: torch.Tensor  # (N, r)
+    asked: torch.Tensor  # (M, r)
+
+    @classmethod
+    def of(cls, embeddings: torch.Tensor, unlabeled: torch.Tensor) -> _Pool:
+        """That of (N, d) and (M, d) embeddings."""
+        space = _Space.of(torch.cat([embeddings, unlabeled]), DIRECTIONS)
+        return cls(space, space.features[: len(embeddings)], space.features[len(embeddings) :])
+
+    @cached_property
+    def crowds(self) -> torch.Tensor:
+        """For how many images each label stands, (N,), one on average: those without a label to which it is nearest.
+
+        Loog (2012), Nearest neighbor-based importance weighting; flattened by the root, as single counts are noisy
+        (Shimodaira 2000).
+        """
+        nearest = torch.cdist(self.asked, self.labeled).argmin(dim=1)
+        crowds = (torch.bincount(nearest, minlength=len(self.labeled)) + 1.0).sqrt()
+        return crowds / crowds.mean()
+
+
+def _deployed(
+    problem: _Problem, exam: _Exam, passed: _Passed, solved: _Solved, asked: torch.Tensor, crowds: torch.Tensor
+) -> float:
+    """The temperature of the head of all labels, from that of the folds' heads.
+
+    Two things tell them apart. A head of more labels has larger logits where it is hardly held down: it takes as much
+    more temperature as its logits spread further. And labels that were picked for being doubtful are harder than the
+    images that will come: where the folds' heads are surely surer of images without a label, (M, r), than of the labels
+    they had not seen, each label counts by its crowd.
+    """
+    temperature = passed.temperature
+    told = (passed.logits / temperature).softmax(dim=1).amax(dim=1)
+    pool = fmean(float((head.logits(asked) / temperature).softmax(dim=1).amax(dim=1).mean()) for head in passed.heads)
+    if pool - float(told.mean()) > SURELY * float(told.std()) / len(told) ** 0.5:
+        temperature = fit_temperature(passed.logits, exam.told, deviation=UNSURE, weights=crowds)
+    return temperature * problem.spread(solved) / fmean(map(problem.spread, passed.heads))
+
+
+def _better_taught(head: LinearHead, passed: _Passed, pool: _Pool, wanted: torch.Tensor, exam: _Exam) -> LinearHead:
     """The head that learns from its own answers, too, where that predicts labels out of fold better; else `head`."""
-    space = _Space.of(torch.cat([embeddings, unlabeled]), DIRECTIONS)
-    problem = _Problem(space.features[: len(embeddings)], wanted, space.variances)
-    asked = space.features[len(embeddings) :]
+    space, asked = pool.space, pool.asked
+    problem = _Problem(pool.labeled, wanted, space.variances)
     alone = _cross_validate(problem, exam)
     decay, temperature = alone.decay, alone.temperature
     pupils = [
@@ -348,6 +400,7 @@ def _better_taught(
     teacher = problem.solve(problem.every, decay, None, ROUGHLY)
     solved = _taught(problem, problem.every, teacher, asked, decay, temperature, STEEPEST)
     weight, bias = space.unfold(solved.weight, solved.bias)
+    taught = _Passed(decay, loss, sureness, logits, pupils, {})
     return replace(
         head,
         weight=weight,
@@ -355,7 +408,7 @@ def _better_taught(
         loss=solved.loss,
         evaluations=head.evaluations + problem.evaluations,
         weight_decay=decay,
-        temperature=sureness,
+        temperature=_deployed(problem, exam, taught, solved, asked, pool.crowds),
         out_of_fold=exam.judged(logits / sureness),
         taught_by=len(_surest(teacher, asked, temperature)[0]),
         taught_loss=round(loss, 5),

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 from torch.nn import functional
 
 from al_core.learning import softmax_regression
@@ -105,6 +106,41 @@ def test_it_says_how_sure_it_may_be_on_images_it_never_saw(count, most):
         confidence, predicted = probs.max(dim=1)
         errors.append(calibration_error(confidence.numpy(), (predicted == truth).numpy()))
     assert np.mean(errors) < most
+
+
+def errors_on_digits(monkeypatch: pytest.MonkeyPatch, seed: int, *, doubtful: bool) -> tuple[float, float]:
+    """The calibration error of the head of 180 labels, and of one that does not ask whether they are like the pool."""
+    digits = load_digits()
+    features, targets = torch.from_numpy(digits.data).float(), torch.from_numpy(digits.target)
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+    unseen, pool = order[:600], order[600:]
+    labeled = pool[:180]
+    if doubtful:
+        first = fit_linear_head(features[pool[:60]], targets[pool[:60]], torch.ones(10))
+        best = (features[pool[60:]] @ first.weight.T + first.bias).topk(2).values
+        labeled = torch.cat([pool[:60], pool[60:][(best[:, 0] - best[:, 1]).argsort()[:120]]])
+    rest = pool[~torch.isin(pool, labeled)]
+    errors = []
+    for surely in (softmax_regression.SURELY, np.inf):
+        with monkeypatch.context() as patched:
+            patched.setattr(softmax_regression, "SURELY", surely)
+            head = fit_linear_head(features[labeled], targets[labeled], torch.ones(10), unlabeled=features[rest])
+        probs = torch.softmax((features[unseen] @ head.weight.T + head.bias) / head.temperature, dim=1)
+        confidence, predicted = probs.max(dim=1)
+        errors.append(calibration_error(confidence.numpy(), (predicted == targets[unseen]).numpy()))
+    return errors[0], errors[1]
+
+
+def test_labels_that_were_picked_for_being_doubtful_do_not_make_it_modest_on_all_images(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    asked, unasked = np.mean([errors_on_digits(monkeypatch, seed, doubtful=True) for seed in range(3)], axis=0)
+    assert asked < 0.95 * unasked
+
+
+def test_labels_that_were_drawn_at_random_stand_for_themselves(monkeypatch: pytest.MonkeyPatch):
+    asked, unasked = errors_on_digits(monkeypatch, 0, doubtful=False)
+    assert asked == unasked
 
 
 def test_every_label_teaches_and_the_choice_is_the_best_out_of_fold():
