@@ -26,6 +26,7 @@ from al_resources.settings import LabelingSettings
 __all__ = ["BrokenExport", "ExportedLabel", "ParsedExport", "Region", "SetAside", "parse_export"]
 
 _CLOCK = re.compile(r"\d+:[0-5]?\d:[0-5]?\d(\.\d+)?")
+_DAY = re.compile(r"20\d{6}")  # 20260105: as seconds it would be in 1970
 _DAY_FIRST = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})(?!\d)")
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC).timestamp()  # a number before it is no time of an answer
 
@@ -303,6 +304,8 @@ def _time(value: Any) -> datetime | None:
         return None
     try:
         seconds = float(value)
+        if _DAY.fullmatch(str(value)):
+            raise ValueError(value)
     except ValueError:
         told = _told(str(value).strip())
         return told.astimezone(UTC) if told.tzinfo else told.replace(tzinfo=UTC)

@@ -71,6 +71,12 @@ def test_a_time_may_be_written_in_many_ways(when: str) -> None:
     assert (str(label.labeled_at), label.annotation_seconds) == ("2026-01-05 09:12:33+00:00", 63)
 
 
+@pytest.mark.parametrize("day", ["20260105", "2026-01-05", "05.01.2026"])
+def test_a_day_without_a_time_is_its_beginning(day: str) -> None:
+    (label,) = parse(f"image,label,date\na/1.jpg,cat,{day}\n").labels
+    assert str(label.labeled_at) == "2026-01-05 00:00:00+00:00"
+
+
 def test_a_date_that_could_be_two_days_is_refused_with_the_way_out() -> None:
     table = "image,label,date\na/1.jpg,cat,05/01/2026\n"
     assert 'labeling.columns = {labeled_at = ""} leaves the column out' in refusal(table)
