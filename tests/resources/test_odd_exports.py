@@ -71,6 +71,12 @@ def test_a_time_may_be_written_in_many_ways(when: str) -> None:
     assert (str(label.labeled_at), label.annotation_seconds) == ("2026-01-05 09:12:33+00:00", 63)
 
 
+@pytest.mark.parametrize("day", ["20260105", "2026-01-05", "05.01.2026"])
+def test_a_day_without_a_time_is_its_beginning(day: str) -> None:
+    (label,) = parse(f"image,label,date\na/1.jpg,cat,{day}\n").labels
+    assert str(label.labeled_at) == "2026-01-05 00:00:00+00:00"
+
+
 def test_a_date_that_could_be_two_days_is_refused_with_the_way_out() -> None:
     table = "image,label,date\na/1.jpg,cat,05/01/2026\n"
     assert 'labeling.columns = {labeled_at = ""} leaves the column out' in refusal(table)
@@ -246,6 +252,15 @@ def test_what_follows_the_last_dot_is_an_ending_only_if_pictures_have_it(written
         f"image,label\n{written},cat\n".encode(), "x", LabelingSettings(), lambda ids: set(), lambda: own
     )
     assert [label.image_id for label in parsed.labels] == [f"{meant:032x}"]
+
+
+def test_a_picture_that_is_known_by_its_name_alone_although_it_came_along_is_told(png: bytes) -> None:
+    """Tools encode pictures anew when they hand them out; or it is another picture of that name."""
+    parsed = parse(zipped({"set/cat/x1_11.png": png, "set/dog/other.png": png + b"x"}))
+    assert labels(parsed) == {"x1_11.png": "cat"}
+    assert "1 of its pictures, like set/cat/x1_11.png, are none of the store's, byte by byte" in parsed.remarks[0]
+    parsed = parse_export(zipped({"cat/x1_11.png": png, "dog/2.png": png + b"x"}), "x", LabelingSettings(), set)
+    assert parsed.remarks == ()
 
 
 def test_digits_that_something_parts_are_no_other_digits() -> None:
