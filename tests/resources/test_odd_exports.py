@@ -514,4 +514,4 @@ def test_whatever_is_missing_or_of_another_type_is_set_aside_or_refused_and_no_c
 
 
 def test_a_cell_longer_than_csv_likes_is_no_crash() -> None:
-    assert "unknown here" in refusal(f"image,label\n{'x' * 200_000}.jpg,cat")
+    assert "unknown here" in refusal(f"image,label\n{'x' * 200_000}.jpg,cat\n")
