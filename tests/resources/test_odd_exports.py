@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
 import tarfile
 from collections.abc import Mapping
+from random import Random
 from typing import Any
 
 import export_files
 import pandas as pd
 import pyarrow as pa
 import pytest
-from export_files import lines, zipped
+from export_files import TEXT_FILES, lines, zipped
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from al_core.images import content_id
@@ -470,3 +474,44 @@ def test_several_classifications_of_fiftyone_are_several_labels_and_none_is_no_a
 def test_tasks_that_only_a_model_has_answered_are_without_an_answer() -> None:
     guess = {"result": [{"from_name": "choice", "value": {"choices": ["cat"]}}], "score": 0.9}
     assert "1 images without an answer" in refusal(json.dumps([{"data": {"image": "a/1.jpg"}, "predictions": [guess]}]))
+
+
+# ---------------------------------------------------------------------- whatever is in a file
+ODD = [None, True, 0, -1, 1e400, "x", [], {}, [None], {"a": 1}, "\ud800", 10**30]
+
+
+def mutated(value: Any, chance: Random) -> Any:
+    """A JSON value with some of its parts missing, or of another type."""
+    if chance.random() < 0.04:
+        return chance.choice(ODD)
+    if isinstance(value, dict):
+        return {key: mutated(one, chance) for key, one in value.items() if chance.random() > 0.02}
+    return [mutated(one, chance) for one in value] if isinstance(value, list) else value
+
+
+def spoiled(text: str, chance: Random) -> str:
+    if not text.lstrip().startswith(("{", "[")):
+        letters = list(text)
+        for _ in range(chance.randint(1, 6)):
+            letters[chance.randrange(len(letters))] = chance.choice("\"',;\t\n<>&{}[]0a\\\0")
+        return "".join(letters)
+    try:
+        return json.dumps(mutated(json.loads(text), chance))
+    except ValueError:
+        return "\n".join(json.dumps(mutated(json.loads(line), chance)) for line in text.splitlines())
+
+
+@pytest.mark.parametrize("format_", TEXT_FILES)
+@settings(max_examples=60, deadline=None)
+@given(chance=st.randoms(use_true_random=True))
+def test_whatever_is_missing_or_of_another_type_is_set_aside_or_refused_and_no_crash(
+    format_: str, chance: Random
+) -> None:
+    """A crash would end the sensor's look, and with it that at all other files in the inbox."""
+    text = TEXT_FILES[format_]({f"{number:032x}.png": "cat" if number % 2 else "dog" for number in range(4)}).decode()
+    with contextlib.suppress(BrokenExport):
+        parse(spoiled(text, chance).encode("utf-8", "surrogatepass"))
+
+
+def test_a_cell_longer_than_csv_likes_is_no_crash() -> None:
+    assert "unknown here" in refusal(f"image,label\n{'x' * 200_000}.jpg,cat\n")
