@@ -26,6 +26,7 @@ from al_resources.settings import LabelingSettings
 __all__ = ["BrokenExport", "ExportedLabel", "ParsedExport", "Region", "SetAside", "parse_export"]
 
 _CLOCK = re.compile(r"\d+:[0-5]?\d:[0-5]?\d(\.\d+)?")
+_DAY = re.compile(r"20\d{6}")  # 20260105: as seconds it would be in 1970
 _DAY_FIRST = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})(?!\d)")
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC).timestamp()  # a number before it is no time of an answer
 
@@ -111,10 +112,12 @@ def parse_export(
         raise BrokenExport(f"the export holds no labels{none}; was it released before anybody had labeled?")
     labels: list[ExportedLabel] = []
     set_aside: list[SetAside] = []
+    by_name: list[str] = []  # with a picture that is not in the store
     for row, match in zip(rows, ImageNames(known_images, own_names).match(rows), strict=True):
         reason = _why_not(row, match, settings)
         if reason is None:
             labels.append(_label(row, match))
+            by_name += [row.image] if row.content not in (None, match.image_id) else []
         else:
             set_aside.append(SetAside(row.image, reason, row.source, *_other_annotations(row.label)))
     labels, contradictions = _one_answer_each(labels)
@@ -122,9 +125,8 @@ def parse_export(
     if not labels:
         first = f"no row can be used; the first of {len(set_aside)}: {set_aside[0].reason}"
         raise BrokenExport(first, set_aside=tuple(set_aside))
-    return ParsedExport(
-        _export_id(rows), tuple(labels), tuple(set_aside), reading.format, reading.unlabeled, _remarks(labels, reading)
-    )
+    remarks = _remarks(labels, reading, by_name)
+    return ParsedExport(_export_id(rows), tuple(labels), tuple(set_aside), reading.format, reading.unlabeled, remarks)
 
 
 # ---------------------------------------------------------------- boxes, polygons, several labels
@@ -302,6 +304,8 @@ def _time(value: Any) -> datetime | None:
         return None
     try:
         seconds = float(value)
+        if _DAY.fullmatch(str(value)):
+            raise ValueError(value)
     except ValueError:
         told = _told(str(value).strip())
         return told.astimezone(UTC) if told.tzinfo else told.replace(tzinfo=UTC)
@@ -350,9 +354,14 @@ def _one_answer_each(labels: list[ExportedLabel]) -> tuple[list[ExportedLabel], 
     return good, bad
 
 
-def _remarks(labels: Iterable[ExportedLabel], reading: Reading) -> tuple[str, ...]:
+def _remarks(labels: Iterable[ExportedLabel], reading: Reading, by_name: Sequence[str]) -> tuple[str, ...]:
     """What a person should know of an export that can be used."""
     found = []
+    if by_name:
+        found.append(
+            f"{len(by_name)} of its pictures, like {by_name[0]}, are none of the store's, byte by byte; their labels "
+            "went to the pictures of the same names. Are they the same? If not, `al import --ingest` stores them first"
+        )
     for names in alike(label.label for label in labels if label.label is not None):
         found.append(
             f"classes {listed(map(repr, names))} differ in case or spacing only; labeling.aliases makes them one"

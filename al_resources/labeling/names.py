@@ -17,8 +17,9 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 from al_core.picture_files import printable
-from al_resources.labeling.formats.contract import Row, listed
+from al_resources.labeling.formats.contract import Row, listed, shortened
 
+LONGEST_TOLD = 120  # characters of a name
 UNKNOWN = "neither selected nor in the image store (`al ingest` adds pictures)"
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 _AS_UUID = re.compile(
@@ -70,7 +71,7 @@ class ImageNames:
         if len(ids) == 1:
             return Match(next(iter(ids)))
         if ids:
-            return Match(None, f"image {name!r} is ambiguous: it names {listed(sorted(ids))}")
+            return Match(None, f"image {shortened(name, LONGEST_TOLD)!r} is ambiguous: it names {listed(sorted(ids))}")
         return self._by_own_name(name)
 
     def _by_own_name(self, name: str) -> Match:
@@ -79,7 +80,7 @@ class ImageNames:
                 candidates = self._index[level].get(key)
                 if candidates:
                     return self._only_one(name, path, candidates)
-        return Match(None, f"image {own_part(name)!r} is unknown here: {UNKNOWN}")
+        return Match(None, f"image {shortened(own_part(name), LONGEST_TOLD)!r} is unknown here: {UNKNOWN}")
 
     def _only_one(self, name: str, path: str, candidates: set[tuple[str, str]]) -> Match:
         """Where several images had that file name, the folders in front of it decide."""
@@ -93,8 +94,9 @@ class ImageNames:
         if len(images) == 1:
             return Match(images.pop())
         paths = sorted({own for own, image_id in candidates if image_id in images})
+        told = shortened(name, LONGEST_TOLD)
         return Match(
-            None, f"image {name!r} is ambiguous: {len(images)} images came under that name ({listed(paths, 3)})"
+            None, f"image {told!r} is ambiguous: {len(images)} images came under that name ({listed(paths, 3)})"
         )
 
     @cached_property

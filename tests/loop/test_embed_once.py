@@ -25,6 +25,7 @@ from al_core.learning.settings import TrainingSettings
 from al_core.records import utc_now
 from al_loop import embedded_before, embedding
 from al_loop.answering import predictor_of
+from al_loop.claims import check_claims
 from al_loop.deploying import decide, deploy
 from al_loop.embedding import embed_files, embedder_of, fill
 from al_loop.embedding_map import map_of
@@ -296,6 +297,9 @@ class TestARoundOfAFrozenEncoder:
         assert (summary.embedded, summary.known) == (0, 0)
         assert platform.embeddings.rows_of([content_id(png)]) == 0
         assert not platform.blobs.exists("reports/0000/embedding_map.html"), "it names every image on it"
+        assert not list(platform.blobs.list(embedded_before.FOLDER))
+        assert fill(platform, log=quiet) == 0
+        assert [claim.contradictions for claim in check_claims(platform) if not claim.holds] == []
 
 
 def test_a_folder_is_embedded_though_it_is_not_in_the_store_and_what_is_no_picture_is_named(

@@ -165,11 +165,11 @@ def test_rows_set_aside_lie_in_quarantine_and_count_once_they_can_be_used(tmp_pa
 
 
 def test_a_broken_export_goes_to_quarantine_with_its_reason_and_stays_where_it_was(desk: Desk) -> None:
-    path = desk.release("bad.json", b"[]")
+    path = desk.release("bad.json", b"[1]")
     merge = desk.merge(path)
     assert merge.status == "quarantined"
     copy, reason = desk.quarantined()
-    assert desk.blobs.read(copy) == desk.blobs.read(path) == b"[]"
+    assert desk.blobs.read(copy) == desk.blobs.read(path) == b"[1]"
     assert "COCO needs" in json.loads(desk.blobs.read(reason))["reason"]
     assert desk.ledgers.read("exports")["status"].to_list() == ["quarantined"]
     assert desk.unmerged() == []
@@ -573,7 +573,7 @@ def test_what_systems_and_programs_leave_behind_is_left_alone(desk: Desk) -> Non
 
 
 def test_a_file_that_is_no_export_is_named_with_the_reason_and_not_passed_over(desk: Desk, png: bytes) -> None:
-    names = {"readme.txt": b"read me", "_manifest.json": b"{}", "image.png": png}
+    names = {"readme.txt": b"read me", "_manifest.json": b'{"a": 1}', "image.png": png}
     for name, data in names.items():
         desk.release(name, data)
     refused = {Path(merge.path).name: merge.reason for merge in desk.look().refused}

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
 import tarfile
 from collections.abc import Mapping
+from random import Random
 from typing import Any
 
 import export_files
 import pandas as pd
 import pyarrow as pa
 import pytest
-from export_files import lines, zipped
+from export_files import TEXT_FILES, lines, zipped
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from al_core.images import content_id
@@ -69,6 +73,12 @@ def test_numbers_may_be_written_as_spreadsheets_write_them(confidence: str, mean
 def test_a_time_may_be_written_in_many_ways(when: str) -> None:
     (label,) = parse(f'image\tlabel\tdate\tduration\na/1.jpg\tcat\t"{when}"\t0:01:03\n', "labels.txt").labels
     assert (str(label.labeled_at), label.annotation_seconds) == ("2026-01-05 09:12:33+00:00", 63)
+
+
+@pytest.mark.parametrize("day", ["20260105", "2026-01-05", "05.01.2026"])
+def test_a_day_without_a_time_is_its_beginning(day: str) -> None:
+    (label,) = parse(f"image,label,date\na/1.jpg,cat,{day}\n").labels
+    assert str(label.labeled_at) == "2026-01-05 00:00:00+00:00"
 
 
 def test_a_date_that_could_be_two_days_is_refused_with_the_way_out() -> None:
@@ -246,6 +256,15 @@ def test_what_follows_the_last_dot_is_an_ending_only_if_pictures_have_it(written
         f"image,label\n{written},cat\n".encode(), "x", LabelingSettings(), lambda ids: set(), lambda: own
     )
     assert [label.image_id for label in parsed.labels] == [f"{meant:032x}"]
+
+
+def test_a_picture_that_is_known_by_its_name_alone_although_it_came_along_is_told(png: bytes) -> None:
+    """Tools encode pictures anew when they hand them out; or it is another picture of that name."""
+    parsed = parse(zipped({"set/cat/x1_11.png": png, "set/dog/other.png": png + b"x"}))
+    assert labels(parsed) == {"x1_11.png": "cat"}
+    assert "1 of its pictures, like set/cat/x1_11.png, are none of the store's, byte by byte" in parsed.remarks[0]
+    parsed = parse_export(zipped({"cat/x1_11.png": png, "dog/2.png": png + b"x"}), "x", LabelingSettings(), set)
+    assert parsed.remarks == ()
 
 
 def test_digits_that_something_parts_are_no_other_digits() -> None:
@@ -455,3 +474,44 @@ def test_several_classifications_of_fiftyone_are_several_labels_and_none_is_no_a
 def test_tasks_that_only_a_model_has_answered_are_without_an_answer() -> None:
     guess = {"result": [{"from_name": "choice", "value": {"choices": ["cat"]}}], "score": 0.9}
     assert "1 images without an answer" in refusal(json.dumps([{"data": {"image": "a/1.jpg"}, "predictions": [guess]}]))
+
+
+# ---------------------------------------------------------------------- whatever is in a file
+ODD = [None, True, 0, -1, 1e400, "x", [], {}, [None], {"a": 1}, "\ud800", 10**30]
+
+
+def mutated(value: Any, chance: Random) -> Any:
+    """A JSON value with some of its parts missing, or of another type."""
+    if chance.random() < 0.04:
+        return chance.choice(ODD)
+    if isinstance(value, dict):
+        return {key: mutated(one, chance) for key, one in value.items() if chance.random() > 0.02}
+    return [mutated(one, chance) for one in value] if isinstance(value, list) else value
+
+
+def spoiled(text: str, chance: Random) -> str:
+    if not text.lstrip().startswith(("{", "[")):
+        letters = list(text)
+        for _ in range(chance.randint(1, 6)):
+            letters[chance.randrange(len(letters))] = chance.choice("\"',;\t\n<>&{}[]0a\\\0")
+        return "".join(letters)
+    try:
+        return json.dumps(mutated(json.loads(text), chance))
+    except ValueError:
+        return "\n".join(json.dumps(mutated(json.loads(line), chance)) for line in text.splitlines())
+
+
+@pytest.mark.parametrize("format_", TEXT_FILES)
+@settings(max_examples=60, deadline=None)
+@given(chance=st.randoms(use_true_random=True))
+def test_whatever_is_missing_or_of_another_type_is_set_aside_or_refused_and_no_crash(
+    format_: str, chance: Random
+) -> None:
+    """A crash would end the sensor's look, and with it that at all other files in the inbox."""
+    text = TEXT_FILES[format_]({f"{number:032x}.png": "cat" if number % 2 else "dog" for number in range(4)}).decode()
+    with contextlib.suppress(BrokenExport):
+        parse(spoiled(text, chance).encode("utf-8", "surrogatepass"))
+
+
+def test_a_cell_longer_than_csv_likes_is_no_crash() -> None:
+    assert "unknown here" in refusal(f"image,label\n{'x' * 200_000}.jpg,cat\n")

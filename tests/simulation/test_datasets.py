@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tarfile
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -198,6 +199,21 @@ def test_folders_that_could_be_read_in_two_ways_are_refused_with_an_example(tmp_
         BadData, match=r"is the class '\w+' or '\w+'\? Pictures have to lie in the folder of their class"
     ):
         load_data(f"imagefolder:{tmp_path / 'data'}")
+
+
+@pytest.mark.parametrize("program", ["Finder", "a program for Windows"])
+def test_names_in_a_zip_are_read_as_their_program_meant_them(tmp_path: Path, program: str):
+    write_images(tmp_path / "data", 2, ("\u00c4pfel", "Birnen"))
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        for file in sorted((tmp_path / "data").rglob("*.png")):
+            name = file.relative_to(tmp_path).as_posix()
+            archive.writestr(name if program == "Finder" else name.replace("/", "\\"), file.read_bytes())
+    if program == "Finder":  # UTF-8, without the mark that says so
+        data = (tmp_path / "packed.zip").read_bytes()
+        for start in (b"PK\x03\x04\x14\x00", b"PK\x01\x02\x14\x03\x14\x00"):
+            data = data.replace(start + b"\x00\x08", start + b"\x00\x00")
+        (tmp_path / "packed.zip").write_bytes(data)
+    assert load_data(f"imagefolder:{tmp_path / 'packed.zip'}").classes == ("Birnen", "\u00c4pfel")
 
 
 def test_folders_by_kinds_of_files_are_no_classes(tmp_path: Path):

@@ -6,8 +6,9 @@ in `FORMATS`.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from al_resources.labeling.formats import (
     azure_ml_jsonl,
@@ -51,6 +52,9 @@ FORMATS: tuple[Format, ...] = (
 )
 
 
+UNREADABLE = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError, csv.Error)
+
+
 @dataclass(frozen=True)
 class Reading:
     """What a file says: the format it is in and its rows, none of them judged yet."""
@@ -84,18 +88,28 @@ def read_export(
     return _read_document(document)
 
 
+def _with_a_name(row: Row) -> Row:
+    return row if isinstance(row.image, str) else replace(row, image=str(row.image))
+
+
 def _read_document(document: Document) -> Reading:
     tried: dict[str, str] = {}
     for format_ in FORMATS:
         if document.kind not in format_.KINDS:
             continue
         try:
-            rows = list(format_.rows(document))
+            rows = [_with_a_name(row) for row in format_.rows(document)]
         except NotThisFormat as error:
             tried[format_.NAME] = str(error)
         except BrokenExport as error:
             error.format = format_.NAME
             raise
+        except (
+            UNREADABLE
+        ) as error:  # others write these files: whatever is missing or another type in one is no mistake
+            broken = BrokenExport(f"{format_.NAME} that cannot be read: {type(error).__name__} {error}")
+            broken.format = format_.NAME
+            raise broken from error
         else:
             answered = [row for row in rows if row.outcome != "unanswered"]
             return Reading(format_.NAME, answered, unlabeled=len(rows) - len(answered))

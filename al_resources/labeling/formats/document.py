@@ -36,6 +36,7 @@ _MARKS = (
 )
 SEPARATORS = (",", "\t", ";", "|")
 MOST_BYTES = 1_000_000_000  # of one file of labels, unpacked
+csv.field_size_limit(MOST_BYTES)  # a cell may hold a picture
 _OTHER_FILES = {  # what people put there by mistake, by its first bytes
     b"\xd0\xcf\x11\xe0": "a workbook of an old Excel (.xls); save it as .xlsx or CSV",
     b"7z\xbc\xaf": "a 7-Zip archive; pack it as a zip",
@@ -180,7 +181,7 @@ class Document:
             return Document(next(iter(self.sheets.values()), b""), self.name, self.columns).table
         try:
             frame = self._parquet() if self.data.startswith(b"PAR1") else self._separated()
-        except (ValueError, OSError, pd.errors.ParserError, KeyError, zipfile.BadZipFile) as error:
+        except (ValueError, OSError, pd.errors.ParserError, KeyError, csv.Error) as error:
             raise BrokenExport(f"a table that cannot be read: {error}", incomplete=True) from error
         except ImportError as error:
             raise BrokenExport(f"a table that needs one more package: {error}; or save it as CSV") from error
