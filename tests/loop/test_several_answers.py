@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +35,21 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     stored = [platform.images.put(picture(number)) for number in range(IMAGES)]
     ids = [one.image_id for one in stored]
     truth = {image: ("cat", "dog")[place % 2] for place, image in enumerate(ids)}
-    rows = []
+    rows, begun = [], utc_now() - timedelta(hours=1)
     for place, (image, label) in enumerate(truth.items()):
         slip = {"cat": "dog", "dog": "cat"}[label]
         answers = {"ada": slip if place % 10 == 5 else label, "bob": slip if place % 3 == 0 else label}
         rows += [
-            {"image_id": image, "annotator": who, "label": said, "labeled_at": utc_now(), "export_id": who, "round": 0}
-            for who, said in answers.items()
+            {
+                "image_id": image,
+                "annotator": who,
+                "label": said,
+                "labeled_at": begun
+                + timedelta(seconds=2 * place + second),  # what the clock says may be the same twice
+                "export_id": who,
+                "round": 0,
+            }
+            for second, (who, said) in enumerate(answers.items())
         ]
     platform.ledgers.insert_new("labels", table_of(LABELS, rows), on=["image_id", "annotator"])
     spots = np.array([[3, 0, 0, 0], [0, 3, 0, 0]])
