@@ -106,12 +106,14 @@ def unscored(platform: Platform, version: int) -> Iterator[tuple[str, str]]:
     passed_over = {*platform.ledgers.read("selections")["image_id"], *answered(platform.ledgers.read("labels"))}
     passed_over.update(rejected(platform))
     start = int(np.random.default_rng(version).integers(0, KEY_SPACE))
-    items = iter(platform.images.items(start))
-    while page := list(islice(items, PAGE)):
+    places = iter(platform.images.places(start))
+    while page := list(islice(places, PAGE)):
         keys = image_keys([image_id for image_id, _ in page])
         place = np.searchsorted(known, keys)
         is_known = known[np.minimum(place, len(known) - 1)] == keys if len(known) else np.zeros(len(keys), bool)
-        yield from (item for item, seen in zip(page, is_known, strict=True) if not seen and item[0] not in passed_over)
+        for (image_id, path), seen in zip(page, is_known, strict=True):
+            if not seen and image_id not in passed_over:
+                yield image_id, platform.images.uri_of(path)
 
 
 def score_pool(platform: Platform, *, log: Callable[[str], None]) -> BatchSummary | None:

@@ -89,8 +89,8 @@ class ImageStore:
             return False
         return True
 
-    def items(self, start_key: int = 0) -> Iterator[tuple[str, str]]:
-        """(image id, uri) of every image, in the order of ids, beginning at a key and going round.
+    def places(self, start_key: int = 0) -> Iterator[tuple[str, str]]:
+        """(image id, path in the blob store) of every image, in the order of ids, beginning at a key and going round.
 
         Ids are hashes, so the first n from a random key on are a random sample, and only the folders that
         hold these are listed. From key 0 on they are all of one listing. `start_key` is of 60 bits, as
@@ -102,14 +102,22 @@ class ImageStore:
         shard = int(first[:2], 16)
         folders = [f"{IMAGES}/{number % SHARDS:02x}" for number in range(shard, shard + SHARDS)]
         return chain(
-            (item for item in self._below(folders[0]) if item[0] >= first),
+            (place for place in self._below(folders[0]) if place[0] >= first),
             chain.from_iterable(map(self._below, folders[1:])),
-            (item for item in self._below(folders[0]) if item[0] < first),
+            (place for place in self._below(folders[0]) if place[0] < first),
         )
 
+    def uri_of(self, path: str) -> str:
+        """The address of an image by its path, which costs a look at the file system."""
+        return self._blobs.url(path)
+
+    def items(self, start_key: int = 0) -> Iterator[tuple[str, str]]:
+        """(image id, uri) of `places`."""
+        return ((image_id, self.uri_of(path)) for image_id, path in self.places(start_key))
+
     def ids(self, start_key: int = 0) -> Iterator[str]:
-        """The ids of `items`."""
-        return (image_id for image_id, _ in self.items(start_key))
+        """The ids of `places`."""
+        return (image_id for image_id, _ in self.places(start_key))
 
     def sample(self, count: int, generator: np.random.Generator) -> list[tuple[str, str]]:
         """(image id, uri) of up to `count` images: a stretch of the ring of ids, from a random place on."""
@@ -127,4 +135,4 @@ class ImageStore:
     def _below(self, folder: str) -> Iterator[tuple[str, str]]:
         for blob in self._blobs.list(folder):
             if match := _ADDRESS.search(blob.path):  # a stray file is no image
-                yield match[3], self._blobs.url(blob.path)
+                yield match[3], blob.path
