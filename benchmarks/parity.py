@@ -1,9 +1,10 @@
 """Whether our strategies learn as much from a label as those of scikit-activeml and small-text, on the same embeddings.
 
-    pip install scikit-activeml small-text
-    python -m benchmarks.parity --study FOLDER [--only TEXT] [--seeds 5] [--initial 20] [--rounds 12] [--budget 20]
+    pip install -e '.[bench]'
+    python -m benchmarks.parity [--study FOLDER] [--only TEXT] [--seeds 5] [--initial 20] [--rounds 12] [--budget 20]
 
-FOLDER is the output of an `al simulate --frozen`: its pictures are embedded already. Both sides have the same pool,
+FOLDER is the output of an `al simulate --frozen`: its pictures are embedded already. Without one, the pixels of
+scikit-learn's digits are taken for embeddings. Both sides have the same pool,
 first labels, head (cross-validated softmax regression) and test images, and differ in who chooses the next batch. What
 is told is the accuracy at the end, and how far the peer is ahead there and over the curve, with two standard errors
 over the seeds.
@@ -16,11 +17,14 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from al_core.learning.softmax_regression import LinearHead, fit_linear_head
 from al_core.strategies.base import Pool
@@ -29,6 +33,7 @@ from simulation.datasets import load_data
 from simulation.experiment import load_prepared
 from simulation.runner import load_study
 
+TEST_DIGITS = 500
 COMPONENTS = 256  # principal ones: the peers' time grows with the width
 Choose = Callable[["Round", int], np.ndarray]
 
@@ -195,41 +200,62 @@ def _answers(head: LinearHead, features: np.ndarray) -> np.ndarray:
     return np.asarray((logits / head.temperature).softmax(dim=1).numpy())
 
 
-def tasks(study_folder: Path, seeds: int, initial: int, pool_size: int) -> list[Task]:
-    """The study's data, embedded by its encoder, its principal components scaled to a mean length of one."""
-    study = load_study(study_folder)
-    data = load_data(study.data)
-    prepared = load_prepared(data, study_folder / "images")
-    assert prepared.embeddings is not None, f"{study_folder} has no embeddings: it was made without --frozen"
-    centred = prepared.embeddings - prepared.embeddings.mean(0)
-    directions = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :COMPONENTS]
-    features = (centred @ directions).astype(np.float32)
-    features /= np.linalg.norm(features, axis=1).mean()
-    number = {name: position for position, name in enumerate(data.classes)}
-    found = []
+def tasks(study_folder: Path | None, seeds: int, initial: int, pool_size: int) -> list[Task]:
+    """The pictures of a study, embedded by its encoder, or the digits; principal components of mean length one."""
+    if study_folder is None:
+        data, embeddings, test_images = load_data("digits"), digit_pixels(), TEST_DIGITS
+    else:
+        study = load_study(study_folder)
+        data, test_images = load_data(study.data), study.test_images
+        found = load_prepared(data, study_folder / "images").embeddings
+        assert found is not None, f"{study_folder} has no embeddings: it was made without --frozen"
+        embeddings = found
+    row = {image.image_id: place for place, image in enumerate(data.images)}
+    features, number = _narrowed(embeddings), {name: place for place, name in enumerate(data.classes)}
+    made = []
     for seed in range(seeds):
-        pool, test = data.split(seed, study.test_images)
+        pool, test = data.split(seed, test_images)
         drawn = np.random.default_rng(seed)
         pool = [pool[position] for position in drawn.permutation(len(pool))[:pool_size]]
-        rows, test_rows = ([prepared.row[image.image_id] for image in some] for some in (pool, test))
-        found.append(
+        rows, test_rows = ([row[image.image_id] for image in some] for some in (pool, test))
+        made.append(
             Task(
                 features[rows], np.array([number[image.label] for image in pool]), features[test_rows],
                 np.array([number[image.label] for image in test]), drawn.permutation(len(pool))[:initial],
                 len(data.classes), seed,
             )
         )  # fmt: skip
-    return found
+    return made
+
+
+def digit_pixels() -> np.ndarray:
+    """(N, 64) grey values, in the order of the images' ids."""
+    data = load_data("digits")
+    return np.stack([_grey(data.read(image.uri)) for image in data.images])
+
+
+def _grey(picture: bytes) -> np.ndarray:
+    return np.asarray(Image.open(BytesIO(picture)).convert("L").resize((8, 8)), np.float32).ravel()
+
+
+def _narrowed(embeddings: np.ndarray) -> np.ndarray:
+    centred = embeddings - embeddings.mean(0)
+    directions = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :COMPONENTS]
+    features = (centred @ directions).astype(np.float32)
+    return np.asarray(features / np.linalg.norm(features, axis=1).mean())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", type=Path, required=True, help="output folder of an `al simulate --frozen`")
+    parser.add_argument("--study", type=Path, help="output folder of an `al simulate --frozen`")
     for name, default in (("seeds", 5), ("initial", 20), ("rounds", 12), ("budget", 20), ("pool", 3_000)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--only", default="", help="pairs with this in the peer's name")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if missing := [name for name in ("skactiveml", "small_text") if find_spec(name) is None]:
+        print(f"{' and '.join(missing)} are not installed: pip install -e '.[bench]'")
+        return
     warnings.filterwarnings("ignore")  # the peers' own, about versions
     seeds = tasks(options.study, options.seeds, options.initial, options.pool)
     curves: dict[str, np.ndarray] = {}
