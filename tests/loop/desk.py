@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from playwright.sync_api import Page, TimeoutError, expect, sync_playwright
-from running_dagster import running_dagster
+from running_dagster import let_in, running_dagster
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from al_assets.definitions import build_definitions
@@ -112,8 +112,8 @@ def desk_of(chromium: str, home: Path, project: str, played: Callable[[Platform,
             page = browser.new_page(viewport={"width": 1500, "height": 1000})
             page.set_default_timeout(90_000)
             expect.set_options(timeout=90_000)
-            page.goto(dagster.link)
-            page.wait_for_load_state("networkidle")  # it goes on to another page by itself
+            let_in(page, dagster)
+            page.wait_for_load_state("networkidle")
             yield Desk(page, dagster, platform)
             browser.close()
 

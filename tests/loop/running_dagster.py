@@ -8,12 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from al_cli.dagster_process import Dagster, listener_of_ui, start_dagster
 from al_cli.processes import Children
+from al_serving.guard import TOKEN_PARAMETER
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 
 @contextmanager
@@ -25,6 +29,12 @@ def running_dagster(home: Path, config: Path) -> Iterator[Dagster]:
             yield dagster
         finally:
             dagster.close()
+
+
+def let_in(page: Page, dagster: Dagster) -> None:
+    """Open the link, and wait for the page that it goes on to: that would end the next navigation, too."""
+    page.goto(dagster.link)
+    page.wait_for_url(lambda url: f"{TOKEN_PARAMETER}=" not in url)
 
 
 def kill_run_workers(home: Path) -> list[int]:

@@ -15,7 +15,7 @@ import pytest
 from dagster_questions import automation_status
 from playwright.sync_api import Locator, Page, Response, TimeoutError, expect, sync_playwright
 from running_al import FinishedDemo
-from running_dagster import running_dagster
+from running_dagster import let_in, running_dagster
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from al_cli.dagster_process import Dagster
@@ -47,7 +47,7 @@ def page(chromium: str, dagster: Dagster) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=chromium, args=SWITCHES)
         page = browser.new_page(viewport={"width": 1500, "height": 900})
         page.set_default_timeout(30_000)
-        page.goto(dagster.link)  # lets the browser in
+        let_in(page, dagster)
         yield page
         browser.close()
 
