@@ -89,10 +89,10 @@ def fit_linear_head(
     features, by L-BFGS (Liu & Nocedal 1989); the scaling is folded into the weights.
 
     The weight decay is the one of `DECAYS` whose answers out of fold have the least cross-entropy, each at the
-    temperature that suits it; the head's temperature follows from that one, see `_deployed`. A label of a class that
-    the other folds do not have says only that the answer is wrong. The features are turned into their principal
-    directions: with fewer labels than values an exact and much smaller problem, and one whose curvature is known
-    beforehand.
+    temperature that suits it; the head's temperature follows from that one, see `_carried_over` and `_deployed`. A
+    label of a class that the other folds do not have says only that the answer is wrong. The features are turned into
+    their principal directions: with fewer labels than values an exact and much smaller problem, and one whose curvature
+    is known beforehand.
 
     Args:
         embeddings: (N, d), float32.
@@ -121,7 +121,7 @@ def fit_linear_head(
         return head
     head = replace(
         head,
-        temperature=passed.temperature * problem.spread(solved) / fmean(map(problem.spread, passed.heads)),
+        temperature=_carried_over(passed.temperature, problem, solved, passed.heads),
         tried=passed.tried,
         out_of_fold=exam.judged(passed.logits / passed.temperature),
     )
@@ -368,19 +368,26 @@ class _Pool:
 def _deployed(
     problem: _Problem, exam: _Exam, passed: _Passed, solved: _Solved, asked: torch.Tensor, crowds: torch.Tensor
 ) -> float:
-    """The temperature of the head of all labels, from that of the folds' heads.
+    """The temperature of the head of all labels, where images without a label are at hand.
 
-    Two things tell them apart. A head of more labels has larger logits where it is hardly held down: it takes as much
-    more temperature as its logits spread further. And labels that were picked for being doubtful are harder than the
-    images that will come: where the folds' heads are surely surer of images without a label, (M, r), than of the labels
-    they had not seen, each label counts by its crowd.
+    Labels that were picked for being doubtful are harder than the images that will come: where the folds' heads are
+    surely surer of images without a label, (M, r), than of the labels they had not seen, each counts by its crowd.
     """
     temperature = passed.temperature
     told = (passed.logits / temperature).softmax(dim=1).amax(dim=1)
     pool = fmean(float((head.logits(asked) / temperature).softmax(dim=1).amax(dim=1).mean()) for head in passed.heads)
     if pool - float(told.mean()) > SURELY * float(told.std()) / len(told) ** 0.5:
         temperature = fit_temperature(passed.logits, exam.told, deviation=UNSURE, weights=crowds)
-    return temperature * problem.spread(solved) / fmean(map(problem.spread, passed.heads))
+    return _carried_over(temperature, problem, solved, passed.heads)
+
+
+def _carried_over(temperature: float, problem: _Problem, solved: _Solved, heads: Sequence[_Solved]) -> float:
+    """The temperature of the head of all labels, from that of the folds' heads.
+
+    A head of more labels has larger logits where it is hardly held down: it takes as much more temperature as its
+    logits spread further.
+    """
+    return temperature * problem.spread(solved) / fmean(map(problem.spread, heads))
 
 
 def _better_taught(head: LinearHead, passed: _Passed, pool: _Pool, wanted: torch.Tensor, exam: _Exam) -> LinearHead:
