@@ -46,7 +46,7 @@ class EmbeddedBefore:
         return self._lost
 
     def new_among(self, items: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        """Those (image id, uri) that are not known to be embedded."""
+        """Those (image id, path) that are not known to be embedded."""
         for page in _pages(items):
             seen = _among(self._keys, image_keys([image_id for image_id, _ in page]))
             yield from (item for item, is_seen in zip(page, seen, strict=True) if not is_seen)

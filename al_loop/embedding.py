@@ -134,7 +134,11 @@ def fill(platform: Platform, *, log: Callable[[str], None]) -> int:
 
     embedder, unreadable = embedder_of(platform), set(rejected(platform))
     before = EmbeddedBefore(platform.blobs, platform.embeddings, embedder.encoder_hash)
-    new = (item for item in before.new_among(platform.images.items()) if item[0] not in unreadable)
+    new = (
+        (image_id, platform.images.uri_of(path))
+        for image_id, path in before.new_among(platform.images.places())
+        if image_id not in unreadable
+    )
     filled = 0
     for page, missing in _without_embedding(platform, embedder.encoder_hash, new):
         lacking = {image_id for image_id, _ in missing}
