@@ -104,9 +104,7 @@ def _read_document(document: Document) -> Reading:
         except BrokenExport as error:
             error.format = format_.NAME
             raise
-        except (
-            UNREADABLE
-        ) as error:  # others write these files: whatever is missing or another type in one is no mistake
+        except UNREADABLE as error:  # others write these files: what is missing or of another type is no mistake here
             broken = BrokenExport(f"{format_.NAME} that cannot be read: {type(error).__name__} {error}")
             broken.format = format_.NAME
             raise broken from error
